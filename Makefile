@@ -1,0 +1,62 @@
+# A fresh machine needs python3 >= 3.11 with its headers and venv, make and g++; the rest goes
+# into $(VENV). `make demo` is the first thing to try.
+
+PYTHON ?= python3
+CXX ?= g++
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+BENCH_JSON := benchmarks/results.json
+NATIVE := $(wildcard vineyard_arrow/ipc/*.pyx vineyard_arrow/ipc/*.pxd vineyard_arrow/ipc/*.h)
+
+.PHONY: demo test bench check build clean prerequisites
+
+build: $(VENV)/.built
+
+demo: build
+	$(PY) docs/examples/demo.py
+
+test: build
+	$(PY) -m pytest -q tests
+
+bench: build
+	$(PY) -m pytest benchmarks -q --benchmark-json=$(BENCH_JSON)
+	$(PY) benchmarks/table.py $(BENCH_JSON)
+
+check: build
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f vineyard_arrow/_build_info.py vineyard_arrow/ipc/_core*.so $(BENCH_JSON)
+	find vineyard_arrow tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
+
+# An editable install: changed .py files need nothing, changed native ones the second stamp. What
+# the build requires goes into the environment first, so that it's fetched and compiled for once.
+$(VENV)/.installed: pyproject.toml setup.py
+	@$(MAKE) --no-print-directory prerequisites
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	> $(VENV)/build-requires.txt
+	$(PIP) install -q -r $(VENV)/build-requires.txt
+	$(PIP) install -q --no-build-isolation -e '.[cli,demo,test,dev]'
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(NATIVE)
+	$(PY) setup.py --quiet build_ext --inplace
+	@touch $@
+
+prerequisites:
+	@missing() { echo "make: $$1" >&2; exit 1; }; \
+	command -v $(PYTHON) >/dev/null \
+	|| missing "$(PYTHON) is missing (Debian: apt-get install python3; or set PYTHON=...)"; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| missing "$(PYTHON) must be Python 3.11 or later, but is $$($(PYTHON) -V 2>&1) (set PYTHON=...)"; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	|| missing "$(PYTHON) cannot make environments: venv or ensurepip is missing (Debian: apt-get install python3-venv)"; \
+	$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+	|| missing "Python.h, the headers of $(PYTHON), is missing (Debian: apt-get install python3-dev)"; \
+	command -v $(firstword $(CXX)) >/dev/null \
+	|| missing "$(CXX), the C++ compiler, is missing (Debian: apt-get install g++; or set CXX=...)"

@@ -1,0 +1,101 @@
+"""Shared immutable Arrow data: put a value once, get it in any process without a copy.
+
+Importing this starts nothing and loads little beyond pyarrow; the first call does.
+
+Examples
+--------
+>>> import pyarrow as pa, vineyard_arrow
+>>> oid = vineyard_arrow.put(pa.table({"a": [1, 2, 3]}))  # doctest: +SKIP
+>>> vineyard_arrow.get(oid)["a"].to_pylist()  # doctest: +SKIP
+[1, 2, 3]
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pyarrow  # noqa: F401  # first: the native core needs its libraries loaded
+
+from .errors import (
+    AccessDeniedError,
+    BuilderNotFoundError,
+    BuildMismatchError,
+    ConfigError,
+    ConnectionLostError,
+    DeadlineExceededError,
+    InvalidObjectError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    ProtocolError,
+    ResolverNotFoundError,
+    StoreFullError,
+    VineyardArrowError,
+)
+from .objects import ObjectID, ObjectMeta
+
+if TYPE_CHECKING:
+    from .client import Client
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AccessDeniedError",
+    "BuildMismatchError",
+    "BuilderNotFoundError",
+    "ConfigError",
+    "ConnectionLostError",
+    "DeadlineExceededError",
+    "InvalidObjectError",
+    "ObjectExistsError",
+    "ObjectID",
+    "ObjectMeta",
+    "ObjectNotFoundError",
+    "ProtocolError",
+    "ResolverNotFoundError",
+    "StoreFullError",
+    "VineyardArrowError",
+    "connect",
+    "default_client",
+    "delete",
+    "get",
+    "put",
+]
+
+_default: Client | None = None
+_default_lock = threading.Lock()
+
+
+def connect(socket: Any = None, **options: Any) -> Client:
+    """Connect to the store of this host; see `vineyard_arrow.client.connect`."""
+    from .client import connect
+
+    return connect(socket, **options)
+
+
+def default_client() -> Client:
+    """The client behind `put` and `get`; made when first needed, anew if its daemon died."""
+    global _default
+    client = _default
+    if client is None or client._attached is None or not client._attached.alive:
+        with _default_lock:
+            if _default is client:
+                _default = connect()
+            client = _default
+    assert client is not None
+    return client
+
+
+def put(value: Any, **options: Any) -> ObjectID:
+    """Store a value by the default client; see `Client.put`."""
+    return default_client().put(value, **options)
+
+
+def get(key: int | str, **options: Any) -> Any:
+    """The value of an object by the default client; see `Client.get`."""
+    return default_client().get(key, **options)
+
+
+def delete(keys: Any) -> None:
+    """Delete objects by the default client; see `Client.delete`."""
+    default_client().delete(keys)

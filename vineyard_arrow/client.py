@@ -1,0 +1,400 @@
+"""The client: values in, values out, names, listings. It knows no bytes and no sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from .config import ClientConfig, client_config
+from .errors import (
+    DeadlineExceededError,
+    InvalidObjectError,
+    ObjectNotFoundError,
+    VineyardArrowError,
+)
+from .ipc import protocol as p
+from .ipc.attached import Attached, attach, release
+from .objects import MemberMeta, ObjectID, ObjectMeta
+from .registry import Encoder, Registry, StoredObject, StoredPart, default_registry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Mode = Literal["ro", "cow", "copy"]
+Key = int | str | ObjectID
+
+
+class Client:
+    """A connection to the store of this host. Made by `vineyard_arrow.connect`.
+
+    Thread-safe. After a fork the child may go on using it: it reconnects by itself, and
+    what it inherited stays valid. A context manager: leaving it closes the client.
+
+    Notes
+    -----
+    Values got from the store stay valid after `close`, after `delete`, and after the
+    daemon's death, for as long as they are referenced: each holds its pages. Every call
+    that needs the daemon has a deadline (``timeout_s`` of `connect`) and raises
+    `ConnectionLostError` at once when the daemon is gone; so does `get`, even of objects
+    that are mapped, since a dead daemon's index may be out of date.
+    """
+
+    def __init__(self, config: ClientConfig, registry: Registry = default_registry) -> None:
+        self._registry = registry
+        self._attached: Attached | None = attach(config)
+
+    @property
+    def _a(self) -> Attached:
+        if self._attached is None:
+            raise VineyardArrowError("this client is closed", "connect() anew")
+        return self._attached
+
+    # ---- values
+
+    def put(
+        self, value: Any, *, name: str | None = None, seal: Literal["shared", "strict"] = "shared"
+    ) -> ObjectID:
+        """Store a value; return its id.
+
+        Arrow buffers that lie in the store already are shared, not copied; so are pool-built
+        ones of 64 KiB and more, whose pages turn read-only. All others are copied once.
+
+        Parameters
+        ----------
+        value
+            Anything: see the README's table of types.
+        name : str, optional
+            A free name to point to it, set in the same step.
+        seal : {"shared", "strict"}
+            "strict" copies everything to a file of its own that nobody on this machine can
+            ever write again (F_SEAL_WRITE).
+
+        Raises
+        ------
+        StoreFullError
+            If it does not fit. Nothing is kept.
+        ObjectExistsError
+            If the name is taken.
+        InvalidObjectError
+            If the value cannot be stored.
+        """
+        return ObjectID(self._a.put([(self._encode(value), name)], strict=_is_strict(seal))[0])
+
+    def put_many(
+        self,
+        values: Iterable[Any],
+        *,
+        names: Sequence[str | None] | None = None,
+        seal: Literal["shared", "strict"] = "shared",
+    ) -> list[ObjectID]:
+        """Store many values in one round trip, all or none; return their ids in order."""
+        values = list(values)
+        names = [None] * len(values) if names is None else list(names)
+        if len(names) != len(values):
+            raise InvalidObjectError(f"{len(values)} values but {len(names)} names")
+        if not values:
+            return []
+        objects = [(self._encode(v), n) for v, n in zip(values, names, strict=True)]
+        return [ObjectID(i) for i in self._a.put(objects, strict=_is_strict(seal))]
+
+    def _encode(self, value: Any) -> list[Any]:
+        encoder = Encoder(self._registry)
+        encoder.add(value)
+        return encoder.parts
+
+    def get(self, key: Key, *, mode: Mode = "ro", timeout_s: float | None = None) -> Any:
+        """The value of an object, over the store's own memory: nothing is copied.
+
+        Parameters
+        ----------
+        key : ObjectID, int or str
+            An id, its printed form, or a name.
+        mode : {"ro", "cow", "copy"}
+            "ro" maps read-only; "cow" maps privately, pages are copied as they are written;
+            "copy" copies to memory of this process. With the last two, arrays are writable.
+        timeout_s : float, optional
+            Wait that long for the object or name to appear; not at all by default.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If there is none, or DeadlineExceededError when waiting was in vain.
+        """
+        object_id = self._resolve(key, timeout_s)
+        attached = self._a
+        try:
+            raw = attached.read(object_id, mode)
+        except ObjectNotFoundError:
+            if not timeout_s:
+                raise
+            raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
+        writable = mode != "ro"
+        parts = [StoredPart(t, params, table, writable) for t, params, table in raw]
+        return StoredObject(parts, self._registry).resolve()
+
+    def get_many(self, keys: Iterable[Key], *, mode: Mode = "ro") -> list[Any]:
+        """The values of many objects; no round trip once their segments are mapped."""
+        return [self.get(key, mode=mode) for key in keys]
+
+    def _resolve(self, key: Key, timeout_s: float | None = None) -> int:
+        """The id that ``key`` stands for."""
+        if isinstance(key, int):
+            return int(key)
+        if not isinstance(key, str):
+            raise InvalidObjectError(
+                f"{type(key).__name__} is no key", "use an ObjectID, its printed form, or a name"
+            )
+        try:
+            return self._a.find_name(key)
+        except ObjectNotFoundError:
+            try:
+                return ObjectID(key)
+            except ValueError:
+                pass
+            if timeout_s:
+                return self._a.wait_for(key, timeout_s)
+            raise
+
+    def delete(self, keys: Key | Iterable[Key]) -> None:
+        """Delete objects with their names, all or none.
+
+        They are gone at once. Memory is reused only when the last reader lets go of it.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If one is unknown; nothing is deleted then.
+        """
+        single = isinstance(keys, int | str)
+        ids = [self._resolve(k) for k in ([keys] if single else keys)]  # type: ignore[list-item,union-attr]
+        self._a.request(p.Delete(ids))
+
+    def exists(self, key: Key) -> bool:
+        """Whether there is such an object or name."""
+        try:
+            self._a.request(p.Find(self._resolve(key), None, 0.0))
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    # ---- blobs
+
+    def create_blob(self, nbytes: int) -> Blob:
+        """A writable buffer in the store, to fill and then seal."""
+        return Blob(self, nbytes)
+
+    def get_blob(self, key: Key) -> pa.Buffer:
+        """The bytes of an object made by `create_blob` or `put` of a buffer, not copied."""
+        import pyarrow as pa
+
+        value = self.get(key)
+        if not isinstance(value, pa.Buffer):
+            raise InvalidObjectError(
+                f"{key} is a {type(value).__name__}, not a blob", "get() returns it as it is"
+            )
+        return value
+
+    @property
+    def memory_pool(self) -> Any:
+        """The store's `pyarrow.MemoryPool`: build in it, and `put` publishes without a copy.
+
+        Pass it as ``memory_pool=``, or ``with client.memory_pool:`` to make it the process's
+        default for a block (`pq.read_table` and others have no such argument).
+        """
+        return self._a.pool
+
+    # ---- metadata
+
+    def get_meta(self, key: Key) -> ObjectMeta:
+        """What the catalog knows of an object. No data is touched."""
+        object_id = self._resolve(key)
+        info, _ = self._a.request(p.Describe(object_id))
+        return self._meta(info)
+
+    def _meta(self, info: p.ObjectInfo) -> ObjectMeta:
+        nbytes, created_ns, copied, gathered, shared, parts, _ = self._a.describe(info.id)
+        object_id = ObjectID(info.id)
+        return ObjectMeta(
+            object_id,
+            info.typename,
+            nbytes,
+            tuple(MemberMeta(*part) for part in parts),
+            object_id.instance,
+            datetime.fromtimestamp(created_ns / 1e9, UTC),
+            tuple(info.names),
+            copied,
+            gathered,
+            shared,
+        )
+
+    def list_objects(self, pattern: str = "*", *, limit: int = 1000) -> list[ObjectMeta]:
+        """Objects with a name or typename that ``pattern`` (as in a shell) matches, oldest first."""
+        reply, _ = self._a.request(p.ListObjects(pattern, limit))
+        out = []
+        for info in reply.objects:
+            try:
+                out.append(self._meta(info))
+            except ObjectNotFoundError:
+                continue  # deleted meanwhile
+        return out
+
+    # ---- names
+
+    def put_name(self, key: Key, name: str) -> None:
+        """Point a free name to an object; ObjectExistsError if it is taken."""
+        self._a.request(p.PutName(name, self._resolve(key)))
+
+    def get_name(self, name: str, *, wait: bool = False, timeout_s: float | None = None) -> ObjectID:
+        """The id a name points to.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If there is none; with ``wait``, DeadlineExceededError when it does not come
+            within ``timeout_s`` (the client's own timeout by default).
+        """
+        try:
+            return ObjectID(self._a.find_name(name))
+        except ObjectNotFoundError:
+            if not wait:
+                raise
+        limit = self._a.timeout_s if timeout_s is None else timeout_s
+        if limit <= 0:
+            raise DeadlineExceededError(f"{name!r} is not there")
+        return ObjectID(self._a.wait_for(name, limit))
+
+    def drop_name(self, name: str) -> None:
+        """Free a name; the object stays."""
+        self._a.request(p.DropName(name))
+
+    def list_names(self, pattern: str = "*") -> dict[str, ObjectID]:
+        """Names that ``pattern`` (as in a shell) matches, and what they point to."""
+        reply, _ = self._a.request(p.ListNames(pattern))
+        return {name: ObjectID(i) for name, i in reply.names.items()}
+
+    # ---- the store
+
+    @property
+    def instance(self) -> int:
+        """Number of the instance this client is attached to."""
+        return self._a.instance
+
+    def status(self) -> p.Status:
+        """The daemon's figures; see `vineyard_arrow.ipc.protocol.Status`. Sizes are in bytes."""
+        reply, _ = self._a.request(p.GetStatus())
+        return reply  # type: ignore[no-any-return]
+
+    def memory_trim(self) -> None:
+        """Give free warm memory back to the machine, everywhere in the store."""
+        if self._a._core.has_lease:
+            self._a._core.trim()
+        self._a.request(p.Trim())
+
+    def clear(self) -> None:
+        """Delete every object and name."""
+        self._a.request(p.Clear())
+
+    def close(self) -> None:
+        """Close the client; what it got stays valid. May be called twice."""
+        attached, self._attached = self._attached, None
+        if attached is not None:
+            release(attached)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._attached is None:
+            return "<vineyard_arrow.Client closed>"
+        return f"<vineyard_arrow.Client {self._attached.socket} instance {self.instance:06x}>"
+
+
+class Blob:
+    """A writable buffer in the store until it is sealed.
+
+    Attributes
+    ----------
+    buffer : pyarrow.Buffer
+        Mutable, ``nbytes`` long, not initialised. Invalid for writing after `seal`.
+    """
+
+    def __init__(self, client: Client, nbytes: int) -> None:
+        import pyarrow as pa
+
+        if nbytes < 0:
+            raise InvalidObjectError(f"a blob of {nbytes} bytes")
+        self._client = client
+        try:
+            self.buffer: pa.Buffer | None = pa.allocate_buffer(
+                nbytes, memory_pool=client.memory_pool
+            )
+        except MemoryError:
+            raise client._a._full(nbytes) from None
+
+    def __buffer__(self, flags: int) -> memoryview:
+        return memoryview(self._live())
+
+    def _live(self) -> pa.Buffer:
+        if self.buffer is None:
+            raise InvalidObjectError("this blob is sealed or dropped")
+        return self.buffer
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return int(self._live().size)
+
+    def view(self) -> memoryview:
+        """The bytes, writable; release it before `seal`."""
+        return memoryview(self._live())
+
+    def seal(self, *, name: str | None = None) -> ObjectID:
+        """Publish the blob; from here on its pages refuse writes."""
+        object_id = self._client.put(self._live(), name=name)
+        self.buffer = None
+        return object_id
+
+    def drop(self) -> None:
+        """Give the memory back without publishing."""
+        self.buffer = None
+
+
+def _is_strict(seal: str) -> bool:
+    if seal not in ("shared", "strict"):
+        raise InvalidObjectError(f"seal {seal!r} is not one of 'shared', 'strict'")
+    return seal == "strict"
+
+
+def connect(
+    socket: str | None = None, *, timeout_s: float | None = None, autostart: bool | None = None
+) -> Client:
+    """Connect to the store of this host, starting a daemon if none runs.
+
+    Parameters
+    ----------
+    socket : str or path, optional
+        The daemon's UNIX socket. By default ``VINEYARD_ARROW_SOCKET``, the configuration
+        file, or the user's own default socket.
+    timeout_s : float, optional
+        Deadline of every call, 30 s by default.
+    autostart : bool, optional
+        Start a daemon if none listens (the default). It lives until it is stopped.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is wrong or no daemon could be started.
+    AccessDeniedError
+        If the store is another user's.
+    """
+    return Client(client_config(socket=socket, timeout_s=timeout_s, autostart=autostart))

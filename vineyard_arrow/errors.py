@@ -1,0 +1,116 @@
+"""The one tree of errors. Each has a stable ``code`` and, where there is a way out, a ``hint``.
+
+Every class is also the builtin a Python user would expect to catch: a missing object is
+a ``LookupError``, a full store a ``MemoryError``. This module knows nothing of the rest.
+"""
+
+from __future__ import annotations
+
+
+class VineyardArrowError(Exception):
+    """Base of all errors raised by vineyard_arrow.
+
+    Parameters
+    ----------
+    message : str
+        What happened, with the names and sizes involved.
+    hint : str, optional
+        What the reader can do about it; shown after the message.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.hint)
+
+
+class ConfigError(VineyardArrowError, ValueError):
+    """A setting is wrong, or asks for what this machine cannot give."""
+
+    code = "config"
+
+
+class BuildMismatchError(VineyardArrowError, ImportError):
+    """The native extension was built against another pyarrow than the one installed."""
+
+    code = "build-mismatch"
+
+
+class ObjectNotFoundError(VineyardArrowError, LookupError):
+    """No object (or name) of this kind is in the store."""
+
+    code = "not-found"
+
+
+class ObjectExistsError(VineyardArrowError, ValueError):
+    """The name or id is taken."""
+
+    code = "exists"
+
+
+class StoreFullError(VineyardArrowError, MemoryError):
+    """The store has no room left for what was asked."""
+
+    code = "store-full"
+
+
+class InvalidObjectError(VineyardArrowError, ValueError):
+    """The stored bytes or the request do not make a valid object."""
+
+    code = "invalid"
+
+
+class BuilderNotFoundError(VineyardArrowError, TypeError):
+    """A value of this type cannot be stored."""
+
+    code = "no-builder"
+
+
+class ResolverNotFoundError(VineyardArrowError, TypeError):
+    """Nobody knows how to make a value of this typename."""
+
+    code = "no-resolver"
+
+
+class ProtocolError(VineyardArrowError):
+    """A peer sent what the protocol does not allow."""
+
+    code = "protocol"
+
+
+class AccessDeniedError(VineyardArrowError, PermissionError):
+    """The daemon or the operating system refuses this user."""
+
+    code = "access-denied"
+
+
+class ConnectionLostError(VineyardArrowError, ConnectionError):
+    """The daemon is gone. Data already mapped stays readable."""
+
+    code = "connection-lost"
+
+
+class DeadlineExceededError(VineyardArrowError, TimeoutError):
+    """The answer did not come within the deadline."""
+
+    code = "deadline"
+
+
+def _subclasses(cls: type[VineyardArrowError]) -> list[type[VineyardArrowError]]:
+    return [cls, *(s for c in cls.__subclasses__() for s in _subclasses(c))]
+
+
+BY_CODE: dict[str, type[VineyardArrowError]] = {c.code: c for c in _subclasses(VineyardArrowError)}
+
+
+def from_code(code: str, message: str, hint: str | None = None) -> VineyardArrowError:
+    """The error that a peer described by ``code``, ``message`` and ``hint``."""
+    return BY_CODE.get(code, VineyardArrowError)(message, hint)

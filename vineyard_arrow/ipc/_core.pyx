@@ -1,0 +1,750 @@
+# distutils: language = c++
+# cython: language_level=3, embedsignature=True, freethreading_compatible=False
+"""The native core: handles on shared memory, and Arrow IPC messages over it.
+
+Thin by intent: it owns mappings and lifetimes, and does what must touch raw memory or
+Arrow's C++ API. Input is checked, and errors are worded, in Python above it. `MemoryError`
+means the store has no room; `RuntimeError` carries the operating system's or Arrow's words.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from libcpp cimport bool as cbool
+from libcpp.memory cimport make_shared, shared_ptr, static_pointer_cast
+from libcpp.pair cimport pair
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+cimport pyarrow.lib as pal
+from pyarrow.includes.libarrow cimport CBuffer, CMemoryPool, CRecordBatch, CSchema, CTable
+
+import pyarrow as pa
+
+
+ctypedef uint8_t* BytePointer
+
+
+cdef extern from "<fcntl.h>" nogil:
+    int fallocate(int, int, int64_t, int64_t)
+
+
+cdef extern from "layout.h" namespace "vineyard" nogil:
+    cdef struct Range:
+        uint64_t offset, nbytes
+    cdef struct IndexHeader:
+        uint64_t num_slots, space_nbytes, catalog_offset, catalog_nbytes, instance
+    cdef cppclass Atomic64 "std::atomic<uint64_t>":
+        uint64_t load()
+    cdef cppclass AtomicI64 "std::atomic<int64_t>":
+        int64_t load()
+        void fetch_add(int64_t)
+    cdef cppclass Slot:
+        Atomic64 offset, nbytes
+    cdef cppclass IndexView:
+        IndexHeader* header
+        Slot* slots
+    cdef cppclass ClientTable:
+        AtomicI64 copied, gathered, shared
+        @staticmethod
+        uint64_t nbytes_ "nbytes"(uint64_t)
+    uint64_t c_index_nbytes "vineyard::index_nbytes"(uint64_t, uint64_t)
+    uint64_t c_hash_name "vineyard::hash_name"(const char*, size_t)
+    uint32_t kObject, kName
+    int64_t kSealThreshold
+
+
+cdef extern from "messages.h" namespace "vineyard" nogil:
+    cdef cppclass Lease:
+        uint8_t* writable(uint64_t)
+        void add_free(uint64_t, uint64_t) except +
+        void confirm(const vector[Range]&)
+        void abandon(const vector[Range]&)
+        vector[Range] sealed_in_use()
+        void trim()
+    cdef cppclass CPool "vineyard::Pool"(CMemoryPool):
+        pass
+    cdef cppclass CAttachment "vineyard::Attachment":
+        CAttachment(int, int) except +
+        void ref()
+        void unref()
+        cbool contains(const void*)
+        cbool in_child()
+        cbool daemon_alive()
+        void set_table(int, int) except +
+        void after_fork(int) except +
+        void set_socket(int)
+        void map_segment(uint64_t, uint64_t, int, cbool) except +
+        void unmap_segment(uint64_t, uint64_t) except +
+        void set_lease(uint64_t, uint64_t, int, int, cbool, double, double) except +
+        int64_t pin(uint64_t)
+        void unpin(int64_t)
+        int64_t find(uint64_t, uint32_t)
+        int64_t find_name(const char*, uint64_t, uint64_t*)
+        CPool pool
+        uint8_t* base
+        uint64_t space
+        IndexView index
+        ClientTable* table
+        Lease* lease
+        AtomicI64 pinned
+        uint64_t pin_epoch
+    cdef struct BlobHeader:
+        uint32_t magic, num_segments
+        uint64_t stream_nbytes
+        int64_t payload_nbytes, created_ns, copied, gathered, shared
+    uint32_t kBlobMagic
+    uint64_t blob_stream_offset(uint32_t)
+    cdef cppclass CPlan "vineyard::Plan":
+        vector[Range] claims
+        int64_t copied, gathered, shared, nbytes
+        void add_part(const shared_ptr[CSchema]&, const vector[shared_ptr[CRecordBatch]]&) except +
+        void place(CAttachment*, cbool) except +
+        uint64_t standalone_nbytes()
+        void place_standalone(uint8_t*, uint64_t) except +
+        string streams() except +
+    cdef cppclass RawPart:
+        pair[BytePointer, uint32_t] schema
+        cbool dictionaries
+        int64_t rows, num_batches
+    vector[Range] c_buffer_ranges "vineyard::buffer_ranges"(uint8_t*, uint64_t, uint64_t) except +
+    vector[RawPart] split_parts(uint8_t*, uint64_t) except +
+    shared_ptr[CSchema] read_schema(const RawPart&) except +
+    shared_ptr[CTable] read_table(const RawPart&, const shared_ptr[CSchema]&, const shared_ptr[CBuffer]&) except +
+    cdef struct SegmentPlace:
+        uint64_t offset, nbytes
+        int ro_fd
+    shared_ptr[CBuffer] private_body(CAttachment*, const vector[SegmentPlace]&, shared_ptr[CBuffer], cbool, string*) except +
+    cdef cppclass PinnedBody:
+        PinnedBody(CAttachment*, int64_t)
+
+
+cdef extern from "host.h" namespace "vineyard" nogil:
+    cdef cppclass CHostTable "vineyard::HostTable":
+        CHostTable(int, uint64_t) except +
+        int64_t wanted()
+        int64_t unsealed()
+        int64_t warm()
+        int64_t credit()
+        void grant(int64_t)
+        int64_t revoke(int64_t)
+        void answer()
+        void ask_trim()
+        cbool give_back(uint64_t, uint64_t)
+        cbool pins(uint32_t)
+        int64_t total_pins(uint32_t)
+        void copy_pins(const CHostTable&, uint32_t)
+    cdef cppclass CHostIndex "vineyard::HostIndex":
+        CHostIndex(int, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t) except +
+        uint32_t high_water()
+        int64_t insert(uint64_t, uint32_t, uint64_t, uint64_t, uint64_t)
+        void kill(uint32_t)
+        void release(uint32_t)
+    cdef cppclass CMetadataArena "vineyard::MetadataArena":
+        CMetadataArena(int, uint64_t) except +
+        int64_t allocate(uint64_t)
+        void free(uint64_t, uint64_t)
+        uint8_t* at(uint64_t)
+        uint64_t committed()
+        uint64_t used()
+        void trim()
+
+
+cdef extern from *:
+    """
+    #include <arrow/python/pyarrow.h>
+    static std::shared_ptr<arrow::Buffer> make_pinned(vineyard::Attachment* a, int64_t slot) {
+      return std::make_shared<vineyard::PinnedBody>(a, slot);
+    }
+    """
+    shared_ptr[CBuffer] make_pinned(CAttachment*, int64_t) nogil
+
+pal.import_pyarrow()
+
+SEAL_THRESHOLD = kSealThreshold
+BLOB_MAGIC = kBlobMagic
+KIND_OBJECT = kObject
+KIND_NAME = kName
+MISS = object()
+
+
+cdef vector[Range] to_ranges(object pairs):
+    cdef vector[Range] out
+    cdef Range r
+    for offset, nbytes in pairs:
+        r.offset = offset
+        r.nbytes = nbytes
+        out.push_back(r)
+    return out
+
+
+cdef list from_ranges(vector[Range] ranges):
+    return [(r.offset, r.nbytes) for r in ranges]
+
+
+def table_nbytes(uint64_t num_slots):
+    """Size of a client table file."""
+    return ClientTable.nbytes_(num_slots)
+
+
+def index_nbytes(uint64_t num_buckets, uint64_t num_slots):
+    """Size of the index file."""
+    return c_index_nbytes(num_buckets, num_slots)
+
+
+def name_key(bytes name):
+    """Key of a name in the index."""
+    return c_hash_name(name, len(name))
+
+
+def buffer_ranges(const uint8_t[::1] streams, uint64_t space):
+    """Ranges (offset, nbytes) of the store that the buffers of these messages need."""
+    if streams.shape[0] == 0:
+        raise RuntimeError("object metadata is empty")
+    return from_ranges(c_buffer_ranges(<uint8_t*>&streams[0], streams.shape[0], space))
+
+
+cdef class SchemaEntry:
+    """A parsed schema, kept by the bytes of its message."""
+    cdef shared_ptr[CSchema] user
+    cdef public object schema, typename, params
+
+
+cdef dict _schemas = {}
+_decode_params = None
+
+
+def set_params_decoder(function):
+    """`function(bytes | None) -> dict` decodes the descriptor in a schema's metadata."""
+    global _decode_params
+    _decode_params = function
+
+
+cdef SchemaEntry schema_entry(const RawPart& part):
+    cdef bytes key = PyBytes_FromStringAndSize(<char*>part.schema.first, part.schema.second)
+    cdef SchemaEntry entry = _schemas.get(key)
+    if entry is not None:
+        return entry
+    schema = pal.pyarrow_wrap_schema(read_schema(part))
+    metadata = dict(schema.metadata or {})
+    entry = SchemaEntry()
+    entry.typename = metadata.pop(b"vineyard.type", b"vineyard.table").decode()
+    entry.params = _decode_params(metadata.pop(b"vineyard.params", None))
+    entry.schema = schema.with_metadata(metadata or None)
+    entry.user = pal.pyarrow_unwrap_schema(entry.schema)
+    if len(_schemas) >= 512:
+        _schemas.clear()
+    _schemas[key] = entry
+    return entry
+
+
+cdef class Attachment:
+    """A process's mapping of a store. Not thread-safe but for what the GIL gives."""
+
+    cdef CAttachment* a
+    cdef object __weakref__
+    cdef dict segments      # id -> (offset, nbytes, ro_fd)
+
+    def __cinit__(self, int index_fd, int socket_fd):
+        self.a = new CAttachment(index_fd, socket_fd)
+        self.segments = {}
+
+    def __dealloc__(self):
+        import os as _os
+        if self.a != NULL:
+            self.a.unref()
+        if self.segments:
+            for _, _, fd in self.segments.values():
+                _os.close(fd)
+
+    def make_pool(self):
+        """The Arrow memory pool over this attachment (one, made when first asked for)."""
+        cdef SharedMemoryPool pool = SharedMemoryPool.__new__(SharedMemoryPool)
+        pool.attachment = self
+        pool.init(&self.a.pool)
+        return pool
+
+    def set_table(self, int table_fd, int event_fd):
+        self.a.set_table(table_fd, event_fd)
+
+    def set_socket(self, int fd):
+        """Take ownership of the connection's descriptor: closed with the last buffer."""
+        self.a.set_socket(fd)
+
+    def after_fork(self, int socket_fd=-1):
+        self.a.after_fork(socket_fd)
+
+    def add_segment(self, uint32_t segment, uint64_t offset, uint64_t nbytes, int ro_fd, bint huge):
+        """Map a segment read-only; takes ownership of `ro_fd` once it is mapped."""
+        self.a.map_segment(offset, nbytes, ro_fd, huge)
+        self.segments[segment] = (offset, nbytes, ro_fd)
+
+    def set_lease(self, uint32_t segment, int rw_fd, int ro_fd, bint huge, double idle_s,
+                  double deadline_s, free):
+        offset, nbytes, _ = self.segments[segment]
+        self.a.set_lease(offset, nbytes, rw_fd, ro_fd, huge, idle_s, deadline_s)
+        for start, n in free:
+            self.a.lease.add_free(start, n)
+
+    def has_segment(self, uint32_t segment):
+        return segment in self.segments
+
+    @property
+    def has_lease(self):
+        return self.a.lease != NULL
+
+    @property
+    def instance(self):
+        return self.a.index.header.instance
+
+    @property
+    def catalog(self):
+        """(offset, nbytes) of the daemon's own segment."""
+        return self.a.index.header.catalog_offset, self.a.index.header.catalog_nbytes
+
+    @property
+    def daemon_alive(self):
+        return self.a.daemon_alive()
+
+    @property
+    def pinned(self):
+        """Gets whose buffers are alive."""
+        return self.a.pinned.load()
+
+    @property
+    def pin_epoch(self):
+        return self.a.pin_epoch
+
+    @property
+    def base_address(self):
+        return <uint64_t>self.a.base
+
+    def offset_of(self, uint64_t address):
+        """Logical offset of an address, or None when it lies outside of the store."""
+        if not self.a.contains(<void*>address):
+            return None
+        return address - <uint64_t>self.a.base
+
+    def remove_segment(self, uint32_t segment):
+        """Unmap a segment that the daemon retired, and close its descriptor."""
+        import os as _os
+        found = self.segments.pop(segment, None)
+        if found is not None:
+            offset, nbytes, fd = found
+            self.a.unmap_segment(offset, nbytes)
+            _os.close(fd)
+
+    def sealed_in_use(self):
+        """Sealed ranges that live pool blocks of this process still show."""
+        return from_ranges(self.a.lease.sealed_in_use()) if self.a.lease != NULL else []
+
+    def trim(self):
+        """Give back the pages of free memory."""
+        if self.a.lease != NULL:
+            with nogil:
+                self.a.lease.trim()
+
+    def count(self, Plan plan):
+        """Add a put's figures to this client's statistics."""
+        self.a.table.copied.fetch_add(plan.plan.copied)
+        self.a.table.gathered.fetch_add(plan.plan.gathered)
+        self.a.table.shared.fetch_add(plan.plan.shared)
+
+    def find_name(self, bytes name):
+        """The object id a name points to, or MISS."""
+        cdef uint64_t target = 0
+        if self.a.find_name(name, len(name), &target) < 0:
+            return MISS
+        return target
+
+    def exists(self, uint64_t key):
+        return self.a.find(key, kObject) >= 0
+
+    cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, uint8_t** streams, BlobHeader* header, list missing):
+        """Pin the object. Null on a miss; `missing` receives ids of unmapped segments."""
+        cdef shared_ptr[CBuffer] body
+        cdef int64_t slot = self.a.pin(key)
+        if slot < 0:
+            return body
+        body = make_pinned(self.a, slot)
+        cdef Slot* s = &self.a.index.slots[slot]
+        cdef uint64_t offset = s.offset.load(), nbytes = s.nbytes.load()
+        cdef IndexHeader* h = self.a.index.header
+        if (nbytes < sizeof(BlobHeader) or offset < h.catalog_offset
+                or offset + nbytes > h.catalog_offset + h.catalog_nbytes):
+            raise RuntimeError("the index points outside of the catalog")
+        cdef uint8_t* blob = self.a.base + offset
+        memcpy(header, blob, sizeof(BlobHeader))
+        cdef uint64_t start = blob_stream_offset(header.num_segments)
+        if header.magic != kBlobMagic or start > nbytes or header.stream_nbytes > nbytes - start:
+            raise RuntimeError("object metadata is damaged")
+        cdef uint32_t* ids = <uint32_t*>(blob + sizeof(BlobHeader))
+        for i in range(header.num_segments):
+            if ids[i] not in self.segments:
+                missing.append(ids[i])
+        streams[0] = blob + start
+        return body
+
+    def read(self, uint64_t key, int mode):
+        """The parts of an object as a list of (typename, params, table).
+
+        Returns MISS when the index does not know the object, a tuple of segment ids when
+        these must be mapped first. mode: 0 read-only, 1 copy-on-write, 2 copy.
+        """
+        cdef uint8_t* streams = NULL
+        cdef BlobHeader header
+        cdef list missing = []
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, &streams, &header, missing)
+        if body.get() == NULL:
+            return MISS
+        if missing:
+            return tuple(missing)
+        cdef string text
+        cdef vector[SegmentPlace] places
+        cdef SegmentPlace place
+        cdef uint64_t nbytes = header.stream_nbytes
+        cdef shared_ptr[CBuffer] pinned = body
+        if mode:
+            text.assign(<char*>streams, nbytes)
+            for offset, size, fd in self.segments.values():
+                place.offset = offset
+                place.nbytes = size
+                place.ro_fd = fd
+                places.push_back(place)
+            with nogil:
+                body = private_body(self.a, places, pinned, mode == 1, &text)
+            streams = <uint8_t*>text.data()
+        cdef vector[RawPart] raw = split_parts(streams, nbytes)
+        cdef SchemaEntry entry
+        cdef list out = []
+        cdef size_t i
+        for i in range(raw.size()):
+            entry = schema_entry(raw[i])
+            table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body))
+            out.append((entry.typename, entry.params, table))
+        return out
+
+    def describe(self, uint64_t key):
+        """Header fields and parts of an object without its data; MISS when unknown.
+
+        Returns (payload_nbytes, created_ns, copied, gathered, shared,
+        [(typename, schema, rows, batches)], ranges).
+        """
+        cdef uint8_t* streams = NULL
+        cdef BlobHeader header
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, &streams, &header, [])
+        if body.get() == NULL:
+            return MISS
+        cdef vector[RawPart] raw = split_parts(streams, header.stream_nbytes)
+        cdef SchemaEntry entry
+        cdef list parts = []
+        cdef size_t i
+        for i in range(raw.size()):
+            entry = schema_entry(raw[i])
+            parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches))
+        return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared, parts,
+                from_ranges(c_buffer_ranges(streams, header.stream_nbytes, self.a.space)))
+
+
+cdef class Plan:
+    """One object on its way into the store: parts, then places, then messages.
+
+    Claims are extents that the daemon must seal; until `confirm` or `abandon` they are
+    this plan's. A plan that dies undecided abandons them.
+    """
+
+    cdef CPlan plan
+    cdef Attachment attachment
+    cdef bint decided
+
+    def __cinit__(self, Attachment attachment):
+        self.attachment = attachment
+        self.decided = False
+
+    def __dealloc__(self):
+        self._abandon()
+
+    cdef _abandon(self):
+        if not self.decided and self.attachment is not None and self.attachment.a.lease != NULL:
+            if not self.attachment.a.in_child():
+                self.attachment.a.lease.abandon(self.plan.claims)
+        self.decided = True
+
+    def add_part(self, schema, batches):
+        cdef vector[shared_ptr[CRecordBatch]] c_batches
+        for batch in batches:
+            c_batches.push_back(pal.pyarrow_unwrap_batch(batch))
+        cdef shared_ptr[CSchema] c_schema = pal.pyarrow_unwrap_schema(schema)
+        with nogil:
+            self.plan.add_part(c_schema, c_batches)
+
+    def place(self, bint share=True):
+        """Find places for all buffers and copy what must be; MemoryError when full."""
+        with nogil:
+            self.plan.place(self.attachment.a, share)
+
+    @property
+    def standalone_nbytes(self):
+        return self.plan.standalone_nbytes()
+
+    def place_standalone(self, target, uint64_t offset):
+        """Copy everything to `target` (writable buffer), which lies at logical `offset`."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(target, &view, 0x0001)
+        try:
+            if <uint64_t>view.len < self.plan.standalone_nbytes():
+                raise ValueError("target is too small")
+            with nogil:
+                self.plan.place_standalone(<uint8_t*>view.buf, offset)
+        finally:
+            PyBuffer_Release(&view)
+
+    def streams(self):
+        cdef string s = self.plan.streams()
+        return PyBytes_FromStringAndSize(s.data(), s.size())
+
+    @property
+    def claims(self):
+        return from_ranges(self.plan.claims)
+
+    @property
+    def nbytes(self):
+        return self.plan.nbytes
+
+    @property
+    def copied(self):
+        return self.plan.copied
+
+    @property
+    def gathered(self):
+        return self.plan.gathered
+
+    @property
+    def shared(self):
+        return self.plan.shared
+
+    def confirm(self):
+        """The daemon has sealed the claims."""
+        if not self.decided and self.attachment.a.lease != NULL:
+            self.attachment.a.lease.confirm(self.plan.claims)
+        self.decided = True
+        self.attachment.count(self)
+
+    def abandon(self):
+        """The daemon has refused the claims: they are free again."""
+        self._abandon()
+
+    def forget(self):
+        """Nobody knows whether the daemon sealed the claims: never use them again."""
+        self.decided = True
+
+
+cdef class SharedMemoryPool(pal.MemoryPool):
+    """An `arrow::MemoryPool` whose blocks lie in the store.
+
+    Pass it as ``memory_pool=`` anywhere in pyarrow, or use it as a context manager to make
+    it the process's default pool for a block of code. Buffers of 64 KiB and more are then
+    sealed by `Client.put` without a copy. Thread-safe. Blocks below 64 KiB, which a put
+    gathers by copy wherever they lie, come from Arrow's own default pool. Buffers stay
+    valid after the client is closed; the pool lives as long as the last of them.
+
+    Raises `pyarrow.ArrowMemoryError` (a MemoryError) from the allocating call when the
+    store is full.
+    """
+
+    cdef Attachment attachment
+    cdef list _previous
+
+    def __init__(self):
+        raise TypeError("use Client.memory_pool")
+
+    def release_unused(self):
+        """Give back the pages of free memory to the operating system."""
+        cdef CMemoryPool* pool = self.pool
+        with nogil:
+            pool.ReleaseUnused()
+
+    def __enter__(self):
+        if self._previous is None:
+            self._previous = []
+        self._previous.append(pa.default_memory_pool())
+        pa.set_memory_pool(self)
+        return self
+
+    def __exit__(self, *exc):
+        pa.set_memory_pool(self._previous.pop())
+
+    def __repr__(self):
+        return (f"<vineyard_arrow.SharedMemoryPool bytes_allocated={self.bytes_allocated()} "
+                f"max_memory={self.max_memory()}>")
+
+
+cdef class WritableMemory:
+    """Exports the memory of an Arrow buffer for writing; keeps the buffer."""
+
+    cdef object buffer
+
+    def __init__(self, buffer):
+        self.buffer = buffer
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        cdef pal.Buffer b = self.buffer
+        PyBuffer_FillInfo(view, self, <void*><uint64_t>b.address, b.size, 0, flags)
+
+    def __releasebuffer__(self, Py_buffer* view):
+        pass
+
+
+def writable_memory(buffer):
+    """A writable view of a private buffer that Arrow calls immutable (mode cow or copy)."""
+    return WritableMemory(buffer)
+
+
+def punch_hole(int fd, uint64_t offset, uint64_t nbytes):
+    """Give the pages of a range of a shared file back to the machine."""
+    if fallocate(fd, 3, offset, nbytes) != 0:  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+        raise OSError("cannot punch a hole into a shared file")
+
+
+# ---- the daemon's side --------------------------------------------------------------------
+
+
+cdef class HostTable:
+    """One client's table, as the daemon sees it."""
+
+    cdef CHostTable* t
+
+    def __cinit__(self, int fd, uint64_t num_slots):
+        self.t = new CHostTable(fd, num_slots)
+
+    def __dealloc__(self):
+        del self.t
+
+    @property
+    def wanted(self):
+        return self.t.wanted()
+
+    @property
+    def unsealed(self):
+        return self.t.unsealed()
+
+    @property
+    def warm(self):
+        return self.t.warm()
+
+    @property
+    def credit(self):
+        return self.t.credit()
+
+    def grant(self, int64_t nbytes):
+        self.t.grant(nbytes)
+
+    def revoke(self, int64_t nbytes):
+        return self.t.revoke(nbytes)
+
+    def answer(self):
+        self.t.answer()
+
+    def ask_trim(self):
+        self.t.ask_trim()
+
+    def give_back(self, uint64_t offset, uint64_t nbytes):
+        return self.t.give_back(offset, nbytes)
+
+    def pins(self, uint32_t slot):
+        return self.t.pins(slot)
+
+    def total_pins(self, uint32_t num_slots):
+        return self.t.total_pins(num_slots)
+
+    def copy_pins(self, HostTable other, uint32_t num_slots):
+        self.t.copy_pins(other.t[0], num_slots)
+
+
+cdef class HostIndex:
+    """The index, as the daemon writes it. Make it on the thread that lives longest."""
+
+    cdef CHostIndex* i
+
+    def __cinit__(self, int fd, uint64_t num_buckets, uint64_t num_slots, uint64_t space,
+                  uint64_t catalog_offset, uint64_t catalog_nbytes, uint64_t instance):
+        self.i = new CHostIndex(fd, num_buckets, num_slots, space, catalog_offset, catalog_nbytes, instance)
+
+    def __dealloc__(self):
+        del self.i
+
+    @property
+    def high_water(self):
+        return self.i.high_water()
+
+    def insert(self, uint64_t key, uint32_t kind, uint64_t offset, uint64_t nbytes, uint64_t target=0):
+        """The slot, or -1 when the index is full."""
+        return self.i.insert(key, kind, offset, nbytes, target)
+
+    def kill(self, uint32_t slot):
+        self.i.kill(slot)
+
+    def release(self, uint32_t slot):
+        self.i.release(slot)
+
+
+cdef class MetadataArena:
+    """The daemon's segment of metadata."""
+
+    cdef CMetadataArena* m
+
+    def __cinit__(self, int fd, uint64_t nbytes):
+        self.m = new CMetadataArena(fd, nbytes)
+
+    def __dealloc__(self):
+        del self.m
+
+    def store(self, bytes data):
+        """Offset of a copy of `data`, or -1."""
+        cdef int64_t offset = self.m.allocate(len(data))
+        if offset >= 0:
+            memcpy(self.m.at(offset), <const char*>data, len(data))
+        return offset
+
+    def store_object(self, bytes streams, segments, int64_t nbytes, int64_t created_ns,
+                     int64_t copied, int64_t gathered, int64_t shared):
+        """(offset, nbytes) of header and messages, or None."""
+        cdef BlobHeader header
+        cdef uint32_t n = len(segments)
+        cdef uint64_t start = blob_stream_offset(n)
+        cdef int64_t offset = self.m.allocate(start + len(streams))
+        if offset < 0:
+            return None
+        header.magic = kBlobMagic
+        header.num_segments = n
+        header.stream_nbytes = len(streams)
+        header.payload_nbytes = nbytes
+        header.created_ns = created_ns
+        header.copied = copied
+        header.gathered = gathered
+        header.shared = shared
+        cdef uint8_t* at = self.m.at(offset)
+        memcpy(at, &header, sizeof(header))
+        cdef uint32_t* ids = <uint32_t*>(at + sizeof(header))
+        for i, segment in enumerate(segments):
+            ids[i] = segment
+        memcpy(at + start, <const char*>streams, len(streams))
+        return offset, start + len(streams)
+
+    def load(self, uint64_t offset, uint64_t nbytes):
+        return PyBytes_FromStringAndSize(<char*>self.m.at(offset), nbytes)
+
+    def free(self, uint64_t offset, uint64_t nbytes):
+        self.m.free(offset, nbytes)
+
+    def trim(self):
+        self.m.trim()
+
+    @property
+    def committed(self):
+        return self.m.committed()
+
+    @property
+    def used(self):
+        return self.m.used()

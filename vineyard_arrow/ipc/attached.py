@@ -1,0 +1,532 @@
+"""A process's attachment to one store: mapping, connection and lease, shared by its clients.
+
+It moves parts (schemas with batches) in and out by id. It doesn't know what they mean.
+
+After a fork the child has an attachment of its own: while the parent still holds pins, the
+connection for the child is made *before* the fork, with a copy of the parent's pins, so
+nothing the child inherited can be reclaimed under it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .._compat import check_pyarrow
+from ..config import ClientConfig
+from ..errors import (
+    ConnectionLostError,
+    DeadlineExceededError,
+    InvalidObjectError,
+    ObjectNotFoundError,
+    StoreFullError,
+    VineyardArrowError,
+)
+from ..registry import Part
+from . import protocol as p
+from .connection import Connection
+from .starter import connect_or_start
+
+check_pyarrow()
+
+from . import _core  # noqa: E402  # only once pyarrow is known to be the right one
+
+MODES = {"ro": 0, "cow": 1, "copy": 2}
+READ_ATTEMPTS = 1000
+
+_json = msgspec.json.Encoder()
+_core.set_params_decoder(lambda data: msgspec.json.decode(data) if data else {})
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """What a fork's child will need, made before the fork."""
+
+    fds: list[int]
+    reply: p.Forked
+
+
+class Attached:
+    """See the module's docstring. Made by `attach`, closed when its last client closes."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self.socket = config.socket
+        self.timeout_s = config.timeout_s
+        self.users = 0
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._pool: Any = None
+        self._prepared: _Prepared | None = None
+        connection = connect_or_start(
+            config.socket, config.timeout_s, autostart=config.autostart
+        )
+        welcome, fds = self._hello(connection)
+        index_fd, table_fd, event_fd, catalog_fd = fds
+        try:
+            # The mapping owns a second descriptor of the socket: the daemon sees us leave
+            # when the last Arrow buffer is gone, not when the last client is closed.
+            self._core = _core.Attachment(index_fd, os.dup(connection.fileno()))
+            self._core.set_table(table_fd, event_fd)
+            offset, nbytes = self._core.catalog
+            self._core.add_segment(welcome.catalog, offset, nbytes, catalog_fd, False)
+        except RuntimeError as error:
+            raise VineyardArrowError(
+                f"cannot map the store: {error}", "is the address space limited (ulimit -v)?"
+            ) from None
+        finally:
+            os.close(index_fd)
+            os.close(table_fd)
+        self._take(connection, welcome.ids)
+
+    def _hello(self, connection: Connection) -> tuple[p.Welcome, list[int]]:
+        program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
+        welcome, fds = connection.request(p.Hello(p.VERSION, os.getpid(), program))
+        if welcome.seal_threshold != _core.SEAL_THRESHOLD or len(fds) != 4:
+            raise VineyardArrowError(
+                "client and daemon are different builds",
+                "stop the daemon, or use the release that it runs",
+            )
+        return welcome, fds
+
+    def _take(self, connection: Connection, ids: tuple[int, int]) -> None:
+        self.connection = connection
+        connection._on_retired = self._retired
+        self._ids = iter(range(ids[0], ids[0] + ids[1]))
+
+    @property
+    def instance(self) -> int:
+        """Number of the daemon's instance."""
+        return int(self._core.instance)
+
+    @property
+    def alive(self) -> bool:
+        """Whether daemon and connection still are."""
+        return bool(self._core.daemon_alive) and self.connection.lost in (None, "forked")
+
+    def check_alive(self) -> None:
+        """Raise ConnectionLostError once the daemon is gone. No system call."""
+        if not self._core.daemon_alive:
+            raise ConnectionLostError(
+                f"the daemon at {self.socket} is gone",
+                "data already mapped stays readable; connect() anew",
+            )
+
+    def request(self, message: Any, timeout_s: float | None = None) -> tuple[Any, list[int]]:
+        """`Connection.request`, after reconnecting if this is a fresh child."""
+        if self.connection.lost == "forked":
+            self._reconnect()
+        return self.connection.request(message, timeout_s)
+
+    # ---- reading
+
+    def read(self, key: int, mode: str = "ro") -> list[tuple[str, dict[str, Any], Any]]:
+        """The parts of object ``key``; no round trip once its segments are mapped.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If there is no such object.
+        """
+        number = MODES.get(mode)
+        if number is None:
+            raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
+        return self._look(key, lambda: self._core.read(key, number))
+
+    def describe(self, key: int) -> tuple[Any, ...]:
+        """Header and parts of object ``key`` without its data."""
+        return self._look(key, lambda: self._core.describe(key))
+
+    def _look(self, key: int, look: Callable[[], Any]) -> Any:
+        if self.connection.lost == "forked":
+            self._reconnect()
+        self.check_alive()
+        for _ in range(READ_ATTEMPTS):
+            try:
+                found = look()
+            except RuntimeError as error:
+                raise InvalidObjectError(f"object o{key:016x} cannot be read: {error}") from None
+            if found is _core.MISS:
+                # The index can miss what is just being moved in it; the daemon cannot.
+                self.request(p.Find(key, None, 0.0))
+            elif type(found) is tuple and found and type(found[0]) is int and len(found) < 7:
+                for segment in found:
+                    self._map(segment)
+            else:
+                return found
+        raise InvalidObjectError(f"object o{key:016x} keeps changing place")
+
+    def _map(self, segment: int) -> None:
+        with self._lock:
+            if self._core.has_segment(segment):
+                return
+            try:
+                reply, fds = self.request(p.GetSegment(segment))
+            except ObjectNotFoundError:
+                return  # retired meanwhile: the object is gone, and looking again says so
+            try:
+                self._core.add_segment(
+                    segment, reply.offset, reply.nbytes, fds[0], reply.huge
+                )
+            except RuntimeError as error:
+                os.close(fds[0])
+                raise VineyardArrowError(f"cannot map the store: {error}") from None
+
+    def _retired(self, segments: list[int]) -> None:
+        for segment in segments:
+            self._core.remove_segment(segment)
+
+    def find_name(self, name: str) -> int:
+        """The id ``name`` points to; ObjectNotFoundError if there is no such name."""
+        if self.connection.lost == "forked":
+            self._reconnect()
+        self.check_alive()
+        try:
+            found = self._core.find_name(name.encode())
+        except UnicodeEncodeError:
+            raise ObjectNotFoundError(f"no name {name!r}") from None
+        if found is _core.MISS:
+            reply, _ = self.request(p.Find(None, name, 0.0))
+            return int(reply.id)
+        return int(found)
+
+    def wait_for(self, key: int | str, timeout_s: float) -> int:
+        """Wait for an object or a name, on a connection of its own; return the id."""
+        self.check_alive()
+        connection = self.open_connection()
+        is_name = isinstance(key, str)
+        message = p.Find(None if is_name else int(key), key if is_name else None, timeout_s)
+        try:
+            reply, _ = connection.request(message, timeout_s + self.timeout_s)
+        finally:
+            connection.close()
+        return int(reply.id)
+
+    def open_connection(self) -> Connection:
+        """A further connection to the same daemon."""
+        try:
+            return Connection.open(self.socket, self.timeout_s)
+        except OSError as error:
+            raise ConnectionLostError(f"the daemon is gone ({error})") from None
+
+    # ---- writing
+
+    def lease(self) -> None:
+        """Make sure there is a segment to write in."""
+        if self.connection.lost == "forked":
+            self._reconnect()
+        if self._core.has_lease:
+            return
+        with self._lock:
+            if self._core.has_lease:
+                return
+            reply, (rw_fd, ro_fd) = self.request(p.LeaseSegment())
+            try:
+                if not self._core.has_segment(reply.segment):
+                    self._core.add_segment(
+                        reply.segment, reply.offset, reply.nbytes, os.dup(ro_fd), reply.huge
+                    )
+                self._core.set_lease(
+                    reply.segment,
+                    rw_fd,
+                    ro_fd,
+                    reply.huge,
+                    reply.idle_s,
+                    self.timeout_s,
+                    reply.free,
+                )
+            finally:
+                os.close(rw_fd)
+
+    @property
+    def pool(self) -> Any:
+        """The shared-memory pool."""
+        self.lease()
+        if self._pool is None:
+            self._pool = self._core.make_pool()
+        return self._pool
+
+    def put(
+        self, objects: Sequence[tuple[Sequence[Part], str | None]], *, strict: bool = False
+    ) -> list[int]:
+        """Store and publish objects, all or none; return their ids. One round trip.
+
+        Raises
+        ------
+        StoreFullError
+            If they do not fit; nothing is kept.
+        ObjectExistsError
+            If a name is taken.
+        """
+        if strict:
+            return [self._put_strict(parts, name) for parts, name in objects]
+        self.lease()
+        try:
+            return self._put(objects, share=True)
+        except InvalidObjectError as error:
+            # Memory in the store that nobody has sealed: what a forked child inherited.
+            if "not sealed" not in error.message:
+                raise
+            return self._put(objects, share=False)
+
+    def _put(
+        self, objects: Sequence[tuple[Sequence[Part], str | None]], *, share: bool
+    ) -> list[int]:
+        plans: list[_core.Plan] = []
+        items: list[p.PutItem] = []
+        try:
+            for parts, name in objects:
+                plan = self._plan(parts)
+                plans.append(plan)
+                plan.place(share)
+                items.append(self._item(plan, parts, name, plan.claims, None))
+        except MemoryError:
+            needed = sum(plan.nbytes for plan in plans)
+            for plan in plans:
+                plan.abandon()
+            raise self._full(needed) from None
+        self._commit(plans, items)
+        return [item.id for item in items]
+
+    def _put_strict(self, parts: Sequence[Part], name: str | None) -> int:
+        plan = self._plan(parts)
+        reply, (rw_fd,) = self.request(p.MakeStrict(plan.standalone_nbytes))
+        try:
+            # The daemon refuses to seal while this mapping exists.
+            with mmap(rw_fd, reply.nbytes) as target:
+                plan.place_standalone(target, reply.offset)
+        finally:
+            os.close(rw_fd)
+        item = self._item(plan, parts, name, [], reply.segment)
+        self._commit([plan], [item])
+        return item.id
+
+    def _plan(self, parts: Sequence[Part]) -> _core.Plan:
+        plan = _core.Plan(self._core)
+        try:
+            for part in parts:
+                plan.add_part(_stored_schema(part), part.batches)
+        except RuntimeError as error:
+            raise InvalidObjectError(
+                f"Arrow cannot write this {parts[0].typename}: {error}"
+            ) from None
+        return plan
+
+    def _item(
+        self,
+        plan: _core.Plan,
+        parts: Sequence[Part],
+        name: str | None,
+        claims: list[tuple[int, int]],
+        strict: int | None,
+    ) -> p.PutItem:
+        return p.PutItem(
+            self._next_id(),
+            parts[0].typename,
+            plan.streams(),
+            claims,
+            plan.nbytes,
+            plan.copied,
+            plan.gathered,
+            plan.shared,
+            name,
+            strict,
+        )
+
+    def _commit(self, plans: Iterable[_core.Plan], items: list[p.PutItem]) -> None:
+        try:
+            self.request(p.Put(items))
+        except (ConnectionLostError, DeadlineExceededError):
+            for plan in plans:
+                plan.forget()
+            raise
+        except VineyardArrowError:
+            for plan in plans:
+                plan.abandon()
+            raise
+        for plan in plans:
+            plan.confirm()
+
+    def _next_id(self) -> int:
+        with self._lock:
+            try:
+                return next(self._ids)
+            except StopIteration:
+                reply, _ = self.request(p.LeaseIds())
+                self._ids = iter(range(reply.ids[0], reply.ids[0] + reply.ids[1]))
+                return next(self._ids)
+
+    def _full(self, nbytes: int) -> StoreFullError:
+        """The error for a put that found no room, with the daemon's view of why."""
+        status, _ = self.request(p.GetStatus())
+        return full_error(nbytes, status)
+
+    # ---- fork
+
+    def before_fork(self) -> None:
+        """Make the child's connection, if the child will inherit anything pinned."""
+        self._prepared = None
+        if os.getpid() != self._pid or not self._core.daemon_alive:
+            return
+        try:
+            for _ in range(8):
+                epoch = self._core.pin_epoch
+                extents = self._core.sealed_in_use()
+                if not self._core.pinned and not extents:
+                    return
+                self._discard_prepared()
+                reply, fds = self.request(p.Fork(extents))
+                self._prepared = _Prepared(fds, reply)
+                # Pins are made under the GIL, which from here on we keep until the fork.
+                if self._core.pin_epoch == epoch:
+                    return
+        except VineyardArrowError:
+            self._discard_prepared()
+
+    def _discard_prepared(self) -> None:
+        if self._prepared is not None:
+            for fd in self._prepared.fds:
+                os.close(fd)
+            self._prepared = None
+
+    def after_fork_in_parent(self) -> None:
+        """Leave the child's connection to the child."""
+        self._discard_prepared()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's; take over the connection made for us."""
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._pool = None
+        prepared, self._prepared = self._prepared, None
+        old = self.connection
+        if prepared is None:
+            self._core.after_fork()
+            old.close()
+            old.lost = "forked"
+            return
+        sock_fd, table_fd, event_fd = prepared.fds
+        self._core.after_fork(sock_fd)
+        self._core.set_table(table_fd, event_fd)
+        os.close(table_fd)
+        sock = socket.socket(fileno=os.dup(sock_fd))
+        old.close()
+        self._take(Connection(sock, self.timeout_s), prepared.reply.ids)
+
+    def _reconnect(self) -> None:
+        """A child that inherited nothing pinned attaches itself when it first needs to."""
+        with self._lock:
+            if self.connection.lost != "forked":
+                return
+            connection = self.open_connection()
+            welcome, fds = self._hello(connection)
+            index_fd, table_fd, event_fd, catalog_fd = fds
+            os.close(index_fd)
+            os.close(catalog_fd)
+            try:
+                if welcome.instance != self.instance:
+                    os.close(event_fd)
+                    raise ConnectionLostError(
+                        "the daemon was restarted", "connect() anew: its objects are others"
+                    )
+                self._core.set_socket(os.dup(connection.fileno()))
+                self._core.set_table(table_fd, event_fd)
+            finally:
+                os.close(table_fd)
+            self._take(connection, welcome.ids)
+
+    def close(self) -> None:
+        """End the connection for requests; mapped buffers keep theirs."""
+        self.connection.close()
+
+
+def full_error(nbytes: int, status: p.Status) -> StoreFullError:
+    """A StoreFullError that says what is used, by whom, and what to do."""
+    from ..machine import format_size
+
+    heavy = sorted(status.clients, key=lambda c: -(c.sealed + c.unsealed))[:3]
+    by = ", ".join(
+        f"pid {c.pid} ({c.program}): {format_size(c.sealed + c.unsealed)}"
+        for c in heavy
+        if c.sealed + c.unsealed
+    )
+    return StoreFullError(
+        f"no room for {format_size(nbytes)}: the store holds {format_size(status.memory_used)}"
+        f" of {format_size(status.memory_limit)} in {status.objects:,} objects"
+        + (f", and {status.deleted_pinned} deleted ones still read" if status.deleted_pinned else "")
+        + (f"; most by {by}" if by else ""),
+        "delete objects, drop arrays of deleted ones, or start the daemon with a larger"
+        " --memory-limit; `vineyard-arrow doctor` shows who holds what",
+    )
+
+
+def _stored_schema(part: Part) -> Any:
+    metadata = dict(part.schema.metadata or {})
+    metadata[b"vineyard.type"] = part.typename.encode()
+    if part.params:
+        metadata[b"vineyard.params"] = _json.encode(part.params)
+    return part.schema.with_metadata(metadata)
+
+
+# ---- one attachment a process and socket
+
+_attached: dict[Path, Attached] = {}
+_all: weakref.WeakSet[Attached] = weakref.WeakSet()
+_registry_lock = threading.Lock()
+_hooked = False
+
+
+def attach(config: ClientConfig) -> Attached:
+    """The process's attachment to the store at ``config.socket``, shared and counted."""
+    global _hooked
+    with _registry_lock:
+        if not _hooked:
+            os.register_at_fork(
+                before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+            )
+            _hooked = True
+        found = _attached.get(config.socket)
+        if found is None or not found.alive:
+            found = Attached(config)
+            _attached[config.socket] = found
+            _all.add(found)
+        found.users += 1
+        return found
+
+
+def release(attached: Attached) -> None:
+    """One user less; the last one closes it."""
+    with _registry_lock:
+        attached.users -= 1
+        if attached.users == 0:
+            if _attached.get(attached.socket) is attached:
+                del _attached[attached.socket]
+            attached.close()
+
+
+def _before_fork() -> None:
+    for attached in list(_all):
+        attached.before_fork()
+
+
+def _after_in_parent() -> None:
+    for attached in list(_all):
+        attached.after_fork_in_parent()
+
+
+def _after_in_child() -> None:
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    with ExitStack() as stack:
+        for attached in list(_all):
+            stack.callback(attached.after_fork_in_child)

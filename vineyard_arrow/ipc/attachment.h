@@ -1,0 +1,327 @@
+// One process's view of a store: the reserved address space, the mapped segments, the
+// index, the pins, and the Arrow memory pool on top of the writer's lease.
+//
+// Lifetime: counted. Python holds one reference, each body of a get and each block of the
+// pool another, so the mappings outlive the client object for as long as any Arrow buffer
+// needs them. The last one out closes the socket, which is how the daemon learns of it.
+#pragma once
+
+#include <arrow/buffer.h>
+#include <arrow/memory_pool.h>
+#include <arrow/status.h>
+
+#include <map>
+#include <memory>
+
+#include "lease.h"
+
+namespace vineyard {
+
+// Bumped in every forked child, before any other code of ours runs there.
+inline std::atomic<uint64_t> g_forks{0};
+inline void watch_forks() {
+  static int once = pthread_atfork(nullptr, nullptr, [] { g_forks.fetch_add(1); });
+  (void)once;
+}
+
+class Attachment;
+
+class Pool final : public arrow::MemoryPool {
+ public:
+  explicit Pool(Attachment* owner) : owner_(owner), private_(arrow::default_memory_pool()) {}
+
+  using arrow::MemoryPool::Allocate;
+  using arrow::MemoryPool::Free;
+  using arrow::MemoryPool::Reallocate;
+  arrow::Status Allocate(int64_t size, int64_t alignment, uint8_t** out) override;
+  arrow::Status Reallocate(int64_t old_size, int64_t new_size, int64_t alignment,
+                           uint8_t** ptr) override;
+  void Free(uint8_t* buffer, int64_t size, int64_t alignment) override;
+  void ReleaseUnused() override;
+  int64_t bytes_allocated() const override { return stats_.bytes_allocated(); }
+  int64_t max_memory() const override { return stats_.max_memory(); }
+  int64_t total_bytes_allocated() const override { return stats_.total_bytes_allocated(); }
+  int64_t num_allocations() const override { return stats_.num_allocations(); }
+  std::string backend_name() const override { return "vineyard"; }
+
+ private:
+  bool is_shared(const uint8_t* p) const;
+  Attachment* owner_;
+  // Blocks below the seal threshold: a put gathers them by copy whatever they lie in.
+  arrow::MemoryPool* private_;
+  arrow::internal::MemoryPoolStats stats_;
+};
+
+class Attachment {
+ public:
+  Attachment(int index_fd, int socket_fd) : pool(this), socket_fd_(socket_fd) {
+    watch_forks();
+    generation_ = g_forks.load();
+    struct Guard {  // unmaps what a failing constructor has mapped
+      Attachment* self;
+      ~Guard() { if (self) self->unmap(); }
+    } guard{this};
+    IndexHeader header;
+    if (pread(index_fd, &header, sizeof(header), 0) != sizeof(header) || header.magic != kIndexMagic)
+      throw std::runtime_error("not an index of a store");
+    index_nbytes_ = vineyard::index_nbytes(header.num_buckets, header.num_slots);
+    void* at = mmap(nullptr, index_nbytes_, PROT_READ, MAP_SHARED | MAP_NORESERVE, index_fd, 0);
+    if (at == MAP_FAILED) throw system_error("mmap of the index");
+    index_address_ = at;
+    index.open(at);
+    space = header.space_nbytes;
+    wide_ = mmap(nullptr, space + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                 -1, 0);
+    if (wide_ == MAP_FAILED) throw system_error("reserving the address space of the store");
+    base = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<uint64_t>(wide_), kHugePage));
+    guard.self = nullptr;
+  }
+
+  void ref() { refs_.fetch_add(1, std::memory_order_relaxed); }
+  void unref() {
+    if (refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+
+  bool contains(const void* p) const {
+    auto a = static_cast<const uint8_t*>(p);
+    return a >= base && a < base + space;
+  }
+  uint64_t offset_of(const void* p) const { return static_cast<const uint8_t*>(p) - base; }
+  bool in_child() const { return generation_ != g_forks.load(std::memory_order_relaxed); }
+  bool daemon_alive() const { return index.daemon_alive(); }
+
+  // ---- connection: the table and event descriptor of this process, replaced after a fork
+
+  void set_table(int table_fd, int event_fd) {
+    uint64_t nbytes = ClientTable::nbytes(index.header->num_slots);
+    void* at = mmap(nullptr, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, table_fd, 0);
+    if (at == MAP_FAILED) throw system_error("mmap of the client table");
+    madvise(at, nbytes, MADV_DONTFORK);
+    if (table && !in_child()) munmap(table, nbytes);
+    if (event_fd_ >= 0) close(event_fd_);
+    event_fd_ = event_fd;
+    table = static_cast<ClientTable*>(at);
+  }
+
+  // In a forked child: forget what belongs to the parent; its pool half, which was not
+  // inherited, is mapped read-only instead.
+  void after_fork(int socket_fd) {
+    generation_ = g_forks.load();
+    if (lease) {
+      uint64_t half = lease_nbytes_ / 2;
+      mmap(base + lease_offset_, half, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, lease_ro_fd_, 0);
+      lease = nullptr;  // leaked: its lock and thread are the parent's
+    }
+    if (socket_fd_ >= 0) close(socket_fd_);
+    socket_fd_ = socket_fd;
+    table = nullptr;
+  }
+  void set_socket(int fd) { socket_fd_ = fd; }
+
+  // ---- segments
+
+  void map_segment(uint64_t offset, uint64_t nbytes, int ro_fd, bool huge) {
+    if (offset % kPage || offset > space || nbytes > space - offset)
+      throw std::runtime_error("segment outside of the address space");
+    void* at = mmap(base + offset, nbytes, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, ro_fd, 0);
+    if (at == MAP_FAILED) throw system_error("mmap of a segment");
+    if (huge) madvise(at, nbytes, MADV_HUGEPAGE);
+  }
+
+  void unmap_segment(uint64_t offset, uint64_t nbytes) {
+    void* at = mmap(base + offset, nbytes, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) throw system_error("unmapping a segment");
+  }
+
+  void set_lease(uint64_t offset, uint64_t nbytes, int rw_fd, int ro_fd, bool huge, double idle_s,
+                 double deadline_s) {
+    lease = new Lease({base, offset, nbytes, rw_fd, huge, idle_s, deadline_s, event_fd_, table, &index});
+    lease_offset_ = offset;
+    lease_nbytes_ = nbytes;
+    lease_ro_fd_ = ro_fd;
+  }
+
+  // ---- pins
+
+  enum : int64_t { kMiss = -1 };
+
+  int64_t find(uint64_t key, uint32_t kind) const {
+    uint64_t mask = index.header->num_buckets - 1;
+    uint64_t hash = hash_of(key, kind);
+    for (uint64_t i = hash & mask, n = 0; n <= mask; i = (i + 1) & mask, n++) {
+      uint64_t entry = index.buckets[i].load(std::memory_order_acquire);
+      if (!entry) return kMiss;
+      if ((entry ^ hash) >> 32) continue;
+      uint32_t slot = static_cast<uint32_t>(entry) - 1;
+      const Slot& s = index.slots[slot];
+      if (s.key.load(std::memory_order_relaxed) == key && s.kind.load(std::memory_order_relaxed) == kind)
+        return slot;
+    }
+    return kMiss;
+  }
+
+  // Pins the object and returns its slot, or kMiss. The counterpart is the daemon's
+  // delete, which marks the slot dead and then looks at the pins: with both sides
+  // sequentially consistent, at least one of them sees the other.
+  int64_t pin(uint64_t id) {
+    for (;;) {
+      int64_t found = find(id, kObject);
+      if (found < 0) return kMiss;
+      Slot& s = index.slots[found];
+      uint32_t seq = s.seq.load();
+      if (seq & 1) return kMiss;
+      table->pins()[found].fetch_add(1);
+      if (s.seq.load() == seq && s.key.load() == id) {
+        pinned.fetch_add(1, std::memory_order_relaxed);
+        pin_epoch++;
+        ref();
+        return found;
+      }
+      drop_pin(found);
+    }
+  }
+
+  // Runs wherever the last Arrow buffer of a get dies: any thread, no GIL, no socket.
+  void unpin(int64_t slot) {
+    if (!in_child() && table) drop_pin(slot);
+    pinned.fetch_sub(1, std::memory_order_relaxed);
+    unref();
+  }
+
+  // The object id that a name points to, or kMiss.
+  int64_t find_name(const char* name, uint64_t n, uint64_t* id) const {
+    int64_t found = find(hash_name(name, n), kName);
+    if (found < 0) return kMiss;
+    const Slot& s = index.slots[found];
+    uint32_t seq = s.seq.load();
+    uint64_t offset = s.offset.load(), nbytes = s.nbytes.load(), target = s.target.load();
+    const IndexHeader& h = *index.header;
+    if (seq & 1 || nbytes != n || offset < h.catalog_offset ||
+        offset + n > h.catalog_offset + h.catalog_nbytes || memcmp(base + offset, name, n) != 0)
+      return kMiss;
+    if (s.seq.load() != seq) return kMiss;
+    *id = target;
+    return found;
+  }
+
+  Pool pool;
+  uint8_t* base = nullptr;
+  uint64_t space = 0;
+  IndexView index;
+  ClientTable* table = nullptr;
+  Lease* lease = nullptr;
+  std::atomic<int64_t> pinned{0};
+  uint64_t pin_epoch = 0;  // guarded by the GIL, under which all pins are made
+
+ private:
+  ~Attachment() {
+    if (!in_child()) delete lease;
+    unmap();
+    if (event_fd_ >= 0) close(event_fd_);
+    if (socket_fd_ >= 0) close(socket_fd_);
+    if (lease_ro_fd_ >= 0) close(lease_ro_fd_);
+  }
+  void unmap() {
+    if (table && !in_child()) munmap(table, ClientTable::nbytes(index.header->num_slots));
+    if (wide_ && wide_ != MAP_FAILED) munmap(wide_, space + kHugePage);
+    if (index_address_) munmap(index_address_, index_nbytes_);
+  }
+  void drop_pin(int64_t slot) {
+    table->pins()[slot].fetch_sub(1);
+    if (index.slots[slot].seq.load() & 1) {  // deleted meanwhile: the daemon waits for us
+      uint64_t one = 1;
+      [[maybe_unused]] auto n = write(event_fd_, &one, sizeof(one));
+    }
+  }
+
+  std::atomic<int64_t> refs_{1};
+  uint64_t generation_ = 0;
+  void* wide_ = nullptr;
+  void* index_address_ = nullptr;
+  uint64_t index_nbytes_ = 0;
+  int socket_fd_ = -1, event_fd_ = -1, lease_ro_fd_ = -1;
+  uint64_t lease_offset_ = 0, lease_nbytes_ = 0;
+};
+
+// ---- the pool ------------------------------------------------------------------------------
+
+inline bool Pool::is_shared(const uint8_t* p) const { return owner_->contains(p); }
+
+inline arrow::Status Pool::Allocate(int64_t size, int64_t alignment, uint8_t** out) {
+  if (size < kSealThreshold || alignment > static_cast<int64_t>(kPage) || owner_->in_child() || !owner_->lease) {
+    ARROW_RETURN_NOT_OK(private_->Allocate(size, alignment, out));
+  } else {
+    uint8_t* block = owner_->lease->allocate(size);
+    if (!block)
+      return arrow::Status::OutOfMemory("the store has no room for ", size, " bytes",
+                                        owner_->daemon_alive() ? "" : " (its daemon is gone)");
+    *out = block;
+  }
+  owner_->ref();
+  stats_.DidAllocateBytes(size);
+  return arrow::Status::OK();
+}
+
+inline arrow::Status Pool::Reallocate(int64_t old_size, int64_t new_size, int64_t alignment,
+                                      uint8_t** ptr) {
+  bool shared = is_shared(*ptr);
+  if (!shared && (new_size < kSealThreshold || owner_->in_child() || !owner_->lease)) {
+    ARROW_RETURN_NOT_OK(private_->Reallocate(old_size, new_size, alignment, ptr));
+  } else if (shared && new_size >= kSealThreshold && !owner_->in_child() && owner_->lease &&
+             owner_->lease->owns_block(*ptr) && owner_->lease->resize(*ptr, new_size)) {
+    // It grew or shrank where it lies.
+  } else {
+    uint8_t* to;
+    ARROW_RETURN_NOT_OK(Allocate(new_size, alignment, &to));
+    memcpy(to, *ptr, std::min(old_size, new_size));
+    Free(*ptr, old_size, alignment);
+    *ptr = to;
+    return arrow::Status::OK();
+  }
+  stats_.DidReallocateBytes(old_size, new_size);
+  return arrow::Status::OK();
+}
+
+inline void Pool::Free(uint8_t* buffer, int64_t size, int64_t alignment) {
+  if (!is_shared(buffer)) {
+    private_->Free(buffer, size, alignment);
+  } else if (!owner_->in_child() && owner_->lease && owner_->lease->owns_block(buffer)) {
+    owner_->lease->free(buffer);  // a block inherited from a parent is the parent's to free
+  }
+  stats_.DidFreeBytes(size);
+  owner_->unref();
+}
+
+inline void Pool::ReleaseUnused() {
+  if (!owner_->in_child() && owner_->lease) owner_->lease->trim();
+  private_->ReleaseUnused();
+}
+
+// ---- the body of a get ---------------------------------------------------------------------
+
+// The whole store as one Arrow buffer. Every buffer of a get is a slice of one of these and
+// keeps it; when the last slice dies, the pin goes.
+class PinnedBody final : public arrow::Buffer {
+ public:
+  PinnedBody(Attachment* attachment, int64_t slot)
+      : arrow::Buffer(attachment->base, attachment->space), attachment_(attachment), slot_(slot) {}
+  ~PinnedBody() override { attachment_->unpin(slot_); }
+
+ private:
+  Attachment* attachment_;
+  int64_t slot_;
+};
+
+// A private copy-on-write mapping of some pages of the store, kept with its pin.
+class CowBody final : public arrow::MutableBuffer {
+ public:
+  CowBody(uint8_t* data, int64_t nbytes, std::shared_ptr<arrow::Buffer> pinned)
+      : arrow::MutableBuffer(data, nbytes), pinned_(std::move(pinned)) {}
+  ~CowBody() override { munmap(const_cast<uint8_t*>(data()), capacity()); }
+
+ private:
+  std::shared_ptr<arrow::Buffer> pinned_;
+};
+
+}  // namespace vineyard

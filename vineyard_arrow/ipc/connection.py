@@ -1,0 +1,194 @@
+"""The client's end of the socket: one request, one reply, with a deadline.
+
+Errors of the operating system become ours here. Knows no objects and maps nothing.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import (
+    AccessDeniedError,
+    ConnectionLostError,
+    DeadlineExceededError,
+    ProtocolError,
+    from_code,
+)
+from . import protocol as p
+
+RECV_NBYTES = 64 << 10
+MAX_FDS = 8
+
+
+def _lost(reason: object) -> ConnectionLostError:
+    return ConnectionLostError(
+        f"the daemon is gone ({reason})", "data already mapped stays readable; connect() anew"
+    )
+
+
+class Connection:
+    """A connected socket. Thread-safe: requests queue for it.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        Connected; owned from here on.
+    timeout_s : float
+        Deadline of a request that names none.
+    on_retired : callable, optional
+        Called with the ids of segments the daemon has retired.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        timeout_s: float,
+        on_retired: Callable[[list[int]], None] | None = None,
+    ) -> None:
+        self._sock = sock
+        self._timeout_s = timeout_s
+        self._on_retired = on_retired
+        self._lock = threading.Lock()
+        self._frames = p.FrameReader(requests=False)
+        self._number = 0
+        self.lost: str | None = None  # why
+
+    @classmethod
+    def open(cls, path: Path, timeout_s: float, **options: Any) -> Connection:
+        """Connect to the socket at ``path``.
+
+        Raises
+        ------
+        FileNotFoundError, ConnectionRefusedError
+            If no daemon listens there.
+        AccessDeniedError
+            If its permissions keep this user out.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.settimeout(timeout_s)
+            sock.connect(os.fspath(path))
+        except PermissionError:
+            sock.close()
+            raise AccessDeniedError(
+                f"user {os.geteuid()} may not connect to {path}",
+                "ask its owner for `--mode 0660 --group NAME`, or start a store of your own",
+            ) from None
+        except TimeoutError:
+            sock.close()
+            raise DeadlineExceededError(
+                f"{path} did not accept a connection within {timeout_s:g} s"
+            ) from None
+        except BaseException:
+            sock.close()
+            raise
+        return cls(sock, timeout_s, **options)
+
+    def fileno(self) -> int:
+        """The descriptor; -1 once closed."""
+        return self._sock.fileno()
+
+    def request(
+        self, message: Any, timeout_s: float | None = None
+    ) -> tuple[Any, list[int]]:
+        """Send ``message``, return the reply and the descriptors that came with it (owned).
+
+        Raises
+        ------
+        VineyardArrowError
+            What the daemon answered, if that is a failure.
+        ConnectionLostError
+            If the connection is, or breaks.
+        DeadlineExceededError
+            If no answer came in time; a later one will be ignored.
+        """
+        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise DeadlineExceededError("other requests of this process held the connection")
+        try:
+            if self.lost:
+                raise _lost(self.lost)
+            self._number = self._number % 0xFFFFFFFF + 1
+            self._send(p.encode(self._number, message), deadline)
+            reply, fds = self._receive(self._number, deadline)
+        finally:
+            self._lock.release()
+        if isinstance(reply, p.Failure):
+            for fd in fds:
+                os.close(fd)
+            raise from_code(reply.code, reply.message, reply.hint)
+        return reply, fds
+
+    def _send(self, frame: bytes, deadline: float) -> None:
+        try:
+            self._sock.settimeout(max(1e-3, deadline - time.monotonic()))
+            self._sock.sendall(frame)
+        except TimeoutError:  # half a frame may be out: of no further use
+            self._break("it stopped reading")
+            raise DeadlineExceededError("the daemon did not take the request in time") from None
+        except OSError as error:
+            raise self._break(error) from None
+
+    def _receive(self, number: int, deadline: float) -> tuple[Any, list[int]]:
+        fds: list[int] = []
+        try:
+            while True:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._sock.settimeout(left)
+                data, ancillary, _, _ = self._sock.recvmsg(
+                    RECV_NBYTES, socket.CMSG_SPACE(4 * MAX_FDS), socket.MSG_CMSG_CLOEXEC
+                )
+                for level, kind, payload in ancillary:
+                    if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                        got = array.array("i")
+                        got.frombytes(payload[: len(payload) // 4 * 4])
+                        fds += got
+                if not data:
+                    raise self._break("it closed the connection")
+                found = None
+                for answered, message in self._frames.feed(data):
+                    if answered == number:
+                        found = message
+                    elif answered == p.UNASKED:
+                        self._unasked(message)
+                    else:  # the answer to a request that gave up waiting
+                        for fd in fds:
+                            os.close(fd)
+                        fds.clear()
+                if found is not None:
+                    return found, fds
+        except TimeoutError:
+            error: Exception = DeadlineExceededError("the daemon did not answer in time")
+        except ProtocolError as e:
+            error = self._break(e)
+        except OSError as e:
+            error = e if isinstance(e, ConnectionLostError) else self._break(e)
+        for fd in fds:
+            os.close(fd)
+        raise error from None
+
+    def _unasked(self, message: Any) -> None:
+        if isinstance(message, p.Failure):
+            self._break(message.message)
+            raise from_code(message.code, message.message, message.hint)
+        if isinstance(message, p.Retired) and self._on_retired is not None:
+            self._on_retired(message.segments)
+
+    def _break(self, reason: object) -> ConnectionLostError:
+        self.lost = self.lost or str(reason) or type(reason).__name__
+        self._sock.close()
+        return _lost(self.lost)
+
+    def close(self) -> None:
+        """Close this end; later requests raise ConnectionLostError."""
+        self.lost = self.lost or "closed"
+        self._sock.close()

@@ -1,0 +1,237 @@
+// The daemon's side of the shared structures: it writes the index, answers for credit,
+// sends extents home, and keeps metadata in a segment of its own.
+#pragma once
+
+#include <vector>
+
+#include "allocator.h"
+
+namespace vineyard {
+
+class MappedFile {
+ public:
+  MappedFile(int fd, uint64_t nbytes) : nbytes_(nbytes) {
+    at_ = mmap(nullptr, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (at_ == MAP_FAILED) throw system_error("mmap of a shared file");
+  }
+  ~MappedFile() { munmap(at_, nbytes_); }
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  uint8_t* data() const { return static_cast<uint8_t*>(at_); }
+
+ private:
+  void* at_;
+  uint64_t nbytes_;
+};
+
+class HostTable {  // one client's table
+ public:
+  HostTable(int fd, uint64_t num_slots)
+      : file_(fd, ClientTable::nbytes(num_slots)), t_(reinterpret_cast<ClientTable*>(file_.data())) {
+    t_->magic = kTableMagic;
+    t_->num_slots = num_slots;
+  }
+
+  int64_t wanted() const { return t_->wanted.load(); }
+  int64_t unsealed() const { return t_->unsealed.load(std::memory_order_relaxed); }
+  int64_t warm() const { return t_->warm.load(std::memory_order_relaxed); }
+  int64_t credit() const { return t_->credit.load(); }
+
+  void grant(int64_t nbytes) { t_->credit.fetch_add(nbytes); }
+  // Takes back up to `nbytes` of unused credit; returns how much.
+  int64_t revoke(int64_t nbytes) {
+    int64_t have = t_->credit.load();
+    for (;;) {
+      int64_t n = std::min(have, nbytes);
+      if (n <= 0) return 0;
+      if (t_->credit.compare_exchange_weak(have, have - n)) return n;
+    }
+  }
+  void answer() {
+    t_->wanted.store(0);
+    t_->answers.fetch_add(1);
+    futex_wake(&t_->answers);
+  }
+  void ask_trim() {
+    t_->trims.fetch_add(1);
+    wake();
+  }
+  // Sends an extent home; false when the ring is full.
+  bool give_back(uint64_t offset, uint64_t nbytes) {
+    uint64_t head = t_->ring_head.load(std::memory_order_relaxed);
+    if (head - t_->ring_tail.load(std::memory_order_acquire) >= kRingEntries) return false;
+    t_->ring()[head % kRingEntries] = {offset, nbytes};
+    t_->ring_head.store(head + 1);
+    if (t_->asleep.exchange(0)) wake();
+    return true;
+  }
+  bool pins(uint32_t slot) const { return t_->pins()[slot].load() != 0; }
+  int64_t total_pins(uint32_t num_slots) const {
+    int64_t n = 0;
+    for (uint32_t i = 0; i < num_slots; i++) n += t_->pins()[i].load(std::memory_order_relaxed);
+    return n;
+  }
+  void copy_pins(const HostTable& from, uint32_t num_slots) {
+    for (uint32_t i = 0; i < num_slots; i++) {
+      uint32_t n = from.t_->pins()[i].load();
+      if (n) t_->pins()[i].store(n);
+    }
+  }
+
+ private:
+  void wake() {
+    t_->wake.fetch_add(1);
+    futex_wake(&t_->wake);
+  }
+  MappedFile file_;
+  ClientTable* t_;
+};
+
+class HostIndex {
+ public:
+  HostIndex(int fd, uint64_t num_buckets, uint64_t num_slots, uint64_t space, uint64_t catalog_offset,
+            uint64_t catalog_nbytes, uint64_t instance)
+      : file_(fd, index_nbytes(num_buckets, num_slots)) {
+    auto h = reinterpret_cast<IndexHeader*>(file_.data());
+    h->num_buckets = num_buckets;
+    h->num_slots = num_slots;
+    h->space_nbytes = space;
+    h->catalog_offset = catalog_offset;
+    h->catalog_nbytes = catalog_nbytes;
+    h->instance = instance;
+    pthread_mutexattr_t attr;
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+    pthread_mutex_init(&h->liveness, &attr);
+    pthread_mutex_lock(&h->liveness);
+    h->magic = kIndexMagic;
+    view_.open(file_.data());
+  }
+
+  // Slots ever used: no pin table has a pin beyond.
+  uint32_t high_water() const { return used_; }
+
+  // The slot taken, or -1 when all are.
+  int64_t insert(uint64_t key, uint32_t kind, uint64_t offset, uint64_t nbytes, uint64_t target) {
+    uint32_t slot;
+    if (!free_.empty()) {
+      slot = free_.back();
+      free_.pop_back();
+    } else if (used_ < view_.header->num_slots) {
+      slot = used_++;
+    } else {
+      return -1;
+    }
+    Slot& s = view_.slots[slot];
+    s.seq.store(s.seq.load() | 1);
+    s.kind.store(kind);
+    s.key.store(key);
+    s.offset.store(offset);
+    s.nbytes.store(nbytes);
+    s.target.store(target);
+    s.seq.store(s.seq.load() + 1);
+    uint64_t hash = hash_of(key, kind), mask = view_.header->num_buckets - 1, i = hash & mask;
+    while (view_.buckets[i].load(std::memory_order_relaxed)) i = (i + 1) & mask;
+    view_.buckets[i].store(bucket_entry(hash, slot));
+    return slot;
+  }
+
+  // From here on no new pin holds; pins made before still do (see Attachment::pin).
+  void kill(uint32_t slot) {
+    Slot& s = view_.slots[slot];
+    s.seq.store(s.seq.load() | 1);
+    unlink(slot);
+  }
+  // The slot may be used again: it is dead and nobody pins it.
+  void release(uint32_t slot) {
+    view_.slots[slot].kind.store(kFree);
+    free_.push_back(slot);
+  }
+
+ private:
+  // Removes the bucket, moving later ones of its run forward. A reader under way may miss
+  // an entry that moves past it; it then asks over the socket, so a miss is never final.
+  void unlink(uint32_t slot) {
+    uint64_t mask = view_.header->num_buckets - 1;
+    uint64_t i = hash_of_slot(slot) & mask;
+    while (static_cast<uint32_t>(view_.buckets[i].load()) != slot + 1) i = (i + 1) & mask;
+    for (uint64_t j = (i + 1) & mask;; j = (j + 1) & mask) {
+      uint64_t entry = view_.buckets[j].load();
+      if (!entry) break;
+      uint64_t home = hash_of_slot(static_cast<uint32_t>(entry) - 1) & mask;
+      if (((j - home) & mask) < ((j - i) & mask)) continue;  // it may not move before its home
+      view_.buckets[i].store(entry);
+      i = j;
+    }
+    view_.buckets[i].store(0);
+  }
+  uint64_t hash_of_slot(uint32_t slot) const {
+    const Slot& s = view_.slots[slot];
+    return hash_of(s.key.load(), s.kind.load());
+  }
+
+  MappedFile file_;
+  IndexView view_;
+  std::vector<uint32_t> free_;
+  uint32_t used_ = 0;
+};
+
+// The daemon's segment of metadata, in pieces of 64 bytes.
+class MetadataArena final : public Backing {
+ public:
+  MetadataArena(int fd, uint64_t nbytes) : file_(fd, nbytes), free_(this, kPage) {
+    free_.add(0, nbytes);
+  }
+
+  // Offset in the segment of `nbytes` fresh bytes, or -1.
+  int64_t allocate(uint64_t nbytes) {
+    auto offset = take(round_up(nbytes, 64));
+    return offset ? static_cast<int64_t>(*offset) : -1;
+  }
+  void free(uint64_t offset, uint64_t nbytes) { pieces_.insert(offset, round_up(nbytes, 64)); }
+  uint8_t* at(uint64_t offset) const { return file_.data() + offset; }
+  uint64_t committed() const { return committed_; }
+  uint64_t used() const { return committed_ - pieces_.total() - free_.warm_nbytes(); }
+
+  void trim() {
+    auto ranges = pieces_.ranges();
+    for (auto [offset, nbytes] : ranges) {
+      uint64_t begin = round_up(offset, kPage), end = round_down(offset + nbytes, kPage);
+      if (begin >= end) continue;
+      pieces_.remove(begin, end - begin);
+      free_.free(begin, end - begin);
+    }
+    free_.trim();
+  }
+
+  bool commit(uint64_t nbytes) override {
+    committed_ += nbytes;
+    return true;
+  }
+  void uncommit(uint64_t nbytes) override { committed_ -= nbytes; }
+  bool punch(uint64_t offset, uint64_t nbytes) override {
+    return madvise(at(offset), nbytes, MADV_REMOVE) == 0;
+  }
+
+ private:
+  std::optional<uint64_t> take(uint64_t nbytes) {
+    auto fit = pieces_.best_fit(nbytes);
+    if (!fit) {
+      uint64_t more = round_up(nbytes, 16 * kPage);
+      auto offset = free_.allocate(more);
+      if (!offset) return std::nullopt;
+      pieces_.insert(*offset, more);
+      fit = pieces_.best_fit(nbytes);
+    }
+    pieces_.remove(fit->offset, nbytes);
+    return fit->offset;
+  }
+
+  MappedFile file_;
+  Allocator free_;    // whole pages
+  RangeSet pieces_;   // free parts of the pages taken from it
+  uint64_t committed_ = 0;
+};
+
+}  // namespace vineyard

@@ -1,0 +1,369 @@
+// A writer's own segment: where its pool allocates and where its puts copy to.
+//
+// The segment has two halves. The *pool half* is mapped writable at its place in the
+// address space: Arrow builds there, and on seal its pages are protected. The *put half*
+// is mapped read-only there and is written through a second, private mapping (the alias)
+// that no caller ever sees, so sealing what a put copied costs no protection at all.
+//
+// Extents that are sealed belong to the daemon; they come back through the ring of the
+// client table once no object and no pin holds them. Memory of the pool half is reused
+// only when both are true: the daemon gave it back, and Arrow freed the block.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "allocator.h"
+
+namespace vineyard {
+
+class Lease final : public Backing {
+ public:
+  struct Options {
+    uint8_t* base;        // the process's address space
+    uint64_t offset;      // of the segment in it
+    uint64_t nbytes;      // of the segment; half of it each
+    int fd;               // writable; not kept
+    bool huge;
+    double idle_s;        // warm pages are kept that long without use
+    double deadline_s;    // for answers of the daemon
+    int event_fd;         // kicks the daemon
+    ClientTable* table;
+    const IndexView* index;
+  };
+
+  explicit Lease(const Options& o)
+      : o_(o), half_(o.nbytes / 2), pool_(this, o.huge ? kHugePage : kPage),
+        put_(this, o.huge ? kHugePage : kPage) {
+    uint8_t* at = o.base + o.offset;
+    void* pool = mmap(at, half_, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, o.fd, 0);
+    if (pool == MAP_FAILED) throw system_error("mmap of the pool half");
+    // Over-reserve, so that the alias can share the alignment huge pages need.
+    void* wide = mmap(nullptr, half_ + kHugePage, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (wide == MAP_FAILED) throw system_error("mmap of the alias");
+    uint8_t* aligned = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<uint64_t>(wide), kHugePage));
+    void* alias = mmap(aligned, half_, PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_FIXED | MAP_NORESERVE, o.fd, half_);
+    if (alias == MAP_FAILED) {
+      munmap(wide, half_ + kHugePage);
+      throw system_error("mmap of the alias");
+    }
+    wide_ = wide;
+    alias_ = aligned;
+    madvise(at, half_, MADV_DONTFORK);
+    madvise(alias_, half_, MADV_DONTFORK);
+    if (o.huge) {
+      madvise(at, half_, MADV_HUGEPAGE);
+      madvise(alias_, half_, MADV_HUGEPAGE);
+    }
+    trimmer_ = std::thread([this] { trim_when_idle(); });
+  }
+
+  ~Lease() override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    wake_trimmer();
+    trimmer_.join();
+    munmap(wide_, half_ + kHugePage);
+  }
+
+  // A range the daemon lets this writer use; at a lease it tells all of them.
+  void add_free(uint64_t offset, uint64_t nbytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (in_pool(offset)) protect(offset, nbytes, PROT_READ | PROT_WRITE);
+    (in_pool(offset) ? pool_ : put_).add(offset, nbytes);
+  }
+
+  bool owns_block(const uint8_t* address) const {
+    return address >= at(o_.offset) && address < at(o_.offset + half_);
+  }
+
+  // ---- the pool half: blocks that Arrow owns until it frees them
+
+  uint8_t* allocate(uint64_t nbytes) {
+    nbytes = round_up(nbytes, kPage);
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto offset = take(pool_, nbytes);
+    if (!offset) return nullptr;
+    blocks_[*offset] = Block{nbytes, false};
+    return at(*offset);
+  }
+
+  void free(uint8_t* address) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto it = blocks_.find(offset_of(address));
+    if (it == blocks_.end()) return;
+    touch();
+    release(it->first, it->first + it->second.nbytes, it->second.sealed);
+    blocks_.erase(it);
+  }
+
+  // True when the block now holds `nbytes` where it lies.
+  bool resize(uint8_t* address, uint64_t nbytes) {
+    nbytes = round_up(nbytes, kPage);
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto it = blocks_.find(offset_of(address));
+    if (it == blocks_.end() || it->second.sealed) return false;
+    uint64_t old = it->second.nbytes;
+    if (nbytes > old) {
+      receive();
+      if (!pool_.grow(it->first, old, nbytes)) return false;
+      count_unsealed(nbytes - old);
+    } else if (nbytes < old) {
+      release(it->first + nbytes, it->first + old, false);
+    }
+    it->second.nbytes = nbytes;
+    return true;
+  }
+
+  // Claims the pages of a live block that cover [address, address + nbytes) and are not
+  // sealed yet, and makes them read-only. False when no live block covers the range.
+  bool claim(const uint8_t* address, uint64_t nbytes, std::vector<Range>* claims) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    uint64_t begin = offset_of(address), end = begin + nbytes;
+    auto it = block_over(begin);
+    if (it == blocks_.end() || end > it->first + it->second.nbytes) return false;
+    it->second.sealed = true;
+    for (auto gap : unsealed_in(round_down(begin, kPage), round_up(end, kPage))) {
+      protect(gap.offset, gap.nbytes, PROT_READ);
+      sealed_[gap.offset] = gap.nbytes;
+      claims->push_back(gap);
+    }
+    return true;
+  }
+
+  bool is_live(const uint8_t* address) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return block_over(offset_of(address)) != blocks_.end();
+  }
+
+  // Sealed ranges that live blocks of this process still show.
+  std::vector<Range> sealed_in_use() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    receive();
+    std::vector<Range> out;
+    for (auto [offset, nbytes] : sealed_)
+      if (block_over(offset) != blocks_.end()) out.push_back({offset, nbytes});
+    return out;
+  }
+
+  // ---- the put half: extents that a put fills and hands to the daemon
+
+  bool allocate_extent(uint64_t nbytes, Range* out) {
+    nbytes = round_up(nbytes, kPage);
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto offset = take(put_, nbytes);
+    if (!offset) return false;
+    *out = {*offset, nbytes};
+    return true;
+  }
+  uint8_t* writable(uint64_t offset) const { return alias_ + (offset - o_.offset - half_); }
+
+  // The daemon has sealed these.
+  void confirm(const std::vector<Range>& claims) {
+    for (auto& c : claims) count_unsealed(-static_cast<int64_t>(c.nbytes));
+  }
+  // The daemon has not, and will not.
+  void abandon(const std::vector<Range>& claims) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (auto& c : claims) {
+      if (in_pool(c.offset)) {
+        sealed_.erase(c.offset);
+      } else {
+        count_unsealed(-static_cast<int64_t>(c.nbytes));
+        put_.free(c.offset, c.nbytes);
+      }
+    }
+    publish_warm();
+  }
+
+  void trim() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    trim_locked();
+  }
+
+  // ---- Backing
+
+  bool commit(uint64_t nbytes) override {
+    int64_t need = static_cast<int64_t>(nbytes);
+    if (take_credit(need) || (ask_credit(need) && take_credit(need))) return true;
+    pool_.trim();
+    put_.trim();
+    return take_credit(need);
+  }
+  void uncommit(uint64_t nbytes) override { o_.table->credit.fetch_add(nbytes); }
+  bool punch(uint64_t offset, uint64_t nbytes) override {
+    uint8_t* where = in_pool(offset) ? at(offset) : writable(offset);
+    return madvise(where, nbytes, MADV_REMOVE) == 0;
+  }
+
+ private:
+  struct Block {
+    uint64_t nbytes;
+    bool sealed;  // some of its pages are, or were, sealed and protected
+  };
+
+  uint8_t* at(uint64_t offset) const { return o_.base + offset; }
+  uint64_t offset_of(const uint8_t* address) const { return address - o_.base; }
+  bool in_pool(uint64_t offset) const { return offset < o_.offset + half_; }
+  void count_unsealed(int64_t n) { o_.table->unsealed.fetch_add(n, std::memory_order_relaxed); }
+  void publish_warm() {
+    o_.table->warm.store(pool_.warm_nbytes() + put_.warm_nbytes(), std::memory_order_relaxed);
+  }
+  void protect(uint64_t offset, uint64_t nbytes, int mode) {
+    // ENOMEM: the kernel's limit of mappings. The pages then stay as they were, and a
+    // caller that asked for write access must hear of it.
+    if (mprotect(at(offset), nbytes, mode) != 0 && (mode & PROT_WRITE))
+      throw system_error("mprotect");
+  }
+
+  std::optional<uint64_t> take(Allocator& from, uint64_t nbytes) {
+    touch();
+    receive();
+    auto offset = from.allocate(nbytes);
+    if (offset) count_unsealed(nbytes);
+    publish_warm();
+    return offset;
+  }
+
+  std::map<uint64_t, Block>::iterator block_over(uint64_t offset) {
+    auto it = blocks_.upper_bound(offset);
+    if (it == blocks_.begin()) return blocks_.end();
+    --it;
+    return offset < it->first + it->second.nbytes ? it : blocks_.end();
+  }
+
+  std::vector<Range> unsealed_in(uint64_t begin, uint64_t end) {
+    std::vector<Range> out;
+    auto it = sealed_.upper_bound(begin);
+    if (it != sealed_.begin() && std::prev(it)->first + std::prev(it)->second > begin) --it;
+    for (; it != sealed_.end() && it->first < end; ++it) {
+      if (it->first > begin) out.push_back({begin, it->first - begin});
+      begin = it->first + it->second;
+    }
+    if (begin < end) out.push_back({begin, end - begin});
+    return out;
+  }
+
+  // Frees what is not sealed of [begin, end) in the pool half.
+  void release(uint64_t begin, uint64_t end, bool was_protected) {
+    for (auto gap : unsealed_in(begin, end)) {
+      if (was_protected) protect(gap.offset, gap.nbytes, PROT_READ | PROT_WRITE);
+      count_unsealed(-static_cast<int64_t>(gap.nbytes));
+      pool_.free(gap.offset, gap.nbytes);
+    }
+    publish_warm();
+  }
+
+  // Takes in the extents that the daemon gave back; true if there were any.
+  bool receive() {
+    ClientTable* t = o_.table;
+    uint64_t tail = t->ring_tail.load(std::memory_order_relaxed);
+    uint64_t head = t->ring_head.load(std::memory_order_acquire);
+    if (head == tail) return false;
+    for (; tail != head; tail++) take_back(t->ring()[tail % kRingEntries]);
+    t->ring_tail.store(tail, std::memory_order_release);
+    return true;
+  }
+
+  void take_back(Range r) {
+    if (!in_pool(r.offset)) return put_.free(r.offset, r.nbytes);
+    sealed_.erase(r.offset);
+    // Parts that a live block still shows stay with it, the others are free.
+    uint64_t begin = r.offset, end = r.offset + r.nbytes;
+    while (begin < end) {
+      auto it = block_over(begin);
+      uint64_t stop = end;
+      if (it != blocks_.end()) {
+        stop = std::min(end, it->first + it->second.nbytes);
+        count_unsealed(stop - begin);
+      } else {
+        auto next = blocks_.lower_bound(begin);
+        if (next != blocks_.end()) stop = std::min(end, next->first);
+        protect(begin, stop - begin, PROT_READ | PROT_WRITE);
+        pool_.free(begin, stop - begin);
+      }
+      begin = stop;
+    }
+  }
+
+  bool take_credit(int64_t need) {
+    int64_t have = o_.table->credit.load();
+    while (have >= need)
+      if (o_.table->credit.compare_exchange_weak(have, have - need)) return true;
+    return false;
+  }
+
+  // Asks the daemon for credit and waits for its answer.
+  bool ask_credit(int64_t need) {
+    ClientTable* t = o_.table;
+    uint32_t seen = t->answers.load();
+    t->wanted.store(need);
+    uint64_t one = 1;
+    if (write(o_.event_fd, &one, sizeof(one)) < 0) return false;
+    double deadline = monotonic_s() + o_.deadline_s;
+    while (t->answers.load() == seen) {
+      if (!o_.index->daemon_alive() || monotonic_s() > deadline) break;
+      futex_wait(&t->answers, seen, 0.1);
+    }
+    t->wanted.store(0);
+    return t->answers.load() != seen;
+  }
+
+  void trim_locked() {
+    receive();
+    pool_.trim();
+    put_.trim();
+    publish_warm();
+  }
+
+  // Notes activity, and wakes the trimmer if it sleeps without a timeout.
+  void touch() {
+    active_ = monotonic_s();
+    if (o_.table->asleep.exchange(0)) wake_trimmer();
+  }
+  void wake_trimmer() {
+    o_.table->wake.fetch_add(1);
+    futex_wake(&o_.table->wake);
+  }
+
+  void trim_when_idle() {
+    ClientTable* t = o_.table;
+    uint32_t trims = t->trims.load();
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!stop_) {
+      uint32_t seen = t->wake.load();
+      if (receive()) active_ = monotonic_s();
+      bool idle = monotonic_s() - active_ >= o_.idle_s;
+      uint32_t asked = t->trims.load();
+      if (idle || asked != trims) trim_locked();
+      trims = asked;
+      t->asleep.store(idle);
+      if (idle && t->ring_head.load() != t->ring_tail.load()) continue;
+      lock.unlock();
+      futex_wait(&t->wake, seen, idle ? 3600.0 : o_.idle_s / 2);
+      lock.lock();
+    }
+  }
+
+  Options o_;
+  uint64_t half_;
+  void* wide_ = nullptr;
+  uint8_t* alias_ = nullptr;
+  std::mutex mutex_;
+  Allocator pool_, put_;
+  std::map<uint64_t, Block> blocks_;      // live blocks of the pool half
+  std::map<uint64_t, uint64_t> sealed_;   // sealed ranges of the pool half
+  double active_ = 0;
+  bool stop_ = false;
+  std::thread trimmer_;
+};
+
+}  // namespace vineyard

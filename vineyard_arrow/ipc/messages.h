@@ -1,0 +1,411 @@
+// Objects as Arrow IPC messages whose body is the whole store.
+//
+// An object is one or more *parts*, each an Arrow IPC stream (Schema, DictionaryBatch and
+// RecordBatch messages, end marker) without bodies: the Buffer entries of the messages are
+// logical offsets into the store. Arrow's own writer makes the messages and Arrow's own
+// reader reads them; what is ours is where buffers go, and the patching of the entries.
+//
+// In the catalog the streams follow a header that the daemon writes (BlobHeader).
+#pragma once
+
+#include <arrow/api.h>
+#include <arrow/io/memory.h>
+#include <arrow/ipc/api.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "attachment.h"
+#include "copy.h"
+#include "flat.h"
+
+namespace vineyard {
+
+constexpr uint32_t kBlobMagic = 0x31594156;  // "VAY1"
+constexpr uint32_t kContinuation = 0xFFFFFFFF;
+
+struct BlobHeader {
+  uint32_t magic;
+  uint32_t num_segments;  // ids follow the header, padded to 8 bytes
+  uint64_t stream_nbytes;
+  int64_t payload_nbytes;
+  int64_t created_ns;  // since 1970, UTC
+  int64_t copied, gathered, shared;
+};
+inline uint64_t blob_stream_offset(uint32_t num_segments) {
+  return sizeof(BlobHeader) + round_up(num_segments * 4ull, 8);
+}
+
+inline void check(const arrow::Status& s) {
+  if (s.ok()) return;
+  if (s.IsOutOfMemory()) throw std::bad_alloc();
+  throw std::runtime_error(s.ToString());
+}
+template <typename T>
+T check(arrow::Result<T> r) {
+  check(r.status());
+  return std::move(r).ValueUnsafe();
+}
+
+// ---- writing ---------------------------------------------------------------------------
+
+// A message to be: its flatbuffer, and the buffers that its entries are to point to.
+struct Draft {
+  std::string metadata;
+  std::vector<std::shared_ptr<arrow::Buffer>> buffers;
+};
+
+class CollectingWriter final : public arrow::ipc::internal::IpcPayloadWriter {
+ public:
+  explicit CollectingWriter(std::vector<Draft>* out) : out_(out) {}
+  arrow::Status WritePayload(const arrow::ipc::IpcPayload& payload) override {
+    out_->push_back({payload.metadata->ToString(), payload.body_buffers});
+    return arrow::Status::OK();
+  }
+  arrow::Status Close() override { return arrow::Status::OK(); }
+
+ private:
+  std::vector<Draft>* out_;
+};
+
+// One object on its way into the store. Keeps the sources of all buffers alive.
+class Plan {
+ public:
+  std::vector<Range> claims;
+  int64_t copied = 0, gathered = 0, shared = 0, nbytes = 0;
+
+  void add_part(const std::shared_ptr<arrow::Schema>& schema,
+                const std::vector<std::shared_ptr<arrow::RecordBatch>>& batches) {
+    auto options = arrow::ipc::IpcWriteOptions::Defaults();
+    options.allow_64bit = true;
+    options.use_threads = false;
+    auto writer = check(arrow::ipc::internal::OpenRecordBatchWriter(
+        std::make_unique<CollectingWriter>(&drafts_), schema, options));
+    for (auto& batch : batches) check(writer->WriteRecordBatch(*batch));
+    check(writer->Close());
+    drafts_.push_back({});  // end marker
+  }
+
+  // Finds a place for every buffer and copies what must be copied. `share`: take buffers
+  // that already lie in the store as they are. Throws std::bad_alloc when the store is full;
+  // the caller then abandons `claims`.
+  void place(Attachment* a, bool share) {
+    std::vector<CopyTask> tasks;
+    std::vector<std::pair<BufferEntry*, const arrow::Buffer*>> small;
+    std::unordered_map<const uint8_t*, std::pair<uint64_t, uint64_t>> seen;
+    entries_.resize(drafts_.size());
+    uint64_t small_nbytes = 0;
+    for (size_t d = 0; d < drafts_.size(); d++) {
+      entries_[d].resize(drafts_[d].buffers.size());
+      for (size_t i = 0; i < drafts_[d].buffers.size(); i++) {
+        const arrow::Buffer* b = drafts_[d].buffers[i].get();
+        BufferEntry& entry = entries_[d][i];
+        entry = {0, b ? b->size() : 0};
+        if (!entry.length) continue;
+        nbytes += entry.length;
+        if (share && take_as_is(a, b, &entry)) {
+          shared += entry.length;
+        } else if (entry.length < kSealThreshold) {
+          small.push_back({&entry, b});
+          small_nbytes += round_up(entry.length, 64);
+          gathered += entry.length;
+        } else {
+          auto [it, fresh] = seen.try_emplace(b->data(), entry.length, 0);
+          if (fresh || it->second.first != static_cast<uint64_t>(entry.length)) {
+            Range extent = extent_for(a, entry.length);
+            tasks.push_back({a->lease->writable(extent.offset), b->data(), static_cast<uint64_t>(entry.length)});
+            it->second = {entry.length, extent.offset};
+            copied += entry.length;
+          }
+          entry.offset = it->second.second;
+        }
+      }
+    }
+    if (small_nbytes) {
+      uint64_t at = extent_for(a, small_nbytes).offset;
+      for (auto& [entry, b] : small) {
+        entry->offset = at;
+        tasks.push_back({a->lease->writable(at), b->data(), static_cast<uint64_t>(entry->length)});
+        at += round_up(entry->length, 64);
+      }
+    }
+    copy_all(tasks);
+  }
+
+  // Bytes of a segment that holds a copy of every buffer.
+  uint64_t standalone_nbytes() const {
+    uint64_t n = 0;
+    for (auto& d : drafts_)
+      for (auto& b : d.buffers)
+        if (b) n += round_up(b->size(), 64);
+    return round_up(std::max<uint64_t>(n, 1), kPage);
+  }
+
+  // Copies every buffer to `to`, the start of a segment of standalone_nbytes() whose
+  // logical offset is `offset`.
+  void place_standalone(uint8_t* to, uint64_t offset) {
+    std::vector<CopyTask> tasks;
+    entries_.resize(drafts_.size());
+    uint64_t at = 0;
+    for (size_t d = 0; d < drafts_.size(); d++) {
+      for (auto& b : drafts_[d].buffers) {
+        int64_t n = b ? b->size() : 0;
+        entries_[d].push_back({n ? static_cast<int64_t>(offset + at) : 0, n});
+        if (n) tasks.push_back({to + at, b->data(), static_cast<uint64_t>(n)});
+        at += round_up(n, 64);
+        nbytes += n;
+      }
+    }
+    copied = nbytes;
+    copy_all(tasks);
+  }
+
+  // The encapsulated messages, entries patched.
+  std::string streams() {
+    std::string out;
+    for (size_t d = 0; d < drafts_.size(); d++) {
+      std::string& m = drafts_[d].metadata;
+      FlatMessage flat(reinterpret_cast<uint8_t*>(m.data()), m.size());
+      if (!m.empty() && flat.num_buffers() != entries_[d].size())
+        throw std::runtime_error("Arrow wrote a message this build does not understand");
+      for (size_t i = 0; i < entries_[d].size(); i++) flat.set_offset(i, entries_[d][i].offset);
+      uint32_t prefix[2] = {kContinuation, static_cast<uint32_t>(round_up(m.size(), 8))};
+      out.append(reinterpret_cast<char*>(prefix), sizeof(prefix));
+      out.append(m);
+      out.append(prefix[1] - m.size(), '\0');
+    }
+    return out;
+  }
+
+ private:
+  Range extent_for(Attachment* a, uint64_t n) {
+    Range extent;
+    if (!a->lease || !a->lease->allocate_extent(n, &extent)) throw std::bad_alloc();
+    claims.push_back(extent);
+    return extent;
+  }
+
+  // Arrow's reader wants buffers on 8-byte boundaries; nothing else stands in the way of
+  // sharing what lies in the store, but small buffers of live blocks, which share pages
+  // with memory that is still being written.
+  bool take_as_is(Attachment* a, const arrow::Buffer* b, BufferEntry* entry) {
+    const uint8_t* p = b->data();
+    if (!a->contains(p) || reinterpret_cast<uintptr_t>(p) % 8) return false;
+    if (a->lease && a->lease->owns_block(p) && a->lease->is_live(p)) {
+      if (b->size() < kSealThreshold || !a->lease->claim(p, b->size(), &claims)) return false;
+    }
+    entry->offset = a->offset_of(p);
+    return true;
+  }
+
+  std::vector<Draft> drafts_;
+  std::vector<std::vector<BufferEntry>> entries_;
+};
+
+// ---- reading ---------------------------------------------------------------------------
+
+// The messages of a stream of parts, in order. Throws on bytes that make no sense.
+class StreamCursor {
+ public:
+  StreamCursor(uint8_t* data, uint64_t nbytes) : p_(data), end_(data + nbytes) {}
+
+  bool done() const { return p_ == end_; }
+  // The next flatbuffer; empty at the end of a part.
+  std::pair<uint8_t*, uint32_t> next() {
+    uint32_t prefix[2];
+    if (end_ - p_ < 8) throw std::runtime_error("object metadata is truncated");
+    memcpy(prefix, p_, 8);
+    if (prefix[0] != kContinuation || prefix[1] > static_cast<uint64_t>(end_ - p_ - 8))
+      throw std::runtime_error("object metadata is damaged");
+    uint8_t* at = p_ + 8;
+    p_ = at + prefix[1];
+    return {at, prefix[1]};
+  }
+
+ private:
+  uint8_t *p_, *end_;
+};
+
+// Ranges of the store that the buffers of these messages need, merged by page, ascending.
+inline std::vector<Range> buffer_ranges(uint8_t* data, uint64_t nbytes, uint64_t space) {
+  std::vector<Range> all;
+  for (StreamCursor cursor(data, nbytes); !cursor.done();) {
+    auto [at, n] = cursor.next();
+    FlatMessage flat(at, n);
+    if (n && flat.kind() == kNoMessage) throw std::runtime_error("object metadata is damaged");
+    for (uint64_t i = 0; i < flat.num_buffers(); i++) {
+      BufferEntry e = flat.buffer(i);
+      if (e.length == 0) continue;
+      if (e.offset < 0 || e.length < 0 || static_cast<uint64_t>(e.offset) > space ||
+          static_cast<uint64_t>(e.length) > space - e.offset)
+        throw std::runtime_error("a buffer lies outside of the store");
+      all.push_back({static_cast<uint64_t>(e.offset), static_cast<uint64_t>(e.length)});
+    }
+  }
+  std::sort(all.begin(), all.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
+  std::vector<Range> out;
+  for (auto& r : all) {
+    if (!out.empty()) {
+      Range& last = out.back();
+      uint64_t end = last.offset + last.nbytes;
+      if (r.offset <= end || (end - 1) / kPage == r.offset / kPage) {
+        last.nbytes = std::max(end, r.offset + r.nbytes) - last.offset;
+        continue;
+      }
+    }
+    out.push_back(r);
+  }
+  return out;
+}
+
+// A part as read: its messages, not yet decoded.
+struct RawPart {
+  std::pair<uint8_t*, uint32_t> schema{nullptr, 0};
+  std::vector<std::pair<uint8_t*, uint32_t>> batches;  // and dictionaries, in order
+  bool dictionaries = false;
+  int64_t rows = 0, num_batches = 0;
+};
+
+inline std::vector<RawPart> split_parts(uint8_t* data, uint64_t nbytes) {
+  std::vector<RawPart> parts;
+  for (StreamCursor cursor(data, nbytes); !cursor.done();) {
+    RawPart part;
+    for (;;) {
+      auto message = cursor.next();
+      if (!message.second) break;
+      FlatMessage flat(message.first, message.second);
+      if (!part.schema.first) {
+        if (flat.kind() != kSchema && flat.kind() != kNoMessage) throw std::runtime_error("a part has no schema");
+        part.schema = message;
+        continue;
+      }
+      if (flat.compressed()) throw std::runtime_error("a stored batch is compressed");
+      if (flat.kind() == kDictionaryBatch) part.dictionaries = true;
+      else part.rows += flat.rows(), part.num_batches++;
+      part.batches.push_back(message);
+    }
+    if (!part.schema.first) throw std::runtime_error("a part has no schema");
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
+inline std::unique_ptr<arrow::ipc::Message> open_message(std::pair<uint8_t*, uint32_t> m,
+                                                         const std::shared_ptr<arrow::Buffer>& body) {
+  return check(arrow::ipc::Message::Open(std::make_shared<arrow::Buffer>(m.first, m.second), body));
+}
+
+inline std::shared_ptr<arrow::Schema> read_schema(const RawPart& part) {
+  arrow::ipc::DictionaryMemo memo;
+  return check(arrow::ipc::ReadSchema(*open_message(part.schema, nullptr), &memo));
+}
+
+class PartReader final : public arrow::ipc::MessageReader {
+ public:
+  PartReader(const RawPart& part, std::shared_ptr<arrow::Buffer> body) : part_(part), body_(std::move(body)) {}
+  arrow::Result<std::unique_ptr<arrow::ipc::Message>> ReadNextMessage() override {
+    if (next_ > part_.batches.size()) return nullptr;
+    auto m = next_ == 0 ? part_.schema : part_.batches[next_ - 1];
+    next_++;
+    return arrow::ipc::Message::Open(std::make_shared<arrow::Buffer>(m.first, m.second),
+                                     next_ == 1 ? nullptr : body_);
+  }
+
+ private:
+  const RawPart& part_;
+  std::shared_ptr<arrow::Buffer> body_;
+  size_t next_ = 0;
+};
+
+// The batches of a part as a table over `body`, with `schema` (the part's own, but for the
+// metadata). Copies nothing.
+inline std::shared_ptr<arrow::Table> read_table(const RawPart& part,
+                                                const std::shared_ptr<arrow::Schema>& schema,
+                                                const std::shared_ptr<arrow::Buffer>& body) {
+  auto options = arrow::ipc::IpcReadOptions::Defaults();
+  options.use_threads = false;
+  std::vector<std::shared_ptr<arrow::RecordBatch>> batches;
+  if (part.dictionaries) {
+    auto reader = check(arrow::ipc::RecordBatchStreamReader::Open(
+        std::make_unique<PartReader>(part, body), options));
+    std::shared_ptr<arrow::RecordBatch> batch;
+    for (;;) {
+      check(reader->ReadNext(&batch));
+      if (!batch) break;
+      batches.push_back(check(batch->ReplaceSchema(schema)));
+    }
+  } else {
+    // The schema is known: Arrow need not parse it again, half the cost of a wide get.
+    arrow::ipc::DictionaryMemo memo;
+    for (auto& m : part.batches)
+      batches.push_back(check(arrow::ipc::ReadRecordBatch(*open_message(m, body), schema, &memo, options)));
+  }
+  return check(arrow::Table::FromRecordBatches(schema, batches));
+}
+
+// ---- private copies ------------------------------------------------------------------------
+
+struct SegmentPlace {
+  uint64_t offset, nbytes;
+  int ro_fd;
+};
+
+// The same messages over a private body: either copied, or mapped copy-on-write. `text`
+// receives the patched messages and must outlive their use.
+inline std::shared_ptr<arrow::Buffer> private_body(Attachment* a, const std::vector<SegmentPlace>& segments,
+                                                   std::shared_ptr<arrow::Buffer> pinned, bool cow,
+                                                   std::string* text) {
+  auto data = reinterpret_cast<uint8_t*>(text->data());
+  auto ranges = buffer_ranges(data, text->size(), a->space);
+  // Page-rounded ranges, and where each will lie in the private body. Ranges that do not
+  // share a page still may after rounding, so their ends are merged again.
+  struct Piece { uint64_t begin, end, to; };
+  std::vector<Piece> pieces;
+  uint64_t total = 0;
+  for (auto& r : ranges) {
+    uint64_t begin = round_down(r.offset, kPage), end = round_up(r.offset + r.nbytes, kPage);
+    pieces.push_back({begin, end, total});
+    total += end - begin;
+  }
+  std::shared_ptr<arrow::Buffer> body;
+  if (!total) {
+    body = std::make_shared<arrow::MutableBuffer>(nullptr, 0);
+  } else if (cow) {
+    void* at = mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) throw system_error("mmap of a copy-on-write body");
+    body = std::make_shared<CowBody>(static_cast<uint8_t*>(at), total, std::move(pinned));
+    for (auto& p : pieces) {
+      for (uint64_t begin = p.begin; begin < p.end;) {
+        auto s = std::find_if(segments.begin(), segments.end(), [&](const SegmentPlace& s) {
+          return begin >= s.offset && begin < s.offset + s.nbytes;
+        });
+        if (s == segments.end()) throw std::runtime_error("a buffer lies in no mapped segment");
+        uint64_t end = std::min(p.end, s->offset + s->nbytes);
+        if (mmap(static_cast<uint8_t*>(at) + p.to + (begin - p.begin), end - begin, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, s->ro_fd, begin - s->offset) == MAP_FAILED)
+          throw system_error("mmap of a copy-on-write body");
+        begin = end;
+      }
+    }
+  } else {
+    body = check(arrow::AllocateBuffer(total));
+    std::vector<CopyTask> tasks;
+    for (auto& p : pieces) tasks.push_back({body->mutable_data() + p.to, a->base + p.begin, p.end - p.begin});
+    copy_all(tasks);
+  }
+  for (StreamCursor cursor(data, text->size()); !cursor.done();) {
+    auto [at, n] = cursor.next();
+    FlatMessage flat(at, n);
+    for (uint64_t i = 0; i < flat.num_buffers(); i++) {
+      BufferEntry e = flat.buffer(i);
+      if (!e.length) continue;
+      uint64_t from = e.offset;
+      auto p = std::prev(std::upper_bound(pieces.begin(), pieces.end(), from,
+                                          [](uint64_t o, const Piece& p) { return o < p.begin; }));
+      flat.set_offset(i, p->to + (from - p->begin));
+    }
+  }
+  return body;
+}
+
+}  // namespace vineyard

@@ -1,0 +1,352 @@
+"""The messages between client and daemon, and how they are framed.
+
+A frame is a length and a request number (two little-endian uint32) and a msgpack array
+whose first item names the message. A reply carries the number of its request; number 0
+marks what the daemon says unasked. Descriptors travel with the first byte of a frame
+(SCM_RIGHTS). This module does no I/O: `FrameReader` takes bytes, gives messages.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ..errors import ProtocolError, VineyardArrowError
+
+VERSION = 1
+HEADER = struct.Struct("<II")
+MAX_FRAME = 256 << 20
+UNASKED = 0
+
+Extent = tuple[int, int]  # offset in the store, bytes
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    pass
+
+
+# ---- requests
+
+
+class Hello(_Message, tag="hello"):
+    """Attach a process. Comes with: index, table, event and catalog descriptors."""
+
+    version: int
+    pid: int
+    program: str
+
+
+class LeaseSegment(_Message, tag="lease"):
+    """Ask for a segment to write in."""
+
+
+class GetSegment(_Message, tag="segment"):
+    """Ask for the read-only descriptor of a segment."""
+
+    segment: int
+
+
+class MakeStrict(_Message, tag="strict"):
+    """Ask for a file of its own for one object, writable until it is put."""
+
+    nbytes: int
+
+
+class PutItem(_Message, tag="item"):
+    """One object to seal: its messages, and the extents it claims of the caller's lease."""
+
+    id: int
+    typename: str
+    streams: bytes
+    claims: list[Extent]
+    nbytes: int
+    copied: int
+    gathered: int
+    shared: int
+    name: str | None = None
+    strict: int | None = None
+
+
+class Put(_Message, tag="put"):
+    """Seal and publish objects, all or none."""
+
+    items: list[PutItem]
+
+
+class Delete(_Message, tag="delete"):
+    """Delete objects by id; unknown ids are an error, and nothing is deleted then."""
+
+    ids: list[int]
+
+
+class Find(_Message, tag="find"):
+    """Wait up to `timeout_s` for an object, by id or by name."""
+
+    id: int | None
+    name: str | None
+    timeout_s: float
+
+
+class PutName(_Message, tag="put-name"):
+    name: str
+    id: int
+
+
+class DropName(_Message, tag="drop-name"):
+    name: str
+
+
+class ListNames(_Message, tag="names"):
+    pattern: str
+
+
+class ListObjects(_Message, tag="objects"):
+    pattern: str
+    limit: int
+
+
+class Describe(_Message, tag="describe"):
+    id: int
+
+
+class LeaseIds(_Message, tag="ids"):
+    """Ask for a range of fresh object ids."""
+
+
+class Fork(_Message, tag="fork"):
+    """Prepare a connection for a child: it holds the caller's pins and these extents.
+
+    Comes with: connection, table and event descriptors.
+    """
+
+    extents: list[Extent]
+
+
+class GetStatus(_Message, tag="status"):
+    pass
+
+
+class Trim(_Message, tag="trim"):
+    pass
+
+
+class Clear(_Message, tag="clear"):
+    pass
+
+
+class Stop(_Message, tag="stop"):
+    pass
+
+
+# ---- replies
+
+
+class Welcome(_Message, tag="welcome"):
+    instance: int
+    client: int
+    catalog: int  # segment id of the daemon's own
+    ids: Extent
+    seal_threshold: int
+
+
+class Leased(_Message, tag="leased"):
+    segment: int
+    offset: int
+    nbytes: int
+    huge: bool
+    idle_s: float
+    free: list[Extent]
+
+
+class Segment(_Message, tag="mapped"):
+    segment: int
+    offset: int
+    nbytes: int
+    huge: bool
+
+
+class Ids(_Message, tag="range"):
+    ids: Extent
+
+
+class Forked(_Message, tag="forked"):
+    client: int
+    ids: Extent
+
+
+class Found(_Message, tag="found"):
+    id: int
+
+
+class Names(_Message, tag="named"):
+    names: dict[str, int]
+
+
+class ObjectInfo(_Message, tag="object"):
+    id: int
+    typename: str
+    nbytes: int
+    stored: int
+    created_ns: int
+    pid: int
+    names: list[str]
+    pinned_by: list[int]
+
+
+class Objects(_Message, tag="listed"):
+    objects: list[ObjectInfo]
+    total: int
+
+
+class ClientInfo(_Message, tag="client"):
+    client: int
+    pid: int
+    program: str
+    sealed: int
+    unsealed: int
+    warm: int
+    charged: int
+    pins: int
+
+
+class SegmentInfo(_Message, tag="place"):
+    segment: int
+    kind: str
+    owner: int | None
+    offset: int
+    sealed: int
+    committed: int
+    extents: int
+
+
+class Status(_Message, tag="state"):
+    instance: int
+    pid: int
+    version: str
+    uptime_s: float
+    memory_limit: int
+    memory_used: int
+    memory_committed: int
+    memory_charged: int
+    memory_warm: int
+    metadata_used: int
+    objects: int
+    deleted_pinned: int
+    names: int
+    puts: int
+    copied: int
+    gathered: int
+    shared: int
+    page_kind: str
+    protection: str
+    clients: list[ClientInfo]
+    segments: list[SegmentInfo]
+
+
+class Done(_Message, tag="done"):
+    pass
+
+
+class Retired(_Message, tag="retired"):
+    """Unasked: these segments are gone; unmap them."""
+
+    segments: list[int]
+
+
+class Failure(_Message, tag="failure"):
+    code: str
+    message: str
+    hint: str | None = None
+
+
+Request = (
+    Hello
+    | LeaseSegment
+    | GetSegment
+    | MakeStrict
+    | Put
+    | Delete
+    | Find
+    | PutName
+    | DropName
+    | ListNames
+    | ListObjects
+    | Describe
+    | LeaseIds
+    | Fork
+    | GetStatus
+    | Trim
+    | Clear
+    | Stop
+)
+Reply = (
+    Welcome
+    | Leased
+    | Segment
+    | Ids
+    | Forked
+    | Found
+    | Names
+    | Objects
+    | ObjectInfo
+    | Status
+    | Done
+    | Retired
+    | Failure
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder = msgspec.msgpack.Decoder(Request)
+_reply_decoder = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(number: int, message: Any) -> bytes:
+    """A frame."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME:
+        raise ProtocolError(
+            f"a message of {len(body):,} bytes is over the limit of {MAX_FRAME:,}",
+            "store it in several objects, or with fewer columns and chunks",
+        )
+    return HEADER.pack(len(body), number) + body
+
+
+def failure(error: VineyardArrowError) -> Failure:
+    """The error as a message."""
+    return Failure(error.code, error.message, error.hint)
+
+
+class FrameReader:
+    """Turns bytes, in any pieces, into (request number, message) pairs."""
+
+    def __init__(self, *, requests: bool) -> None:
+        self._decoder: Any = _request_decoder if requests else _reply_decoder
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, Any]]:
+        """Yield the messages completed by ``data``.
+
+        Raises
+        ------
+        ProtocolError
+            On a frame that is oversized or no known message.
+        """
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= HEADER.size:
+            length, number = HEADER.unpack_from(buffer)
+            if length > MAX_FRAME:
+                raise ProtocolError(f"a frame of {length:,} bytes is over the limit")
+            end = HEADER.size + length
+            if len(buffer) < end:
+                return
+            body = bytes(memoryview(buffer)[HEADER.size : end])
+            del buffer[:end]
+            try:
+                message = self._decoder.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise ProtocolError(f"not a message: {error}") from None
+            yield number, message

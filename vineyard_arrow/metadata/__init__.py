@@ -1,0 +1,1 @@
+"""Metadata of objects: what is stored, under which names, and where its messages lie."""

@@ -1,0 +1,245 @@
+"""The catalog of one instance: objects and names, published in the shared index.
+
+It alone writes the index, and knows which deleted objects are still pinned. Deleting
+removes an object at once; its extents and its slot are given up when the last pin goes.
+
+Knows no sockets. Single-threaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from ..errors import InvalidObjectError, ObjectExistsError, ObjectNotFoundError, StoreFullError
+from ..ipc import _core
+from ..ipc.memory import ExtentKey
+from ..objects import ObjectID
+
+MAX_NAME_NBYTES = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """One object in the catalog."""
+
+    id: int
+    typename: str
+    nbytes: int
+    stored: int  # bytes of its extents
+    created_ns: int
+    pid: int
+    extents: list[ExtentKey]
+    place: tuple[int, int]  # of its metadata, in the arena
+    slot: int = -1
+    names: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Name:
+    id: int
+    slot: int
+    place: tuple[int, int]
+
+
+class Catalog:
+    """Objects and names of one instance.
+
+    Parameters
+    ----------
+    index, arena
+        The shared index, and the segment of metadata behind it.
+    base : int
+        Logical offset of that segment.
+    pins : callable
+        ``pins(slot) -> bool``: does any client pin it?
+    dropped : callable
+        Called with the extents of an object when neither it nor a pin holds them any more.
+    """
+
+    def __init__(
+        self,
+        index: _core.HostIndex,
+        arena: _core.MetadataArena,
+        base: int,
+        max_objects: int,
+        pins: Callable[[int], bool],
+        dropped: Callable[[Iterable[ExtentKey]], None],
+    ) -> None:
+        self._index = index
+        self._arena = arena
+        self._base = base
+        self._max = max_objects
+        self._pins = pins
+        self._dropped = dropped
+        self._objects: dict[int, Record] = {}
+        self._names: dict[str, _Name] = {}
+        self._deleted: dict[int, Record] = {}  # by slot: still pinned
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    @property
+    def names(self) -> int:
+        """How many names there are."""
+        return len(self._names)
+
+    @property
+    def deleted_pinned(self) -> int:
+        """Deleted objects whose memory a reader still holds."""
+        return len(self._deleted)
+
+    # ---- objects
+
+    def check_new(self, ids: Iterable[int], names: Iterable[str]) -> None:
+        """Raise unless all of these ids and names can be published together."""
+        fresh: set[int | str] = set()
+        for object_id in ids:
+            if object_id in self._objects or object_id in fresh:
+                raise ObjectExistsError(f"object {ObjectID(object_id)} exists")
+            fresh.add(object_id)
+        for name in names:
+            _check_name(name)
+            if name in self._names or name in fresh:
+                raise self._taken(name)
+            fresh.add(name)
+        used = len(self._objects) + len(self._deleted) + len(self._names)
+        if used + len(fresh) > self._max:
+            raise StoreFullError(
+                f"the index holds {used:,} objects and names, {self._max:,} at most",
+                "delete some, or start the daemon with a larger --max-objects",
+            )
+
+    def _taken(self, name: str) -> ObjectExistsError:
+        current = self._names.get(name)
+        to = f" (it points to {ObjectID(current.id)})" if current else ""
+        return ObjectExistsError(f"name {name!r} is taken{to}", "drop it first, or choose another")
+
+    def store(self, data: bytes, segments: list[int], figures: tuple[int, ...]) -> tuple[int, int]:
+        """Write an object's metadata; StoreFullError if there is no room.
+
+        ``figures``: payload bytes, creation time, bytes copied, gathered, shared.
+        """
+        place = self._arena.store_object(data, segments, *figures)
+        if place is None:
+            raise self._arena_full()
+        return place
+
+    def _arena_full(self) -> StoreFullError:
+        return StoreFullError(
+            f"no room for metadata: {self._arena.used:,} bytes are in use",
+            "delete objects, or store the same data in fewer columns and chunks",
+        )
+
+    def discard(self, place: tuple[int, int]) -> None:
+        """Free metadata that was stored and will not be published."""
+        self._arena.free(*place)
+
+    def publish(self, record: Record, name: str | None) -> None:
+        """Make a checked object visible, and its name."""
+        offset, nbytes = record.place
+        record.slot = self._index.insert(record.id, _core.KIND_OBJECT, self._base + offset, nbytes)
+        self._objects[record.id] = record
+        if name is not None:
+            self.put_name(name, record.id)
+
+    def get(self, object_id: int) -> Record | None:
+        """The object, or None."""
+        return self._objects.get(object_id)
+
+    def delete(self, ids: Iterable[int]) -> None:
+        """Delete objects and their names; all or, if one is unknown, none."""
+        records = {i: self._objects.get(i) for i in ids}
+        for object_id, record in records.items():
+            if record is None:
+                raise ObjectNotFoundError(f"no object {ObjectID(object_id)}")
+        for record in records.values():
+            assert record is not None
+            for name in list(record.names):
+                self.drop_name(name)
+            del self._objects[record.id]
+            self._index.kill(record.slot)
+            if self._pins(record.slot):
+                self._deleted[record.slot] = record
+            else:
+                self._reclaim(record)
+
+    def reap(self) -> None:
+        """Reclaim deleted objects that nobody pins any more."""
+        for slot, record in list(self._deleted.items()):
+            if not self._pins(slot):
+                del self._deleted[slot]
+                self._reclaim(record)
+
+    def _reclaim(self, record: Record) -> None:
+        self._index.release(record.slot)
+        self._arena.free(*record.place)
+        self._dropped(record.extents)
+
+    def clear(self) -> int:
+        """Delete everything; return how many objects there were."""
+        n = len(self._objects)
+        self.delete(list(self._objects))
+        return n
+
+    def match(self, pattern: str) -> Iterator[Record]:
+        """Objects with a name or typename that ``pattern`` (as in a shell) matches, by id."""
+        for _, record in sorted(self._objects.items()):
+            if pattern == "*" or any(
+                fnmatchcase(s, pattern) for s in (record.typename, *record.names)
+            ):
+                yield record
+
+    # ---- names
+
+    def put_name(self, name: str, object_id: int) -> None:
+        """Point a free name to an object."""
+        _check_name(name)
+        if name in self._names:
+            raise self._taken(name)
+        record = self._objects.get(object_id)
+        if record is None:
+            raise ObjectNotFoundError(f"no object {ObjectID(object_id)}")
+        self.check_new([], [name])
+        data = name.encode()
+        offset = self._arena.store(data)
+        if offset < 0:
+            raise self._arena_full()
+        slot = self._index.insert(
+            _core.name_key(data), _core.KIND_NAME, self._base + offset, len(data), object_id
+        )
+        self._names[name] = _Name(object_id, slot, (offset, len(data)))
+        record.names.add(name)
+
+    def find_name(self, name: str) -> int | None:
+        """The object a name points to, or None."""
+        entry = self._names.get(name)
+        return entry.id if entry else None
+
+    def drop_name(self, name: str) -> None:
+        """Free a name."""
+        entry = self._names.pop(name, None)
+        if entry is None:
+            raise ObjectNotFoundError(f"no name {name!r}")
+        self._index.kill(entry.slot)
+        self._index.release(entry.slot)
+        self._arena.free(*entry.place)
+        record = self._objects.get(entry.id)
+        if record is not None:
+            record.names.discard(name)
+
+    def list_names(self, pattern: str) -> dict[str, int]:
+        """Names that ``pattern`` matches, with the ids they point to, sorted."""
+        return {n: e.id for n, e in sorted(self._names.items()) if fnmatchcase(n, pattern)}
+
+
+def _check_name(name: str) -> None:
+    try:
+        nbytes = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidObjectError(f"name {name!r} is not valid Unicode") from None
+    if not 0 < nbytes <= MAX_NAME_NBYTES:
+        raise InvalidObjectError(
+            f"a name has 1 to {MAX_NAME_NBYTES} bytes of UTF-8, this one has {nbytes}"
+        )

@@ -1,0 +1,543 @@
+"""What a daemon does with each message: the one place where memory and catalog meet.
+
+`Service.handle` maps (session, request) to a reply, with no I/O of its own: sockets are
+`ipc.server`'s, the process `daemon`'s. Single-threaded.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import __version__
+from .errors import (
+    DeadlineExceededError,
+    InvalidObjectError,
+    ObjectNotFoundError,
+    ProtocolError,
+    VineyardArrowError,
+)
+from .ipc import _core
+from .ipc import protocol as p
+from .ipc.hugepages import SharedFiles
+from .ipc.memory import Memory, Writer
+from .metadata.catalog import Catalog, Record
+from .objects import ObjectID
+
+IDS_PER_LEASE = 1 << 16
+TRIM_WAITS_S = (0.002, 0.01, 0.05, 0.2)
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One connection. ``writer`` is None until it says hello (a waiting one never does)."""
+
+    pid: int
+    uid: int
+    send: Callable[[int, Any, list[int]], None]  # number, reply, descriptors
+    number: int = 0
+    program: str = ""
+    writer: Writer | None = None
+    event_fd: int = -1
+    table_fd: int = -1
+    ids: list[range] = field(default_factory=list)
+    asking: bool = False  # waits for credit
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    session: Session
+    number: int
+    key: int | str
+    timer: Any = None
+
+
+class NoReply(Exception):  # noqa: N818  # a signal, not an error
+    """The reply comes later."""
+
+
+class Service:
+    """A store: memory, catalog and sessions.
+
+    Parameters
+    ----------
+    files : SharedFiles
+        Where segments come from; closed with the service.
+    limit : int
+        Bytes of payload memory at most.
+    max_objects : int
+        Objects and names at most.
+    idle_s : float
+        Free memory stays warm that long.
+    call_later : callable
+        ``call_later(seconds, function)`` of the event loop; returns a handle with ``cancel``.
+    watch : callable
+        ``watch(fd, function)``: call when the descriptor is readable; None ends it.
+    connect : callable
+        Makes a connected socket pair, serves one end, returns (session, other end).
+    """
+
+    def __init__(
+        self,
+        files: SharedFiles,
+        limit: int,
+        max_objects: int,
+        idle_s: float,
+        call_later: Callable[[float, Callable[[], None]], Any],
+        watch: Callable[[int, Callable[[], None] | None], None],
+        connect: Callable[[Session], tuple[Session, int]],
+        stop: Callable[[], None],
+    ) -> None:
+        self._files = files
+        self._call_later = call_later
+        self._watch = watch
+        self._connect = connect
+        self._stop = stop
+        self.started = time.monotonic()
+        self.memory = Memory(files, limit, idle_s, min(limit, 4 << 30) + (64 << 20))
+        self.instance = secrets.randbelow((1 << 24) - 1) + 1
+        self._next_id = 1
+        self._next_client = 1
+        self._slots = max_objects
+        buckets = 1 << max(10, (2 * max_objects - 1).bit_length())
+        self._index_fd = os.memfd_create("vineyard-index", os.MFD_CLOEXEC)
+        os.ftruncate(self._index_fd, _core.index_nbytes(buckets, max_objects))
+        catalog = self.memory.catalog
+        self.index = _core.HostIndex(
+            self._index_fd,
+            buckets,
+            max_objects,
+            self.memory.space_nbytes,
+            catalog.offset,
+            catalog.nbytes,
+            self.instance,
+        )
+        self._index_ro = os.open(f"/proc/self/fd/{self._index_fd}", os.O_RDONLY | os.O_CLOEXEC)
+        self.arena = _core.MetadataArena(catalog.rw_fd, catalog.nbytes)
+        self.catalog = Catalog(
+            self.index, self.arena, catalog.offset, max_objects, self._pinned, self.memory.drop
+        )
+        self.sessions: set[Session] = set()
+        self._waiters: dict[int | str, list[_Waiter]] = {}
+        self._tidying = False
+        self.puts = self.copied = self.gathered = self.shared = 0
+
+    # ---- sessions
+
+    def joined(self, session: Session) -> None:
+        """A connection was made."""
+        self.sessions.add(session)
+
+    def left(self, session: Session) -> None:
+        """A connection is gone: everything it held goes with it."""
+        self.sessions.discard(session)
+        for waiters in list(self._waiters.values()):
+            for waiter in [w for w in waiters if w.session is session]:
+                self._forget(waiter)
+        writer, session.writer = session.writer, None
+        if writer is not None:
+            self._watch(session.event_fd, None)
+            os.close(session.event_fd)
+            os.close(session.table_fd)
+            self.memory.writers.discard(writer)
+            self.catalog.reap()
+            self.memory.leave(writer)
+            self._tidy_soon()
+            self._answer_all()
+
+    def handle(self, session: Session, number: int, request: Any) -> None:
+        """Carry out one request and send its reply."""
+        try:
+            method = _HANDLERS.get(type(request))
+            if method is None or (session.writer is None and type(request) not in _UNATTACHED):
+                raise ProtocolError(f"{type(request).__name__} is not allowed here")
+            reply, fds = method(self, session, number, request)
+        except NoReply:
+            return
+        except VineyardArrowError as error:
+            reply, fds = p.failure(error), []
+        if session.writer is not None and session.writer.retired:
+            retired = self.memory.told_retired(session.writer)
+            session.send(p.UNASKED, p.Retired(retired), [])
+        session.send(number, reply, fds)
+
+    def _attach(self, session: Session, pid: int, program: str) -> None:
+        session.table_fd = os.memfd_create("vineyard-client", os.MFD_CLOEXEC)
+        os.ftruncate(session.table_fd, _core.table_nbytes(self._slots))
+        session.event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        session.writer = Writer(_core.HostTable(session.table_fd, self._slots))
+        session.number, self._next_client = self._next_client, self._next_client + 1
+        session.pid, session.program = pid, program
+        self.memory.writers.add(session.writer)
+        self._watch(session.event_fd, lambda: self._kicked(session))
+
+    def _hello(self, session: Session, _: int, m: p.Hello) -> tuple[Any, list[int]]:
+        if m.version != p.VERSION:
+            raise ProtocolError(
+                f"the client speaks version {m.version} of the protocol, the daemon {p.VERSION}",
+                "run the same release of vineyard-arrow on both sides",
+            )
+        if session.writer is not None:
+            raise ProtocolError("already attached")
+        self._attach(session, session.pid or m.pid, m.program[:200])
+        catalog = self.memory.catalog
+        welcome = p.Welcome(
+            self.instance, session.number, catalog.id, self._take_ids(session), _core.SEAL_THRESHOLD
+        )
+        return welcome, [self._index_ro, session.table_fd, session.event_fd, catalog.ro_fd]
+
+    def _take_ids(self, session: Session) -> tuple[int, int]:
+        first = (self.instance << 40) + self._next_id
+        self._next_id += IDS_PER_LEASE
+        session.ids.append(range(first, first + IDS_PER_LEASE))
+        return first, IDS_PER_LEASE
+
+    def _lease_ids(self, session: Session, _: int, m: p.LeaseIds) -> tuple[Any, list[int]]:
+        del session.ids[:-1]
+        return p.Ids(self._take_ids(session)), []
+
+    def _fork(self, session: Session, _: int, m: p.Fork) -> tuple[Any, list[int]]:
+        parent = session.writer
+        assert parent is not None
+        held = self.memory.cover_sealed(m.extents)
+        child, fd = self._connect(session)
+        self._attach(child, session.pid, f"{session.program} (forked)"[:200])
+        assert child.writer is not None
+        child.writer.table.copy_pins(parent.table, self.index.high_water)
+        self.memory.hold(held)
+        child.writer.held = held
+        for segment in self.memory.segments.values():
+            if parent in segment.holders:
+                segment.holders.add(child.writer)
+        forked = p.Forked(child.number, self._take_ids(child))
+        return forked, [fd, child.table_fd, child.event_fd]
+
+    # ---- memory
+
+    def _lease(self, session: Session, _: int, m: p.LeaseSegment) -> tuple[Any, list[int]]:
+        writer = session.writer
+        assert writer is not None
+        if writer.segment is not None:
+            raise ProtocolError("a client has one segment, and this one has it already")
+        segment, free = self.memory.lease(writer)
+        reply = p.Leased(
+            segment.id, segment.offset, segment.nbytes, segment.huge, self.memory.idle_s, free
+        )
+        return reply, [segment.rw_fd, segment.ro_fd]
+
+    def _segment(self, session: Session, _: int, m: p.GetSegment) -> tuple[Any, list[int]]:
+        segment = self.memory.segments.get(m.segment)
+        if segment is None:
+            raise ObjectNotFoundError(f"no segment {m.segment}")
+        assert session.writer is not None
+        segment.holders.add(session.writer)
+        reply = p.Segment(segment.id, segment.offset, segment.nbytes, segment.huge)
+        return reply, [segment.ro_fd]
+
+    def _strict(self, session: Session, _: int, m: p.MakeStrict) -> tuple[Any, list[int]]:
+        assert session.writer is not None
+        if m.nbytes <= 0:
+            raise InvalidObjectError(f"a file of {m.nbytes} bytes")
+        segment = self.memory.make_strict(session.writer, m.nbytes)
+        reply = p.Segment(segment.id, segment.offset, segment.nbytes, segment.huge)
+        return reply, [segment.rw_fd]
+
+    def _kicked(self, session: Session) -> None:
+        """A client wants credit, or dropped the last pin of something deleted."""
+        try:
+            os.eventfd_read(session.event_fd)
+        except BlockingIOError:
+            return
+        self.catalog.reap()
+        if session.writer is not None and session.writer.table.wanted > 0 and not session.asking:
+            self._try_credit(session, 0)
+
+    def _try_credit(self, session: Session, attempt: int) -> None:
+        """Grant, or make others trim and try again a few times, or refuse."""
+        writer = session.writer
+        session.asking = False
+        if writer is None or self.memory.answer(writer):
+            return
+        if attempt == 0:
+            self.memory.ask_trim()
+        if attempt < len(TRIM_WAITS_S):
+            session.asking = True
+            self._call_later(
+                TRIM_WAITS_S[attempt], lambda: self._try_credit(session, attempt + 1)
+            )
+            return
+        writer.table.answer()
+
+    def _answer_all(self) -> None:
+        for session in self.sessions:
+            if session.writer is not None and session.writer.table.wanted > 0:
+                self.memory.answer(session.writer)
+
+    def _tidy_soon(self) -> None:
+        if not self._tidying:
+            self._tidying = True
+            self._call_later(self.memory.idle_s, self._tidy)
+
+    def _tidy(self) -> None:
+        """After deletes: free metadata pages, and extents that found a ring full."""
+        self._tidying = False
+        self.arena.trim()
+        if not self.memory.flush_backlogs():
+            self._tidy_soon()
+
+    # ---- objects
+
+    def _pinned(self, slot: int) -> bool:
+        return any(w.table.pins(slot) for w in self.memory.writers)
+
+    def _put(self, session: Session, _: int, m: p.Put) -> tuple[Any, list[int]]:
+        writer = session.writer
+        assert writer is not None
+        for item in m.items:
+            if not any(item.id in ids for ids in session.ids):
+                raise InvalidObjectError(f"id {item.id:#x} is not one of the caller's")
+        self.catalog.check_new(
+            [i.id for i in m.items], [i.name for i in m.items if i.name is not None]
+        )
+        claims = [c for item in m.items for c in item.claims]
+        self.memory.check_claims(writer, claims)
+        self.memory.seal(writer, claims)
+        records: list[Record] = []
+        try:
+            for item in m.items:
+                records.append(self._prepare(session, writer, item))
+            assert writer.segment is not None or not claims
+            for offset, _n in claims:
+                if writer.segment is not None and not writer.segment.refs[offset]:
+                    raise InvalidObjectError(f"the claim at {offset} is of no object's use")
+        except VineyardArrowError:
+            for record in records:
+                for segment_id, start in record.extents:
+                    self.memory.segments[segment_id].refs[start] -= 1
+                self.catalog.discard(record.place)
+            self.memory.unseal(writer, claims)
+            for item in m.items:
+                if item.strict is not None:
+                    self.memory.discard_strict(item.strict)
+            raise
+        for record, item in zip(records, m.items, strict=True):
+            self.catalog.publish(record, item.name)
+            self.puts += 1
+            self.copied += item.copied
+            self.gathered += item.gathered
+            self.shared += item.shared
+            self._wake(record.id, record.id)
+            if item.name is not None:
+                self._wake(item.name, record.id)
+        return p.Done(), []
+
+    def _prepare(self, session: Session, writer: Writer, item: p.PutItem) -> Record:
+        """All of a put but its publication: extents counted, metadata stored."""
+        try:
+            ranges = _core.buffer_ranges(item.streams, self.memory.space_nbytes)
+        except RuntimeError as error:
+            raise InvalidObjectError(str(error)) from None
+        if item.strict is not None:
+            segment = self.memory.segments.get(item.strict)
+            if segment is None or segment.kind != "strict" or segment.owner is not writer:
+                raise InvalidObjectError(f"segment {item.strict} is not the caller's to seal")
+            self.memory.seal_strict(segment)
+        keys = self.memory.cover(ranges)
+        segments = list(dict.fromkeys(segment_id for segment_id, _ in keys))
+        created = time.time_ns()
+        place = self.catalog.store(
+            item.streams, segments, (item.nbytes, created, item.copied, item.gathered, item.shared)
+        )
+        self.memory.hold(keys)
+        stored = sum(self.memory.segments[s].lengths[o] for s, o in keys)
+        return Record(
+            item.id, item.typename, item.nbytes, stored, created, session.pid, keys, place
+        )
+
+    def _delete(self, session: Session, _: int, m: p.Delete) -> tuple[Any, list[int]]:
+        self.catalog.delete(m.ids)
+        self._after_delete()
+        return p.Done(), []
+
+    def _clear(self, session: Session, _: int, m: p.Clear) -> tuple[Any, list[int]]:
+        self.catalog.clear()
+        self._after_delete()
+        return p.Done(), []
+
+    def _after_delete(self) -> None:
+        self._tidy_soon()
+        self._answer_all()
+
+    def _list_objects(self, session: Session, _: int, m: p.ListObjects) -> tuple[Any, list[int]]:
+        records = list(self.catalog.match(m.pattern))
+        return p.Objects([self._info(r) for r in records[: max(m.limit, 0)]], len(records)), []
+
+    def _describe(self, session: Session, _: int, m: p.Describe) -> tuple[Any, list[int]]:
+        record = self.catalog.get(m.id)
+        if record is None:
+            raise _missing(m.id)
+        return self._info(record), []
+
+    def _info(self, r: Record) -> p.ObjectInfo:
+        pinned = [
+            s.pid for s in self.sessions if s.writer is not None and s.writer.table.pins(r.slot)
+        ]
+        return p.ObjectInfo(
+            r.id, r.typename, r.nbytes, r.stored, r.created_ns, r.pid, sorted(r.names), pinned
+        )
+
+    # ---- names and waiting
+
+    def _put_name(self, session: Session, _: int, m: p.PutName) -> tuple[Any, list[int]]:
+        self.catalog.put_name(m.name, m.id)
+        self._wake(m.name, m.id)
+        return p.Done(), []
+
+    def _drop_name(self, session: Session, _: int, m: p.DropName) -> tuple[Any, list[int]]:
+        self.catalog.drop_name(m.name)
+        return p.Done(), []
+
+    def _list_names(self, session: Session, _: int, m: p.ListNames) -> tuple[Any, list[int]]:
+        return p.Names(self.catalog.list_names(m.pattern)), []
+
+    def _find(self, session: Session, number: int, m: p.Find) -> tuple[Any, list[int]]:
+        key = m.id if m.id is not None else m.name
+        if key is None:
+            raise ProtocolError("find needs an id or a name")
+        found = self.catalog.find_name(key) if isinstance(key, str) else key
+        if found is not None and self.catalog.get(found) is not None:
+            return p.Found(found), []
+        if m.timeout_s <= 0:
+            raise _missing(key)
+        waiter = _Waiter(session, number, key)
+        waiter.timer = self._call_later(m.timeout_s, lambda: self._expired(waiter, m.timeout_s))
+        self._waiters.setdefault(key, []).append(waiter)
+        raise NoReply
+
+    def _wake(self, key: int | str, object_id: int) -> None:
+        for waiter in self._waiters.get(key, [])[:]:
+            self._forget(waiter)
+            waiter.session.send(waiter.number, p.Found(object_id), [])
+
+    def _expired(self, waiter: _Waiter, timeout_s: float) -> None:
+        self._forget(waiter)
+        shown = waiter.key if isinstance(waiter.key, str) else ObjectID(waiter.key)
+        error = DeadlineExceededError(f"{shown} did not appear within {timeout_s:g} s")
+        waiter.session.send(waiter.number, p.failure(error), [])
+
+    def _forget(self, waiter: _Waiter) -> None:
+        waiter.timer.cancel()
+        waiters = self._waiters[waiter.key]
+        waiters.remove(waiter)
+        if not waiters:
+            del self._waiters[waiter.key]
+
+    # ---- the whole
+
+    def _status(self, session: Session, _: int, m: p.GetStatus) -> tuple[Any, list[int]]:
+        memory = self.memory
+        self.catalog.reap()
+        numbers = {s.writer: s.number for s in self.sessions if s.writer is not None}
+        clients = [
+            p.ClientInfo(
+                s.number,
+                s.pid,
+                s.program,
+                w.segment.sealed if w.segment else 0,
+                w.table.unsealed,
+                w.table.warm,
+                w.segment.charged if w.segment else 0,
+                w.table.total_pins(self.index.high_water),
+            )
+            for s in self.sessions
+            if (w := s.writer) is not None
+        ]
+        segments = [
+            p.SegmentInfo(
+                s.id,
+                s.kind,
+                numbers.get(s.owner) if s.owner else None,
+                s.offset,
+                s.sealed,
+                s.committed,
+                len(s.starts),
+            )
+            for s in memory.segments.values()
+        ]
+        status = p.Status(
+            self.instance,
+            os.getpid(),
+            __version__,
+            time.monotonic() - self.started,
+            memory.limit,
+            memory.sealed + memory.unsealed,
+            memory.committed,
+            memory.charged,
+            sum(w.table.warm for w in memory.writers),
+            self.arena.used,
+            len(self.catalog),
+            self.catalog.deleted_pinned,
+            self.catalog.names,
+            self.puts,
+            self.copied,
+            self.gathered,
+            self.shared,
+            self._files.page_kind,
+            self._files.protection,
+            sorted(clients, key=lambda c: c.client),
+            segments,
+        )
+        return status, []
+
+    def _trim(self, session: Session, _: int, m: p.Trim) -> tuple[Any, list[int]]:
+        self.memory.ask_trim()
+        self.catalog.reap()
+        self.memory.flush_backlogs()
+        self.arena.trim()
+        return p.Done(), []
+
+    def _stop_daemon(self, session: Session, _: int, m: p.Stop) -> tuple[Any, list[int]]:
+        self._call_later(0, self._stop)
+        return p.Done(), []
+
+    def close(self) -> None:
+        """Close every descriptor; what clients have mapped stays readable to them."""
+        for session in list(self.sessions):
+            self.left(session)
+        self.memory.close()
+        os.close(self._index_fd)
+        os.close(self._index_ro)
+
+
+def _missing(key: int | str) -> ObjectNotFoundError:
+    if isinstance(key, str):
+        return ObjectNotFoundError(f"no name {key!r}", "list_names() shows those there are")
+    return ObjectNotFoundError(f"no object {ObjectID(key)}", "it may have been deleted")
+
+
+_HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
+    p.Hello: Service._hello,
+    p.LeaseSegment: Service._lease,
+    p.GetSegment: Service._segment,
+    p.MakeStrict: Service._strict,
+    p.Put: Service._put,
+    p.Delete: Service._delete,
+    p.Clear: Service._clear,
+    p.Find: Service._find,
+    p.PutName: Service._put_name,
+    p.DropName: Service._drop_name,
+    p.ListNames: Service._list_names,
+    p.ListObjects: Service._list_objects,
+    p.Describe: Service._describe,
+    p.LeaseIds: Service._lease_ids,
+    p.Fork: Service._fork,
+    p.GetStatus: Service._status,
+    p.Trim: Service._trim,
+    p.Stop: Service._stop_daemon,
+}
+# What a connection may ask without attaching a process.
+_UNATTACHED = {p.Hello, p.Find, p.GetStatus, p.Stop, p.ListObjects, p.ListNames, p.Trim, p.Clear}

@@ -1,0 +1,1 @@
+"""Builders and resolvers, one file a family of types, each imported when first needed."""

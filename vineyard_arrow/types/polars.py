@@ -1,0 +1,148 @@
+"""polars frames and series, by the Arrow memory they already lie in.
+
+The part is a table; polars keeps what Arrow cannot say (categories, enums) in field
+metadata. Columns that Arrow would not give back with the same dtype (128-bit integers,
+objects) are set aside in a nested value, ``[[position, values], ...]``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from ..errors import InvalidObjectError
+from ..registry import Encoder, Part, StoredObject, StoredPart, default_registry
+from .pickling import pickle_part
+
+__all__: list[str] = []
+
+FRAME = "vineyard.polars.frame"
+SERIES = "vineyard.polars.series"
+_NEWEST = pl.CompatLevel.newest()
+# Dtypes found to survive Arrow, or not. They are few; the bound is against generated enums.
+_survives: dict[Any, bool] = {}
+_MAX_KNOWN = 1024
+_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+_SLACK_NBYTES = 16 << 10
+_USUAL_NBYTES = 32
+
+
+@default_registry.builder(pl.DataFrame)
+def build_frame(frame: pl.DataFrame, encoder: Encoder) -> Part:
+    """A frame as the table it is in Arrow, strings as views."""
+    if type(frame) is not pl.DataFrame:
+        return pickle_part(frame, encoder)
+    return _build(FRAME, frame, encoder)
+
+
+@default_registry.builder(pl.Series)
+def build_series(series: pl.Series, encoder: Encoder) -> Part:
+    """A series as a table of one column."""
+    if type(series) is not pl.Series:
+        return pickle_part(series, encoder)
+    return _build(SERIES, series.to_frame(), encoder)
+
+
+@default_registry.resolver(FRAME)
+def resolve_frame(part: StoredPart, stored: StoredObject) -> pl.DataFrame:
+    """The frame over mapped memory (booleans and numbers as they are, codes copied)."""
+    table = part.table
+    frame = pl.from_arrow(table, rechunk=False) if table.num_columns else None
+    if not isinstance(frame, pl.DataFrame):
+        frame = pl.DataFrame(height=table.num_rows)
+    if frame.columns != table.column_names:  # from_arrow gives the nameless a name
+        frame.columns = table.column_names
+    aside = part.params.get("aside")
+    if aside is not None:
+        for position, name, values in stored.resolve(aside):
+            if not isinstance(values, pl.Series):
+                values = pl.Series(name, values, dtype=pl.Object)
+            frame.insert_column(position, values)
+    return frame
+
+
+@default_registry.resolver(SERIES)
+def resolve_series(part: StoredPart, stored: StoredObject) -> pl.Series:
+    """The series over mapped memory."""
+    series: pl.Series = resolve_frame(part, stored).to_series(0)
+    return series
+
+
+def _build(typename: str, frame: pl.DataFrame, encoder: Encoder) -> Part:
+    aside = [i for i, dtype in enumerate(frame.dtypes) if not _arrow_keeps(dtype)]
+    params = {}
+    if aside:
+        columns = [(i, frame.to_series(i)) for i in aside]
+        frame = frame.drop([series.name for _, series in columns])
+        params["aside"] = encoder.add([(i, s.name, _set_aside(s)) for i, s in columns])
+    table = frame.to_arrow(compat_level=_NEWEST)
+    batches = [_compact(batch) for batch in table.to_batches()]
+    return Part(typename, table.schema, batches, params)
+
+
+def _compact(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """``batch`` without the text of rows that were sliced or filtered away.
+
+    Arrow trims every slice as it writes but those of views, whose data buffers it keeps
+    whole: ten rows of a large frame would take along all of its strings.
+    """
+    for i, field in enumerate(batch.schema):
+        if field.type not in _VIEWS:
+            continue
+        column = batch.column(i)
+        held = sum(buffer.size for buffer in column.buffers()[2:])
+        # Text that is long for its rows is worth counting, the rest not.
+        if held > _SLACK_NBYTES + _USUAL_NBYTES * len(column):
+            # A view is 16 bytes, the first four its length.
+            views = np.frombuffer(column.buffers()[1], "i4").reshape(-1, 4)
+            used = views[column.offset : column.offset + len(column), 0].sum(dtype="i8")
+            if used < held // 2:
+                compact = column.cast(_VIEWS[field.type]).cast(field.type)
+                batch = batch.set_column(i, field, compact)
+    return batch
+
+
+def _set_aside(series: pl.Series) -> Any:
+    if series.dtype == pl.Object:
+        return series.to_list()
+    return _Pickled(series)
+
+
+class _Pickled:
+    """Keeps polars' own pickle of a series from coming back to this builder."""
+
+    def __init__(self, series: pl.Series) -> None:
+        self._series = series
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            return _unpickled, (self._series.name, self._series.__getstate__())
+        except pl.exceptions.PolarsError as error:
+            raise InvalidObjectError(
+                f"polars cannot store a series of {self._series.dtype}: {error}",
+                "cast it to a dtype of Arrow",
+            ) from error
+
+
+def _unpickled(name: str, state: Any) -> pl.Series:
+    series = pl.Series.__new__(pl.Series)
+    series.__setstate__(state)
+    return series.alias(name)
+
+
+def _arrow_keeps(dtype: Any) -> bool:
+    known = _survives.get(dtype)
+    if known is None:
+        frame = pl.DataFrame(schema={"x": dtype})
+        try:
+            back = pl.from_arrow(frame.to_arrow(compat_level=_NEWEST))
+        except pa.ArrowException:
+            back = None
+        known = isinstance(back, pl.DataFrame) and back.schema == frame.schema
+        if len(_survives) >= _MAX_KNOWN:
+            _survives.clear()
+        _survives[dtype] = known
+    return known
