@@ -197,7 +197,7 @@ class Service:
         return first, IDS_PER_LEASE
 
     def _lease_ids(self, session: Session, _: int, m: p.LeaseIds) -> tuple[Any, list[int]]:
-        del session.ids[:-1]
+        del session.ids[:-2]  # another thread may be about to use one of the last range
         return p.Ids(self._take_ids(session)), []
 
     def _fork(self, session: Session, _: int, m: p.Fork) -> tuple[Any, list[int]]:

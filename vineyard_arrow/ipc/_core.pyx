@@ -26,6 +26,10 @@ import pyarrow as pa
 ctypedef uint8_t* BytePointer
 
 
+cdef extern from "<unistd.h>" nogil:
+    int close(int)
+
+
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int, int, int64_t, int64_t)
 
@@ -251,12 +255,11 @@ cdef class Attachment:
         self.segments = {}
 
     def __dealloc__(self):
-        import os as _os
         if self.a != NULL:
             self.a.unref()
         if self.segments:
             for _, _, fd in self.segments.values():
-                _os.close(fd)
+                close(fd)
 
     def make_pool(self):
         """The Arrow memory pool over this attachment (one, made when first asked for)."""
@@ -328,12 +331,11 @@ cdef class Attachment:
 
     def remove_segment(self, uint32_t segment):
         """Unmap a segment that the daemon retired, and close its descriptor."""
-        import os as _os
         found = self.segments.pop(segment, None)
         if found is not None:
             offset, nbytes, fd = found
             self.a.unmap_segment(offset, nbytes)
-            _os.close(fd)
+            close(fd)
 
     def sealed_in_use(self):
         """Sealed ranges that live pool blocks of this process still show."""

@@ -101,7 +101,15 @@ class Attached:
 
     def _take(self, connection: Connection, ids: tuple[int, int]) -> None:
         self.connection = connection
-        connection._on_retired = self._retired
+        # Weakly, so that an attachment without users goes at once, not at a collection.
+        retired = weakref.WeakMethod(self._retired)
+
+        def on_retired(segments: list[int]) -> None:
+            method = retired()
+            if method is not None:
+                method(segments)
+
+        connection.on_retired = on_retired
         self._ids = iter(range(ids[0], ids[0] + ids[1]))
 
     @property

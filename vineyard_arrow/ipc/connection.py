@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -42,26 +43,28 @@ class Connection:
         Connected; owned from here on.
     timeout_s : float
         Deadline of a request that names none.
-    on_retired : callable, optional
-        Called with the ids of segments the daemon has retired.
+
+    Attributes
+    ----------
+    on_retired : callable or None
+        Called with the ids of segments that the daemon has retired.
+    lost : str or None
+        Why the connection is of no more use.
     """
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        timeout_s: float,
-        on_retired: Callable[[list[int]], None] | None = None,
-    ) -> None:
+    def __init__(self, sock: socket.socket, timeout_s: float) -> None:
         self._sock = sock
         self._timeout_s = timeout_s
-        self._on_retired = on_retired
+        self._kernel_timeout_s = 0.0
+        self._set_timeout(timeout_s)
+        self.on_retired: Callable[[list[int]], None] | None = None
         self._lock = threading.Lock()
         self._frames = p.FrameReader(requests=False)
         self._number = 0
-        self.lost: str | None = None  # why
+        self.lost: str | None = None
 
     @classmethod
-    def open(cls, path: Path, timeout_s: float, **options: Any) -> Connection:
+    def open(cls, path: Path, timeout_s: float) -> Connection:
         """Connect to the socket at ``path``.
 
         Raises
@@ -89,7 +92,7 @@ class Connection:
         except BaseException:
             sock.close()
             raise
-        return cls(sock, timeout_s, **options)
+        return cls(sock, timeout_s)
 
     def fileno(self) -> int:
         """The descriptor; -1 once closed."""
@@ -109,14 +112,16 @@ class Connection:
         DeadlineExceededError
             If no answer came in time; a later one will be ignored.
         """
-        deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
+        if not self._lock.acquire(timeout=timeout_s):
             raise DeadlineExceededError("other requests of this process held the connection")
         try:
             if self.lost:
                 raise _lost(self.lost)
             self._number = self._number % 0xFFFFFFFF + 1
-            self._send(p.encode(self._number, message), deadline)
+            self._set_timeout(timeout_s)
+            self._send(p.encode(self._number, message))
             reply, fds = self._receive(self._number, deadline)
         finally:
             self._lock.release()
@@ -126,11 +131,19 @@ class Connection:
             raise from_code(reply.code, reply.message, reply.hint)
         return reply, fds
 
-    def _send(self, frame: bytes, deadline: float) -> None:
+    def _set_timeout(self, timeout_s: float) -> None:
+        """Let the kernel end a blocking call: Python's own timeouts poll before each one."""
+        if timeout_s != self._kernel_timeout_s:
+            self._kernel_timeout_s = timeout_s
+            timeval = struct.pack("@ll", int(timeout_s), max(1, int(timeout_s % 1 * 1e6)))
+            self._sock.setblocking(True)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+    def _send(self, frame: bytes) -> None:
         try:
-            self._sock.settimeout(max(1e-3, deadline - time.monotonic()))
             self._sock.sendall(frame)
-        except TimeoutError:  # half a frame may be out: of no further use
+        except BlockingIOError:  # half a frame may be out: of no further use
             self._break("it stopped reading")
             raise DeadlineExceededError("the daemon did not take the request in time") from None
         except OSError as error:
@@ -140,10 +153,6 @@ class Connection:
         fds: list[int] = []
         try:
             while True:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                self._sock.settimeout(left)
                 data, ancillary, _, _ = self._sock.recvmsg(
                     RECV_NBYTES, socket.CMSG_SPACE(4 * MAX_FDS), socket.MSG_CMSG_CLOEXEC
                 )
@@ -166,7 +175,9 @@ class Connection:
                         fds.clear()
                 if found is not None:
                     return found, fds
-        except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise BlockingIOError
+        except BlockingIOError:
             error: Exception = DeadlineExceededError("the daemon did not answer in time")
         except ProtocolError as e:
             error = self._break(e)
@@ -180,8 +191,8 @@ class Connection:
         if isinstance(message, p.Failure):
             self._break(message.message)
             raise from_code(message.code, message.message, message.hint)
-        if isinstance(message, p.Retired) and self._on_retired is not None:
-            self._on_retired(message.segments)
+        if isinstance(message, p.Retired) and self.on_retired is not None:
+            self.on_retired(message.segments)
 
     def _break(self, reason: object) -> ConnectionLostError:
         self.lost = self.lost or str(reason) or type(reason).__name__

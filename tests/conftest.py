@@ -1,0 +1,154 @@
+"""Real daemons on sockets of their own; every test must leave its store empty."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from vineyard_arrow.client import Client, connect
+from vineyard_arrow.ipc import protocol as p
+from vineyard_arrow.ipc.connection import Connection
+from vineyard_arrow.ipc.starter import start_daemon
+
+START_S = 20.0
+
+
+@dataclass
+class Daemon:
+    """A daemon process of a test."""
+
+    socket: Path
+    pid: int
+
+    def connect(self, **options: object) -> Client:
+        return connect(str(self.socket), autostart=False, **options)
+
+    def request(self, message: object) -> object:
+        connection = Connection.open(self.socket, 10.0)
+        try:
+            return connection.request(message)[0]
+        finally:
+            connection.close()
+
+    def status(self) -> p.Status:
+        """Figures seen without attaching a client."""
+        return self.request(p.GetStatus())
+
+    @property
+    def fds(self) -> int:
+        """Descriptors of the daemon, once it has seen every connection that was closed."""
+        connection = Connection.open(self.socket, 10.0)
+        try:
+            connection.request(p.GetStatus())
+            connection.request(p.GetStatus())
+            return len(os.listdir(f"/proc/{self.pid}/fd"))
+        finally:
+            connection.close()
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Kill it and wait until it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                os.kill(self.pid, number)
+                assert select.select([pidfd], [], [], 10)[0], "the daemon does not die"
+            finally:
+                os.close(pidfd)
+
+    stop = kill
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A short path: a socket's may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="va-") as path:
+        yield Path(path)
+
+
+def run_daemon(folder: Path, name: str, *options: str) -> Daemon:
+    socket = folder / name
+    arguments = ["--socket", str(socket), *options]
+    return Daemon(socket, start_daemon(arguments, socket, START_S))
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(folder: Path) -> Iterator[Daemon]:
+    daemon = run_daemon(folder, "shared", "--memory-limit", "1GiB", "--pages", "small")
+    yield daemon
+    daemon.stop(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def shared_huge_daemon(folder: Path) -> Iterator[Daemon]:
+    daemon = run_daemon(folder, "huge", "--memory-limit", "2GiB", "--pages", "huge")
+    yield daemon
+    daemon.stop(signal.SIGTERM)
+
+
+def check_clean(daemon: Daemon, fds: int) -> None:
+    """Fail unless the store is empty: no bytes, no pins, no descriptors too many."""
+    # Everything that tests import is frozen, so a collection looks at little.
+    gc.collect()
+    with daemon.connect() as client:
+        client.clear()
+    status = daemon.status()
+    assert not status.clients
+    assert (status.objects, status.deleted_pinned, status.names) == (0, 0, 0)
+    assert (status.memory_used, status.memory_charged) == (0, 0)
+    assert daemon.fds <= fds
+
+
+@pytest.fixture
+def daemon(shared_daemon: Daemon) -> Iterator[Daemon]:
+    """The session's daemon, empty before and after."""
+    fds = shared_daemon.fds
+    yield shared_daemon
+    check_clean(shared_daemon, fds)
+
+
+@pytest.fixture
+def huge_daemon(shared_huge_daemon: Daemon) -> Iterator[Daemon]:
+    """The session's daemon on huge pages, empty before and after."""
+    fds = shared_huge_daemon.fds
+    yield shared_huge_daemon
+    check_clean(shared_huge_daemon, fds)
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[Client]:
+    with daemon.connect() as client:
+        yield client
+
+
+@pytest.fixture
+def make_daemon(folder: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons of the test's own: ``make_daemon("--memory-limit", "64MiB")``."""
+    made: list[Daemon] = []
+
+    def make(*options: str) -> Daemon:
+        name = f"own-{os.getpid()}-{make.count}"
+        make.count += 1
+        made.append(run_daemon(folder, name, *options))
+        return made[-1]
+
+    make.count = 0
+    yield make
+    for daemon in made:
+        daemon.stop()
+        for path in folder.glob(daemon.socket.name + "*"):
+            path.unlink()

@@ -1,0 +1,122 @@
+"""What can be typed: the commands and their options. Loads nothing but argparse."""
+
+from __future__ import annotations
+
+import argparse
+
+DAEMON_SETTINGS = (
+    "memory_limit",
+    "mode",
+    "group",
+    "log_level",
+    "log_format",
+    "log_file",
+    "pages",
+    "idle_trim_s",
+    "max_objects",
+)
+
+EPILOG = """\
+A setting is taken from its option, else from the variable VINEYARD_ARROW_<NAME>, else from the
+file that VINEYARD_ARROW_CONFIG names or ~/.config/vineyard-arrow/config.toml.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs."""
+
+
+class _Version(argparse.Action):
+    """Like argparse's own, but looks the version up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from .. import __version__
+
+        print(f"vineyard-arrow {__version__}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        "vineyard-arrow",
+        description="A shared-memory store of immutable Arrow data on this host.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    _add_common(parser, None, False)
+    common = argparse.ArgumentParser(add_help=False)
+    # Allowed before and after the command; after it, absence must not undo what came before.
+    _add_common(common, argparse.SUPPRESS, argparse.SUPPRESS)
+    sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return sub.add_parser(name, parents=[common], help=text, description=text.capitalize())
+
+    _add_daemon_options(command("start", "start a daemon in the background"))
+    serve = command("serve", "run a daemon in the foreground")
+    _add_daemon_options(serve)
+    serve.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    stop = command("stop", "stop the daemon and wait until it is gone")
+    stop.add_argument("--timeout-s", type=float, help="seconds to wait (default 30)")
+    command("status", "show memory, objects and clients of the store")
+    ls = command("ls", "list objects")
+    ls.add_argument("pattern", nargs="?", default="*", help="of a name or typename, as in a shell")
+    ls.add_argument("--limit", type=_count, default=1000, help="at most that many (1000)")
+    ls.add_argument("-l", "--long", action="store_true", help="all that is known of each")
+    _add_values(command)
+    command("du", "show what memory each object takes, alone or shared")
+    top = command("top", "watch the store; q leaves")
+    top.add_argument("--interval", type=_seconds, default=1.0, help="seconds between frames (1)")
+    top.add_argument("--once", action="store_true", help="print one frame")
+    command("doctor", "find what holds memory, and what is wrong with store and machine")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, socket: object, json: object) -> None:
+    parser.add_argument("--socket", default=socket, metavar="PATH", help="the daemon's socket")
+    parser.add_argument("--json", default=json, action="store_true", help="print one JSON document")
+
+
+def _add_daemon_options(parser: argparse.ArgumentParser) -> None:
+    texts = {
+        "memory_limit": "most bytes of data, such as 4GiB or 50%% (half of the memory)",
+        "mode": "permissions of the socket: 0600, or 0660 with --group",
+        "group": "group that may connect, by name or number",
+        "log_level": "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+        "log_format": "text or json",
+        "log_file": "where to log instead of standard error",
+        "pages": "auto, huge or small",
+        "idle_trim_s": "seconds after which free memory goes back to the machine",
+        "max_objects": "most objects and names",
+    }
+    for name in DAEMON_SETTINGS:
+        parser.add_argument("--" + name.replace("_", "-"), metavar="X", help=texts[name])
+
+
+def _add_values(command: object) -> None:
+    assert callable(command)
+    get = command("get", "show a value, or write a table to a file")
+    get.add_argument("key", help="id or name")
+    get.add_argument("--to", metavar="FILE", help=".parquet, .csv, .arrow or .feather")
+    get.add_argument("--head", type=_count, default=10, metavar="N", help="rows to show (10)")
+    put = command("put", "store tables from files, all or none")
+    put.add_argument("file", nargs="+", help=".parquet, .csv, .arrow, .feather, .jsonl")
+    put.add_argument("--name", help="a free name to point to it")
+    rm = command("rm", "delete objects, all or none")
+    rm.add_argument("key", nargs="*", help="id or name")
+    rm.add_argument("--all", action="store_true", help="delete everything")
+    rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.01 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.01")
+    return seconds

@@ -1,0 +1,266 @@
+"""The commands about values: put files, get (show or write) one, rm."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..client import Client
+from ..config import client_config
+from ..errors import InvalidObjectError, ObjectExistsError, StoreFullError
+from ..ipc import protocol as p
+from ..machine import format_size
+from ..objects import ObjectMeta
+from .files import check_writable, read_table, write_table
+from .listing import joined, kind
+from .process import get_status, open_running, reader_config
+from .report import Block, Grid, Line, Pairs, Report, UsageError, jsonable, shorten, width
+
+CELL = 24  # characters of a value in a preview
+SCHEMA_ROWS = 40
+REPR = 1500  # characters of the repr of what is no table
+
+
+def _running_client(args: Namespace) -> Client:
+    config = reader_config(args)
+    open_running(config).close()
+    return Client(config)
+
+
+# ---- put
+
+
+def put(args: Namespace) -> Report:
+    """Read files into shared memory and publish them, all or none."""
+    if args.name is not None and len(args.file) > 1:
+        raise UsageError(f"--name is for one file, not for {len(args.file)}")
+    paths = [Path(f) for f in args.file]
+    for path in paths:
+        with open(path, "rb"):  # before a daemon is started for it
+            pass
+    with Client(client_config(socket=args.socket)) as client:
+        if args.name is not None and client.exists(args.name):
+            raise ObjectExistsError(f"name {args.name!r} is taken", "choose another, or rm it")
+        tables = [_read_into(client, path) for path in paths]
+        ids = client.put_many(tables, names=[args.name] * len(tables))
+        metas = [client.get_meta(i) for i in ids]
+        rows = [t.num_rows for t in tables]
+        return _put_report(args.file, metas, rows)
+
+
+def _read_into(client: Client, path: Path) -> pa.Table:
+    try:
+        with client.memory_pool:
+            return read_table(path)
+    except MemoryError:
+        s = client.status()
+        raise StoreFullError(
+            f"no room for {path}: the store holds {format_size(s.memory_used)} of"
+            f" {format_size(s.memory_limit)}",
+            "rm objects, or start the daemon with a larger --memory-limit",
+        ) from None
+
+
+def _put_report(files: Sequence[str], metas: Sequence[ObjectMeta], rows: Sequence[int]) -> Report:
+    data = [
+        {
+            "file": file,
+            "id": str(m.id),
+            "names": list(m.names),
+            "rows": n,
+            "nbytes": m.nbytes,
+            "copied": m.copied,
+            "gathered": m.gathered,
+            "shared": m.shared,
+        }
+        for file, m, n in zip(files, metas, rows, strict=True)
+    ]
+    cells = [
+        (
+            str(d["id"]),
+            f"{d['rows']:,}",
+            *(format_size(n) for n in (m.nbytes, m.copied + m.gathered)),
+            os.path.basename(str(d["file"])),
+        )
+        for d, m in zip(data, metas, strict=True)
+    ]
+    return Report([Grid(("ID", ">ROWS", ">SIZE", ">COPIED", "FILE"), cells)], data)
+
+
+# ---- get
+
+
+def get(args: Namespace) -> Report:
+    """Show a value, or write it to a file if it is a table."""
+    target = None if args.to is None else Path(args.to)
+    if target is not None:
+        check_writable(target)
+    with _running_client(args) as client:
+        meta = client.get_meta(args.key)
+        value = client.get(meta.id)
+        if target is not None:
+            return _write(meta, value, target)
+        lines, data = _preview(value, args.head)
+        rows = [
+            ("id", str(meta.id)),
+            ("type", meta.typename),
+            ("size", f"{format_size(meta.nbytes)} ({meta.nbytes:,} bytes)"),
+            ("created", f"{meta.created:%Y-%m-%d %H:%M:%S} UTC"),
+            ("names", joined(meta.names)),
+        ]
+        head = {
+            "id": str(meta.id),
+            "typename": meta.typename,
+            "nbytes": meta.nbytes,
+            "created": meta.created.isoformat(),
+            "names": list(meta.names),
+        }
+        return Report([Pairs(rows), *lines], head | data)
+
+
+def _write(meta: ObjectMeta, value: Any, path: Path) -> Report:
+    table = as_table(value)
+    if table is None:
+        raise InvalidObjectError(
+            f"{meta.id} is a {kind(meta.typename)}, not a table", "only tables go to files"
+        )
+    write_table(table, path)
+    nbytes = path.stat().st_size
+    data = {"id": str(meta.id), "file": str(path), "rows": table.num_rows, "file_nbytes": nbytes}
+    told = f"wrote {table.num_rows:,} rows to {path} ({format_size(nbytes)})"
+    return Report([Line(told)], data)
+
+
+def as_table(value: Any, head: int | None = None) -> pa.Table | None:
+    """The (first ``head``) rows of a frame of any library as an Arrow table, or None."""
+    if isinstance(value, pa.RecordBatchReader):
+        value = value.read_all()
+    if isinstance(value, pa.RecordBatch):
+        value = pa.Table.from_batches([value])
+    if isinstance(value, pa.Table):
+        return value if head is None else value.slice(0, head)
+    library = type(value).__module__.partition(".")[0]
+    if type(value).__name__ != "DataFrame" or library not in ("pandas", "polars"):
+        return None
+    rows = value if head is None else value.head(head)
+    try:
+        return rows.to_arrow() if library == "polars" else pa.Table.from_pandas(rows)
+    except (pa.ArrowException, TypeError):  # columns of arbitrary objects
+        return None
+
+
+def _preview(value: Any, head: int) -> tuple[list[Block], dict[str, Any]]:
+    if isinstance(value, pa.RecordBatchReader):
+        value = value.read_all()
+    table = as_table(value, head)
+    if table is None:
+        text = _repr(value)
+        return [Line(), *(Line(line) for line in text.splitlines())], {"repr": text}
+    num_rows = getattr(value, "num_rows", None)
+    num_rows = len(value) if num_rows is None else num_rows
+    fields = [(field.name, str(field.type)) for field in table.schema]
+    lines: list[Block] = [
+        Pairs([("rows", f"{num_rows:,}"), ("columns", f"{len(fields):,}")]),
+        Line(),
+        Grid(("COLUMN", "TYPE"), fields[:SCHEMA_ROWS]),
+    ]
+    if len(fields) > SCHEMA_ROWS:
+        lines.append(Line(f"{len(fields) - SCHEMA_ROWS:,} more columns; --json has all", "dim"))
+    columns = [[_plain(v) for v in column] for column in table.columns]
+    data = {
+        "num_rows": num_rows,
+        "schema": [{"name": n, "type": t} for n, t in fields],
+        "rows": [list(row) for row in zip(*columns, strict=True)],
+    }
+    return [*lines, *_rows(fields, columns, num_rows, head)], data
+
+
+def _rows(
+    fields: Sequence[tuple[str, str]], columns: Sequence[list[Any]], num_rows: int, head: int
+) -> list[Block]:
+    """As many columns as fit the line, of the rows asked for."""
+    shown = [[shorten(_cell(v), CELL) for v in column] for column in columns]
+    heads, left = [], width()
+    for (name, type_), cells in zip(fields, shown, strict=True):
+        need = max(map(len, [shorten(name, CELL), *cells])) + 2
+        if need > left:
+            break
+        left -= need
+        right = type_.startswith(("int", "uint", "float", "double", "decimal", "half"))
+        heads.append(">" * right + shorten(name, CELL))
+    if not heads or not shown[0]:
+        return []
+    lines: list[Block] = [Line(), Grid(heads, list(zip(*shown[: len(heads)], strict=True)))]
+    more = []
+    if num_rows > head:
+        more.append(f"{num_rows - head:,} more rows")
+    if len(fields) > len(heads):
+        more.append(f"{len(fields) - len(heads):,} more columns")
+    return [*lines, Line(" and ".join(more), "dim")] if more else lines
+
+
+def _plain(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (pa.ArrowException, ValueError, OverflowError):  # out of the range of Python's own type
+        return str(scalar)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "null"
+    return value if isinstance(value, str) else str(jsonable(value))
+
+
+def _repr(value: Any) -> str:
+    """The repr of any value, shortened without making all of it first where that is possible."""
+    if isinstance(value, pa.Buffer):
+        start = value.slice(0, min(value.size, 64)).to_pybytes()
+        return f"{value.size:,} bytes: {start!r}{'...' * (value.size > 64)}"
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = short.maxset = short.maxfrozenset = short.maxdict = 20
+    short.maxarray, short.maxstring, short.maxlong, short.maxother = 20, 200, 100, REPR
+    return short.repr(value)
+
+
+# ---- rm
+
+
+def rm(args: Namespace) -> Report:
+    """Delete objects, all or none."""
+    if bool(args.key) == args.all:
+        raise UsageError("name the objects to delete" + (", or --all" * (not args.all)))
+    if args.all:
+        return _remove_all(args)
+    with _running_client(args) as client:
+        metas = {m.id: m for m in map(client.get_meta, args.key)}
+        client.delete(list(metas))
+    ids = [str(i) for i in metas]
+    told = f"deleted {ids[0]}" if len(ids) == 1 else f"deleted {len(ids)} objects"
+    return Report([Line(told)], {"deleted": len(ids), "ids": ids})
+
+
+def _remove_all(args: Namespace) -> Report:
+    connection = open_running(reader_config(args))
+    try:
+        count = get_status(connection).objects
+        if not args.yes and not _confirm(f"delete all {count:,} objects?"):
+            return Report([Line("nothing deleted")], {"deleted": 0}, status=1)
+        connection.request(p.Clear())
+    finally:
+        connection.close()
+    return Report([Line(f"deleted {count:,} objects")], {"deleted": count})
+
+
+def _confirm(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("there is nobody to ask", "--yes deletes all objects without asking")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
