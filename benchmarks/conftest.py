@@ -1,45 +1,29 @@
-"""Stores, peers and yardsticks shared by all benchmarks. Start with README.md beside it."""
+"""Stores, peers and yardsticks shared by all benchmarks."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from measure import GIB, HUGE_PAGE
+from measure import GIB
 from peers import Echo, Peer
 from stores import Store, auto_files
 
 from vineyard_arrow.ipc.hugepages import MemFiles
-from vineyard_arrow.machine import available_memory
 
 CROWD = 8
-WARMED_NBYTES = 8 * GIB
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.benchmark_quiet = True  # benchmarks/table.py prints the one table
 
 
-def touch_memory(nbytes: int) -> None:
-    """Touch memory once, and free it.
-
-    The memory of a virtual machine may be backed by its host only when it is first touched,
-    at 0.6 GB/s here: measured cold without this, any copy looks the same, ours or not.
-    """
-    with mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        for offset in range(0, nbytes, HUGE_PAGE):
-            memory[offset] = 1
-
-
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Store]]:
     """One store on the best pages there are, one on 4 KiB pages."""
     files = auto_files(4 * GIB)  # first of all: it forks
-    touch_memory(min(WARMED_NBYTES, available_memory() // 2))
     folder = tmp_path_factory.mktemp("s")
     with ExitStack() as stack:
         out = {}

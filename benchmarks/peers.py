@@ -151,8 +151,6 @@ def connect_times(socket: str, count: int) -> list[float]:
         client = vineyard_arrow.connect(socket, autostart=False)
         out.append(time.perf_counter() - start)
         client.close()
-        del client
-        gc.collect()  # the next one shall attach anew, to an address space that is free
     return out
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import peers
 import pyarrow as pa
 import pytest
-from measure import GIB, MIB, paired, ratio_of, report, seconds, time_of
+from measure import GIB, MIB, back_memory, paired, ratio_of, report, seconds, time_of
 
 COLUMNS = "abcd"
 
@@ -73,6 +73,7 @@ def test_hand_over(benchmark, store, peer, size, nbytes):
     data = {c: np.random.default_rng(1).random(rows) for c in COLUMNS}
     table = pa.table(data)
     peer.call(peers.attach, store.socket)
+    back_memory(2 * nbytes + GIB // 2)
 
     def ours_cold() -> float:
         client.memory_trim()

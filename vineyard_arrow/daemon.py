@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -194,6 +195,10 @@ async def _run(
         format_size(limit),
         files.page_kind,
     )
+    # What is here stays; records come and go by counting alone, so collect seldom.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     if ready is not None:
         ready()
     try:

@@ -79,13 +79,13 @@ def _head(status: p.Status | None, problem: str | None) -> list[Block]:
 
 def _finding_lines(findings: list[Finding]) -> list[Block]:
     if not findings:
-        return [Line(), Line("nothing is wrong", "green")]
+        return [Line(), Line("found nothing wrong", "green")]
     lines: list[Block] = []
     for f in findings:
         style = "bold red" if f.level == WRONG else "bold"
         lines += [Line(), Line(f"{f.level.upper()}: {f.what}", style), Line(f"  -> {f.advice}")]
     if all(f.level == NOTE for f in findings):
-        lines += [Line(), Line("nothing is wrong", "green")]
+        lines += [Line(), Line("found nothing wrong", "green")]
     return lines
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,7 +115,11 @@ def _plain_lines(block: Block) -> Iterator[str]:
             yield clean(text)
         case Pairs(rows):
             margin = max((len(k) for k, _ in rows), default=0) + 2
-            yield from (f"{k:<{margin}}{clean(v)}" for k, v in rows)
+            for k, v in rows:  # whole words, so that a path stays one
+                options = {"break_long_words": False, "break_on_hyphens": False}
+                first, *more = textwrap.wrap(clean(v), 80 - margin, **options) or [""]
+                yield f"{k:<{margin}}{first}"
+                yield from (" " * margin + line for line in more)
         case Bar(share, label):
             filled = round(30 * min(max(share, 0.0), 1.0))
             yield f"[{'#' * filled}{'-' * (30 - filled)}] {label}"

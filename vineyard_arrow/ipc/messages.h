@@ -47,12 +47,26 @@ T check(arrow::Result<T> r) {
   return std::move(r).ValueUnsafe();
 }
 
+// Arrow's reader refuses buffers that do not start on 8 bytes, but slices of stored columns
+// do as they please. Such a buffer's entry holds the offset rounded down, and what is left
+// of it (1 to 7) in bits 56 to 58; StoreFile adds the two again.
+constexpr int kShiftBit = 56;
+
+inline int64_t encode_offset(uint64_t offset) {
+  return static_cast<int64_t>(round_down(offset, 8) | (offset % 8) << kShiftBit);
+}
+inline int64_t decode_offset(int64_t entry) {
+  if (entry < 0) return entry;
+  return (entry & ((int64_t{1} << kShiftBit) - 1)) + ((entry >> kShiftBit) & 7);
+}
+
 // ---- writing ---------------------------------------------------------------------------
 
 // A message to be: its flatbuffer, and the buffers that its entries are to point to.
 struct Draft {
   std::string metadata;
   std::vector<std::shared_ptr<arrow::Buffer>> buffers;
+  bool aligned = false;  // buffers must start on 8 bytes
 };
 
 class CollectingWriter final : public arrow::ipc::internal::IpcPayloadWriter {
@@ -81,8 +95,16 @@ class Plan {
     options.use_threads = false;
     auto writer = check(arrow::ipc::internal::OpenRecordBatchWriter(
         std::make_unique<CollectingWriter>(&drafts_), schema, options));
+    size_t first = drafts_.size();
     for (auto& batch : batches) check(writer->WriteRecordBatch(*batch));
     check(writer->Close());
+    // Dictionaries are read by Arrow's stream reader, which knows nothing of StoreFile.
+    bool dictionaries = false;
+    for (size_t d = first; d < drafts_.size(); d++) {
+      std::string& m = drafts_[d].metadata;
+      dictionaries |= FlatMessage(reinterpret_cast<uint8_t*>(m.data()), m.size()).kind() == kDictionaryBatch;
+    }
+    for (size_t d = first; d < drafts_.size(); d++) drafts_[d].aligned = dictionaries;
     drafts_.push_back({});  // end marker
   }
 
@@ -103,7 +125,7 @@ class Plan {
         entry = {0, b ? b->size() : 0};
         if (!entry.length) continue;
         nbytes += entry.length;
-        if (share && take_as_is(a, b, &entry)) {
+        if (share && take_as_is(a, b, drafts_[d].aligned, &entry)) {
           shared += entry.length;
         } else if (entry.length < kSealThreshold) {
           small.push_back({&entry, b});
@@ -185,16 +207,15 @@ class Plan {
     return extent;
   }
 
-  // Arrow's reader wants buffers on 8-byte boundaries; nothing else stands in the way of
-  // sharing what lies in the store, but small buffers of live blocks, which share pages
-  // with memory that is still being written.
-  bool take_as_is(Attachment* a, const arrow::Buffer* b, BufferEntry* entry) {
+  // Only small buffers of live blocks, which share pages with memory that is still being
+  // written, cannot be taken as they lie.
+  bool take_as_is(Attachment* a, const arrow::Buffer* b, bool aligned, BufferEntry* entry) {
     const uint8_t* p = b->data();
-    if (!a->contains(p) || reinterpret_cast<uintptr_t>(p) % 8) return false;
+    if (!a->contains(p) || (aligned && reinterpret_cast<uintptr_t>(p) % 8)) return false;
     if (a->lease && a->lease->owns_block(p) && a->lease->is_live(p)) {
       if (b->size() < kSealThreshold || !a->lease->claim(p, b->size(), &claims)) return false;
     }
-    entry->offset = a->offset_of(p);
+    entry->offset = encode_offset(a->offset_of(p));
     return true;
   }
 
@@ -236,6 +257,7 @@ inline std::vector<Range> buffer_ranges(uint8_t* data, uint64_t nbytes, uint64_t
     for (uint64_t i = 0; i < flat.num_buffers(); i++) {
       BufferEntry e = flat.buffer(i);
       if (e.length == 0) continue;
+      e.offset = decode_offset(e.offset);
       if (e.offset < 0 || e.length < 0 || static_cast<uint64_t>(e.offset) > space ||
           static_cast<uint64_t>(e.length) > space - e.offset)
         throw std::runtime_error("a buffer lies outside of the store");
@@ -317,6 +339,30 @@ class PartReader final : public arrow::ipc::MessageReader {
   size_t next_ = 0;
 };
 
+// The store as a file that Arrow reads buffers of a batch from, without copying.
+class StoreFile final : public arrow::io::RandomAccessFile {
+ public:
+  explicit StoreFile(std::shared_ptr<arrow::Buffer> body) : body_(std::move(body)) {}
+  using arrow::io::RandomAccessFile::ReadAt;
+  arrow::Result<std::shared_ptr<arrow::Buffer>> ReadAt(int64_t entry, int64_t nbytes) override {
+    int64_t offset = decode_offset(entry);
+    if (offset < 0 || nbytes < 0 || offset > body_->size() || nbytes > body_->size() - offset)
+      return arrow::Status::Invalid("a buffer lies outside of the store");
+    return arrow::SliceBuffer(body_, offset, nbytes);
+  }
+  arrow::Result<int64_t> GetSize() override { return body_->size(); }
+  arrow::Status Close() override { return arrow::Status::OK(); }
+  bool closed() const override { return false; }
+  arrow::Result<int64_t> Tell() const override { return no(); }
+  arrow::Status Seek(int64_t) override { return no(); }
+  arrow::Result<int64_t> Read(int64_t, void*) override { return no(); }
+  arrow::Result<std::shared_ptr<arrow::Buffer>> Read(int64_t) override { return no(); }
+
+ private:
+  static arrow::Status no() { return arrow::Status::NotImplemented("the store is read at offsets"); }
+  std::shared_ptr<arrow::Buffer> body_;
+};
+
 // The batches of a part as a table over `body`, with `schema` (the part's own, but for the
 // metadata). Copies nothing.
 inline std::shared_ptr<arrow::Table> read_table(const RawPart& part,
@@ -337,8 +383,9 @@ inline std::shared_ptr<arrow::Table> read_table(const RawPart& part,
   } else {
     // The schema is known: Arrow need not parse it again, half the cost of a wide get.
     arrow::ipc::DictionaryMemo memo;
+    StoreFile file(body);
     for (auto& m : part.batches)
-      batches.push_back(check(arrow::ipc::ReadRecordBatch(*open_message(m, body), schema, &memo, options)));
+      batches.push_back(check(arrow::ipc::ReadRecordBatch(arrow::Buffer(m.first, m.second), schema, &memo, options, &file)));
   }
   return check(arrow::Table::FromRecordBatches(schema, batches));
 }
@@ -399,10 +446,10 @@ inline std::shared_ptr<arrow::Buffer> private_body(Attachment* a, const std::vec
     for (uint64_t i = 0; i < flat.num_buffers(); i++) {
       BufferEntry e = flat.buffer(i);
       if (!e.length) continue;
-      uint64_t from = e.offset;
+      uint64_t from = decode_offset(e.offset);
       auto p = std::prev(std::upper_bound(pieces.begin(), pieces.end(), from,
                                           [](uint64_t o, const Piece& p) { return o < p.begin; }));
-      flat.set_offset(i, p->to + (from - p->begin));
+      flat.set_offset(i, encode_offset(p->to + (from - p->begin)));
     }
   }
   return body;

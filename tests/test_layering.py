@@ -1,0 +1,81 @@
+"""Imports only point down, as docs/architecture.md draws it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import vineyard_arrow
+
+PACKAGE = Path(vineyard_arrow.__file__).parent
+
+# A module may import from the layers below its own, and from its own.
+LAYERS = [
+    {"errors", "objects", "_compat", "_build_info", "__version__"},
+    {"machine"},
+    {"config", "config_values", "registry"},
+    {"ipc.protocol", "ipc.mounts", "ipc._core"},
+    {"ipc.connection", "ipc.hugepages", "ipc.server", "types"},
+    {"ipc.memory", "ipc.starter"},
+    {"metadata.catalog", "ipc.attached"},
+    {"service", "client"},
+    {"daemon"},
+    {"cli", "__main__"},
+]
+
+
+def layer(module: str) -> int | None:
+    for i, names in enumerate(LAYERS):
+        if any(module == n or module.startswith(n + ".") for n in names):
+            return i
+    return None
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of ours that a file imports at its top level, relative to the package."""
+    here = path.relative_to(PACKAGE).with_suffix("").parts
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = list(here[: len(here) - node.level])
+            elif (node.module or "").split(".")[0] == "vineyard_arrow":
+                base = []
+            else:
+                continue
+            tail = (node.module or "").removeprefix("vineyard_arrow").strip(".")
+            base += tail.split(".") if tail else []
+            for alias in node.names:
+                full = [*base, alias.name]
+                target = PACKAGE.joinpath(*full)
+                is_module = target.with_suffix(".py").exists() or target.with_suffix(".pyx").exists()
+                found.add(".".join(full if is_module or not base else base))
+    return found
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if name.endswith("__init__"):
+            continue
+        own = layer(name)
+        assert own is not None, f"{name} has no place in LAYERS"
+        for target in imports(path):
+            if (below := layer(target)) is not None and below > own:
+                wrong.append(f"{name} imports {target}")
+    assert not wrong
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, pyarrow; before = set(sys.modules); import vineyard_arrow;"
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    heavy = {"pandas", "polars", "etcd3", "grpc", "msgspec", "duckdb", "asyncio", "subprocess"}
+    assert not heavy & set(done.stdout.split())
