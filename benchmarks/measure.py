@@ -24,6 +24,8 @@ from vineyard_arrow.ipc.mounts import load_libc
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE, HUGE_PAGE = 4 * KIB, 2 * MIB
+_libc = load_libc()
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _OPERATORS = {"<=": operator.le, ">=": operator.ge}
 
 
@@ -126,6 +128,13 @@ def back_memory(nbytes: int) -> None:
             memory[offset] = 1
 
 
+def protect(ranges: Sequence[tuple[int, int]], access: int) -> None:
+    """Set the protection of memory (address, nbytes)."""
+    for address, nbytes in ranges:
+        if _libc.mprotect(address, nbytes, access) != 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+
+
 class Pages:
     """A shared mapping to compare with: same files, same advice, but plainly ours.
 
@@ -138,34 +147,27 @@ class Pages:
     """
 
     def __init__(self, files: SharedFiles, nbytes: int) -> None:
-        self._libc = load_libc()
-        self._libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self.nbytes = -(-nbytes // HUGE_PAGE) * HUGE_PAGE
         rw, ro = files.create("yardstick")
         os.close(ro)
         os.ftruncate(rw, self.nbytes)
         reserve = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._wide = self._libc.mmap(None, self.nbytes + HUGE_PAGE, 0, reserve, -1, 0)
+        self._wide = _libc.mmap(None, self.nbytes + HUGE_PAGE, 0, reserve, -1, 0)
         self.address = -(-self._wide // HUGE_PAGE) * HUGE_PAGE
         access, fixed = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | 0x10
-        if self._libc.mmap(self.address, self.nbytes, access, fixed, rw, 0) != self.address:
+        if _libc.mmap(self.address, self.nbytes, access, fixed, rw, 0) != self.address:
             raise OSError("cannot map the yardstick's pages")
         os.close(rw)
         if files.huge:
-            self._libc.madvise(self.address, self.nbytes, mmap.MADV_HUGEPAGE)
+            _libc.madvise(self.address, self.nbytes, mmap.MADV_HUGEPAGE)
         memory = (ctypes.c_uint8 * self.nbytes).from_address(self.address)
         self.bytes = np.frombuffer(memory, np.uint8)
 
     def cool(self) -> None:
         """Give the pages back, so that the next touch finds fresh ones."""
-        self._libc.madvise(self.address, self.nbytes, mmap.MADV_REMOVE)
-
-    def protect(self, ranges: Sequence[tuple[int, int]], access: int) -> None:
-        """Set the protection of ranges (offset, nbytes) of the mapping."""
-        for offset, nbytes in ranges:
-            self._libc.mprotect(self.address + offset, nbytes, access)
+        _libc.madvise(self.address, self.nbytes, mmap.MADV_REMOVE)
 
     def close(self) -> None:
         """Unmap; ``bytes`` must not be used any more."""
         del self.bytes
-        self._libc.munmap(self._wide, self.nbytes + HUGE_PAGE)
+        _libc.munmap(self._wide, self.nbytes + HUGE_PAGE)

@@ -80,6 +80,7 @@ class Echo:
         self._process = context.Process(target=_echo, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()
+        self.pid = self._process.pid
         self.round_trip()
 
     def round_trip(self) -> None:

@@ -50,7 +50,9 @@ def imports(path: Path) -> set[str]:
             for alias in node.names:
                 full = [*base, alias.name]
                 target = PACKAGE.joinpath(*full)
-                is_module = target.with_suffix(".py").exists() or target.with_suffix(".pyx").exists()
+                is_module = (
+                    target.with_suffix(".py").exists() or target.with_suffix(".pyx").exists()
+                )
                 found.add(".".join(full if is_module or not base else base))
     return found
 

@@ -13,7 +13,6 @@ from values import ALL_VALUES
 from vineyard_arrow.client import Client
 
 
-
 @pytest.mark.parametrize("mode", ["ro", "cow", "copy"])
 def test_values_come_back_exactly(client: Client, mode: str) -> None:
     failed: dict[str, str] = {}

@@ -141,6 +141,8 @@ class Client:
     def _resolve(self, key: Key, timeout_s: float | None = None) -> int:
         """The id that ``key`` stands for."""
         if isinstance(key, int):
+            if not 0 <= key < 1 << 64:
+                raise InvalidObjectError(f"{key} is no object id", "an id has 64 bits")
             return int(key)
         if not isinstance(key, str):
             raise InvalidObjectError(
@@ -167,7 +169,7 @@ class Client:
         ObjectNotFoundError
             If one is unknown; nothing is deleted then.
         """
-        single = isinstance(keys, int | str)
+        single = not isinstance(keys, Iterable) or isinstance(keys, str)
         ids = [self._resolve(k) for k in ([keys] if single else keys)]  # type: ignore[list-item,union-attr]
         self._a.request(p.Delete(ids))
 
@@ -246,7 +248,9 @@ class Client:
         """Point a free name to an object; ObjectExistsError if it is taken."""
         self._a.request(p.PutName(name, self._resolve(key)))
 
-    def get_name(self, name: str, *, wait: bool = False, timeout_s: float | None = None) -> ObjectID:
+    def get_name(
+        self, name: str, *, wait: bool = False, timeout_s: float | None = None
+    ) -> ObjectID:
         """The id a name points to.
 
         Raises

@@ -46,9 +46,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _start_logging(config: DaemonConfig) -> None:
-    handler = (
-        logging.FileHandler(config.log_file) if config.log_file else logging.StreamHandler()
-    )
+    handler = logging.FileHandler(config.log_file) if config.log_file else logging.StreamHandler()
     handler.setFormatter(
         _JsonFormatter()
         if config.log_format == "json"

@@ -199,7 +199,7 @@ class Registry:
         """
         found = self._resolvers.get(typename)
         if found is None:
-            module = _RESOLVER_MODULES.get((typename.split(".") + [""])[1])
+            module = _RESOLVER_MODULES.get((typename + ".").split(".")[1])
             if module is not None:
                 _load(module)
                 found = self._resolvers.get(typename)

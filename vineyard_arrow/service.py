@@ -56,7 +56,7 @@ class _Waiter:
     timer: Any = None
 
 
-class NoReply(Exception):  # noqa: N818  # a signal, not an error
+class NoReply(Exception):
     """The reply comes later."""
 
 
@@ -266,9 +266,7 @@ class Service:
             self.memory.ask_trim()
         if attempt < len(TRIM_WAITS_S):
             session.asking = True
-            self._call_later(
-                TRIM_WAITS_S[attempt], lambda: self._try_credit(session, attempt + 1)
-            )
+            self._call_later(TRIM_WAITS_S[attempt], lambda: self._try_credit(session, attempt + 1))
             return
         writer.table.answer()
 
@@ -297,6 +295,15 @@ class Service:
     def _put(self, session: Session, _: int, m: p.Put) -> tuple[Any, list[int]]:
         writer = session.writer
         assert writer is not None
+        strict = [i.strict for i in m.items if self.memory.owns_strict(writer, i.strict)]
+        try:
+            return self._put_all(session, writer, m)
+        except VineyardArrowError:
+            for segment_id in strict:
+                self.memory.discard_strict(segment_id)
+            raise
+
+    def _put_all(self, session: Session, writer: Writer, m: p.Put) -> tuple[Any, list[int]]:
         for item in m.items:
             if not any(item.id in ids for ids in session.ids):
                 raise InvalidObjectError(f"id {item.id:#x} is not one of the caller's")
@@ -320,9 +327,6 @@ class Service:
                     self.memory.segments[segment_id].refs[start] -= 1
                 self.catalog.discard(record.place)
             self.memory.unseal(writer, claims)
-            for item in m.items:
-                if item.strict is not None:
-                    self.memory.discard_strict(item.strict)
             raise
         for record, item in zip(records, m.items, strict=True):
             self.catalog.publish(record, item.name)
@@ -342,10 +346,9 @@ class Service:
         except RuntimeError as error:
             raise InvalidObjectError(str(error)) from None
         if item.strict is not None:
-            segment = self.memory.segments.get(item.strict)
-            if segment is None or segment.kind != "strict" or segment.owner is not writer:
+            if not self.memory.owns_strict(writer, item.strict):
                 raise InvalidObjectError(f"segment {item.strict} is not the caller's to seal")
-            self.memory.seal_strict(segment)
+            self.memory.seal_strict(self.memory.segments[item.strict])
         keys = self.memory.cover(ranges)
         segments = list(dict.fromkeys(segment_id for segment_id, _ in keys))
         created = time.time_ns()

@@ -106,10 +106,10 @@ def in_store(s: p.Status, objects: list[p.ObjectInfo]) -> Iterator[Finding]:
     if s.deleted_pinned:
         pids = ", ".join(pids_of_deleted(s, objects)) or "no client that is left"
         least = sum(x.sealed for x in s.segments) - sum(o.stored for o in objects)
-        size = f", at least {format_size(least)}," if least > 0 else ""
+        size = f" (at least {format_size(least)})" if least > 0 else ""
         yield Finding(
             level,
-            f"{s.deleted_pinned:,} deleted objects{size} are still read, by {pids}",
+            f"deleted but still read: {s.deleted_pinned:,} objects{size} by {pids}",
             "drop what was got of them there (arrays, slices, frames), or end the process",
         )
     for c in s.clients:

@@ -116,8 +116,10 @@ def _plain_lines(block: Block) -> Iterator[str]:
         case Pairs(rows):
             margin = max((len(k) for k, _ in rows), default=0) + 2
             for k, v in rows:  # whole words, so that a path stays one
-                options = {"break_long_words": False, "break_on_hyphens": False}
-                first, *more = textwrap.wrap(clean(v), 80 - margin, **options) or [""]
+                wrapper = textwrap.TextWrapper(
+                    80 - margin, break_long_words=False, break_on_hyphens=False
+                )
+                first, *more = wrapper.wrap(clean(v)) or [""]
                 yield f"{k:<{margin}}{first}"
                 yield from (" " * margin + line for line in more)
         case Bar(share, label):

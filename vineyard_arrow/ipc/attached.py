@@ -15,7 +15,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
@@ -68,9 +68,7 @@ class Attached:
         self._lock = threading.RLock()
         self._pool: Any = None
         self._prepared: _Prepared | None = None
-        connection = connect_or_start(
-            config.socket, config.timeout_s, autostart=config.autostart
-        )
+        connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
         welcome, fds = self._hello(connection)
         index_fd, table_fd, event_fd, catalog_fd = fds
         try:
@@ -149,11 +147,19 @@ class Attached:
         number = MODES.get(mode)
         if number is None:
             raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
-        return self._look(key, lambda: self._core.read(key, number))
+        parts: list[tuple[str, dict[str, Any], Any]] = self._look(
+            key, lambda: self._core.read(key, number)
+        )
+        return parts
 
     def describe(self, key: int) -> tuple[Any, ...]:
         """Header and parts of object ``key`` without its data."""
-        return self._look(key, lambda: self._core.describe(key))
+
+        def look() -> Any:
+            found = self._core.describe(key)
+            return found if found is _core.MISS else [found]
+
+        return self._look(key, look)[0]  # type: ignore[no-any-return]
 
     def _look(self, key: int, look: Callable[[], Any]) -> Any:
         if self.connection.lost == "forked":
@@ -167,7 +173,7 @@ class Attached:
             if found is _core.MISS:
                 # The index can miss what is just being moved in it; the daemon cannot.
                 self.request(p.Find(key, None, 0.0))
-            elif type(found) is tuple and found and type(found[0]) is int and len(found) < 7:
+            elif type(found) is tuple:
                 for segment in found:
                     self._map(segment)
             else:
@@ -183,9 +189,7 @@ class Attached:
             except ObjectNotFoundError:
                 return  # retired meanwhile: the object is gone, and looking again says so
             try:
-                self._core.add_segment(
-                    segment, reply.offset, reply.nbytes, fds[0], reply.huge
-                )
+                self._core.add_segment(segment, reply.offset, reply.nbytes, fds[0], reply.huge)
             except RuntimeError as error:
                 os.close(fds[0])
                 raise VineyardArrowError(f"cannot map the store: {error}") from None
@@ -212,8 +216,10 @@ class Attached:
         """Wait for an object or a name, on a connection of its own; return the id."""
         self.check_alive()
         connection = self.open_connection()
-        is_name = isinstance(key, str)
-        message = p.Find(None if is_name else int(key), key if is_name else None, timeout_s)
+        if isinstance(key, str):
+            message = p.Find(None, key, timeout_s)
+        else:
+            message = p.Find(key, None, timeout_s)
         try:
             reply, _ = connection.request(message, timeout_s + self.timeout_s)
         finally:
@@ -277,7 +283,7 @@ class Attached:
             If a name is taken.
         """
         if strict:
-            return [self._put_strict(parts, name) for parts, name in objects]
+            return self._put_all_strict(objects)
         self.lease()
         try:
             return self._put(objects, share=True)
@@ -305,6 +311,18 @@ class Attached:
             raise self._full(needed) from None
         self._commit(plans, items)
         return [item.id for item in items]
+
+    def _put_all_strict(self, objects: Sequence[tuple[Sequence[Part], str | None]]) -> list[int]:
+        done: list[int] = []
+        try:
+            for parts, name in objects:
+                done.append(self._put_strict(parts, name))
+        except BaseException:
+            for object_id in done:
+                with suppress(VineyardArrowError):
+                    self.request(p.Delete([object_id]))
+            raise
+        return done
 
     def _put_strict(self, parts: Sequence[Part], name: str | None) -> int:
         plan = self._plan(parts)
@@ -471,7 +489,11 @@ def full_error(nbytes: int, status: p.Status) -> StoreFullError:
     return StoreFullError(
         f"no room for {format_size(nbytes)}: the store holds {format_size(status.memory_used)}"
         f" of {format_size(status.memory_limit)} in {status.objects:,} objects"
-        + (f", and {status.deleted_pinned} deleted ones still read" if status.deleted_pinned else "")
+        + (
+            f", and {status.deleted_pinned} deleted ones still read"
+            if status.deleted_pinned
+            else ""
+        )
         + (f"; most by {by}" if by else ""),
         "delete objects, drop arrays of deleted ones, or start the daemon with a larger"
         " --memory-limit; `vineyard-arrow doctor` shows who holds what",
@@ -500,7 +522,9 @@ def attach(config: ClientConfig) -> Attached:
     with _registry_lock:
         if not _hooked:
             os.register_at_fork(
-                before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+                before=_before_fork,
+                after_in_parent=_after_in_parent,
+                after_in_child=_after_in_child,
             )
             _hooked = True
         found = _attached.get(config.socket)

@@ -98,9 +98,7 @@ class Connection:
         """The descriptor; -1 once closed."""
         return self._sock.fileno()
 
-    def request(
-        self, message: Any, timeout_s: float | None = None
-    ) -> tuple[Any, list[int]]:
+    def request(self, message: Any, timeout_s: float | None = None) -> tuple[Any, list[int]]:
         """Send ``message``, return the reply and the descriptors that came with it (owned).
 
         Raises

@@ -77,7 +77,7 @@ class Lease final : public Backing {
   // A range the daemon lets this writer use; at a lease it tells all of them.
   void add_free(uint64_t offset, uint64_t nbytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (in_pool(offset)) protect(offset, nbytes, PROT_READ | PROT_WRITE);
+    if (in_pool(offset) && !protect(offset, nbytes, PROT_READ | PROT_WRITE)) return;
     (in_pool(offset) ? pool_ : put_).add(offset, nbytes);
   }
 
@@ -124,15 +124,21 @@ class Lease final : public Backing {
   }
 
   // Claims the pages of a live block that cover [address, address + nbytes) and are not
-  // sealed yet, and makes them read-only. False when no live block covers the range.
+  // sealed yet, and makes them read-only. False when no live block covers the range, or the
+  // kernel refuses the protection; the caller then copies.
   bool claim(const uint8_t* address, uint64_t nbytes, std::vector<Range>* claims) {
     std::lock_guard<std::mutex> lock(mutex_);
     uint64_t begin = offset_of(address), end = begin + nbytes;
     auto it = block_over(begin);
     if (it == blocks_.end() || end > it->first + it->second.nbytes) return false;
     it->second.sealed = true;
-    for (auto gap : unsealed_in(round_down(begin, kPage), round_up(end, kPage))) {
-      protect(gap.offset, gap.nbytes, PROT_READ);
+    auto gaps = unsealed_in(round_down(begin, kPage), round_up(end, kPage));
+    for (size_t i = 0; i < gaps.size(); i++) {
+      if (protect(gaps[i].offset, gaps[i].nbytes, PROT_READ)) continue;
+      while (i-- > 0) protect(gaps[i].offset, gaps[i].nbytes, PROT_READ | PROT_WRITE);
+      return false;
+    }
+    for (auto gap : gaps) {
       sealed_[gap.offset] = gap.nbytes;
       claims->push_back(gap);
     }
@@ -176,6 +182,7 @@ class Lease final : public Backing {
     for (auto& c : claims) {
       if (in_pool(c.offset)) {
         sealed_.erase(c.offset);
+        protect(c.offset, c.nbytes, PROT_READ | PROT_WRITE);  // its owner may go on writing
       } else {
         count_unsealed(-static_cast<int64_t>(c.nbytes));
         put_.free(c.offset, c.nbytes);
@@ -217,11 +224,15 @@ class Lease final : public Backing {
   void publish_warm() {
     o_.table->warm.store(pool_.warm_nbytes() + put_.warm_nbytes(), std::memory_order_relaxed);
   }
-  void protect(uint64_t offset, uint64_t nbytes, int mode) {
-    // ENOMEM: the kernel's limit of mappings. The pages then stay as they were, and a
-    // caller that asked for write access must hear of it.
-    if (mprotect(at(offset), nbytes, mode) != 0 && (mode & PROT_WRITE))
-      throw system_error("mprotect");
+  // False at the kernel's limit of mappings (vm.max_map_count). Never throws: blocks are
+  // freed on any thread, beneath code that knows no exceptions.
+  bool protect(uint64_t offset, uint64_t nbytes, int mode) {
+    return mprotect(at(offset), nbytes, mode) == 0;
+  }
+  // A range of the pool half is free again; it was sealed, so it must first be writable.
+  void reopen(uint64_t offset, uint64_t nbytes) {
+    if (protect(offset, nbytes, PROT_READ | PROT_WRITE)) pool_.free(offset, nbytes);
+    else stuck_.insert(offset, nbytes);
   }
 
   std::optional<uint64_t> take(Allocator& from, uint64_t nbytes) {
@@ -255,9 +266,9 @@ class Lease final : public Backing {
   // Frees what is not sealed of [begin, end) in the pool half.
   void release(uint64_t begin, uint64_t end, bool was_protected) {
     for (auto gap : unsealed_in(begin, end)) {
-      if (was_protected) protect(gap.offset, gap.nbytes, PROT_READ | PROT_WRITE);
       count_unsealed(-static_cast<int64_t>(gap.nbytes));
-      pool_.free(gap.offset, gap.nbytes);
+      if (was_protected) reopen(gap.offset, gap.nbytes);
+      else pool_.free(gap.offset, gap.nbytes);
     }
     publish_warm();
   }
@@ -287,8 +298,7 @@ class Lease final : public Backing {
       } else {
         auto next = blocks_.lower_bound(begin);
         if (next != blocks_.end()) stop = std::min(end, next->first);
-        protect(begin, stop - begin, PROT_READ | PROT_WRITE);
-        pool_.free(begin, stop - begin);
+        reopen(begin, stop - begin);
       }
       begin = stop;
     }
@@ -319,6 +329,9 @@ class Lease final : public Backing {
 
   void trim_locked() {
     receive();
+    RangeSet stuck;
+    std::swap(stuck, stuck_);
+    for (auto [offset, nbytes] : stuck.ranges()) reopen(offset, nbytes);
     pool_.trim();
     put_.trim();
     publish_warm();
@@ -359,6 +372,7 @@ class Lease final : public Backing {
   uint8_t* alias_ = nullptr;
   std::mutex mutex_;
   Allocator pool_, put_;
+  RangeSet stuck_;                        // free, but the kernel would not make it writable
   std::map<uint64_t, Block> blocks_;      // live blocks of the pool half
   std::map<uint64_t, uint64_t> sealed_;   // sealed ranges of the pool half
   double active_ = 0;

@@ -115,9 +115,7 @@ class _Space:
 class Memory:
     """All segments of a store, its limit, and the extents in use."""
 
-    def __init__(
-        self, files: SharedFiles, limit: int, idle_s: float, catalog_nbytes: int
-    ) -> None:
+    def __init__(self, files: SharedFiles, limit: int, idle_s: float, catalog_nbytes: int) -> None:
         self.limit = limit
         self.idle_s = idle_s
         self._files = files
@@ -341,9 +339,14 @@ class Memory:
         segment.starts, segment.lengths = [segment.offset], {segment.offset: segment.nbytes}
         segment.refs = {segment.offset: 0}
 
-    def discard_strict(self, segment_id: int) -> None:
+    def owns_strict(self, writer: Writer, segment_id: int | None) -> bool:
+        """Whether this is a file that ``writer`` asked for and has not put yet."""
+        segment = self.segments.get(segment_id) if segment_id is not None else None
+        return segment is not None and segment.kind == "strict" and segment.owner is writer
+
+    def discard_strict(self, segment_id: int | None) -> None:
         """Drop the file of a strict object that came to nothing."""
-        segment = self.segments.get(segment_id)
+        segment = self.segments.get(segment_id) if segment_id is not None else None
         if segment is not None and segment.kind == "strict" and not any(segment.refs.values()):
             self._retire(segment)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ProtocolError, VineyardArrowError
+from ..errors import InvalidObjectError, ProtocolError, VineyardArrowError
 
 VERSION = 1
 HEADER = struct.Struct("<II")
@@ -24,7 +24,7 @@ UNASKED = 0
 Extent = tuple[int, int]  # offset in the store, bytes
 
 
-class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class _Message(msgspec.Struct, array_like=True, gc=False):
     pass
 
 
@@ -305,7 +305,10 @@ _reply_decoder = msgspec.msgpack.Decoder(Reply)
 
 def encode(number: int, message: Any) -> bytes:
     """A frame."""
-    body = _encoder.encode(message)
+    try:
+        body = _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise InvalidObjectError(f"{error.object!r} is not valid Unicode") from None
     if len(body) > MAX_FRAME:
         raise ProtocolError(
             f"a message of {len(body):,} bytes is over the limit of {MAX_FRAME:,}",
