@@ -169,8 +169,10 @@ class Client:
         ObjectNotFoundError
             If one is unknown; nothing is deleted then.
         """
-        single = not isinstance(keys, Iterable) or isinstance(keys, str)
-        ids = [self._resolve(k) for k in ([keys] if single else keys)]  # type: ignore[list-item,union-attr]
+        several: Any = keys
+        if isinstance(keys, str) or not isinstance(keys, Iterable):
+            several = [keys]
+        ids = [self._resolve(key) for key in several]
         self._a.request(p.Delete(ids))
 
     def exists(self, key: Key) -> bool:
@@ -232,7 +234,7 @@ class Client:
         )
 
     def list_objects(self, pattern: str = "*", *, limit: int = 1000) -> list[ObjectMeta]:
-        """Objects with a name or typename that ``pattern`` (as in a shell) matches, oldest first."""
+        """Objects with a name or typename that ``pattern`` matches (as in a shell), by id."""
         reply, _ = self._a.request(p.ListObjects(pattern, limit))
         out = []
         for info in reply.objects:

@@ -18,6 +18,7 @@ from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ..errors import InvalidObjectError, StoreFullError
 from ..machine import format_size
@@ -235,7 +236,7 @@ class Memory:
         return StoreFullError(
             f"no room for {format_size(nbytes)}: {format_size(self.charged)} of"
             f" {format_size(self.limit)} are in use or promised to writers"
-            f" ({format_size(self.sealed)} in sealed objects, {format_size(self.unsealed)} unsealed)",
+            f" ({format_size(self.sealed)} sealed, {format_size(self.unsealed)} unsealed)",
             "delete objects, drop references to arrays of deleted ones, or start the daemon"
             " with a larger --memory-limit; `vineyard-arrow doctor` shows who holds what",
         )
@@ -310,7 +311,7 @@ class Memory:
                 raise InvalidObjectError(f"claim at {offset} overlaps a sealed extent")
             seen.append((offset, nbytes))
         seen.sort()
-        for (a, n), (b, _) in zip(seen, seen[1:], strict=False):
+        for (a, n), (b, _) in pairwise(seen):
             if a + n > b:
                 raise InvalidObjectError(f"claims at {a} and {b} overlap")
 

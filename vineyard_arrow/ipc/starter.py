@@ -101,7 +101,7 @@ def start_daemon(arguments: list[str], path: Path, timeout_s: float) -> int:
             said += chunk
     if said.startswith(b"ready"):
         return int(said.split()[1])
-    code, message, hint = (said.decode(errors="replace").split("\n") + ["", "", ""])[:3]
+    code, message, hint = (said.decode(errors="replace") + "\n\n").split("\n")[:3]
     if not message:
         raise ConfigError(f"the daemon at {path} did not start", f"see {path}.log")
     raise from_code(code, message, hint or None)
