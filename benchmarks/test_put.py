@@ -35,8 +35,6 @@ SIZES = {
     "1 GiB": GIB,
 }
 LARGE = 64 * MIB
-
-
 BURST = 5
 
 

@@ -152,7 +152,7 @@ class Client:
             return self._a.find_name(key)
         except ObjectNotFoundError:
             try:
-                return ObjectID(key)
+                return int(ObjectID(key))
             except ValueError:
                 pass
             if timeout_s:

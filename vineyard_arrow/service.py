@@ -164,6 +164,8 @@ class Service:
             retired = self.memory.told_retired(session.writer)
             session.send(p.UNASKED, p.Retired(retired), [])
         session.send(number, reply, fds)
+        if isinstance(reply, p.Forked):
+            os.close(fds[0])  # the child's end: no longer ours
 
     def _attach(self, session: Session, pid: int, program: str) -> None:
         session.table_fd = os.memfd_create("vineyard-client", os.MFD_CLOEXEC)

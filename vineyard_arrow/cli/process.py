@@ -10,15 +10,14 @@ import contextlib
 import os
 import select
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 
 from ..config import ClientConfig, DaemonConfig, client_config, daemon_config
-from ..errors import ConfigError, DeadlineExceededError, VineyardArrowError, from_code
+from ..errors import DeadlineExceededError, VineyardArrowError
 from ..ipc import protocol as p
 from ..ipc.connection import Connection
-from ..ipc.starter import _starting
+from ..ipc.starter import await_ready, starting
 from ..machine import format_size
 from .parser import DAEMON_SETTINGS
 from .report import Line, NoDaemonError, Pairs, Report
@@ -84,7 +83,7 @@ def start(args: Namespace) -> Report:
     timeout_s = client_config(socket=config.socket, autostart=False).timeout_s
     with contextlib.suppress(*GONE):
         return _started(config.socket, timeout_s, fresh=False)
-    with _starting(config.socket):
+    with starting(config.socket):
         with contextlib.suppress(*GONE):
             return _started(config.socket, timeout_s, fresh=False)
         _fork_daemon(config, timeout_s)
@@ -136,13 +135,7 @@ def _fork_daemon(config: DaemonConfig, timeout_s: float) -> None:
     os.close(told)
     os.close(log_fd)
     os.waitpid(child, 0)
-    with open(ready, "rb", buffering=0) as pipe:
-        said = _read_line(pipe.fileno(), timeout_s, config.socket)
-    if not said.startswith(b"ready"):
-        code, message, hint = [*said.decode(errors="replace").split("\n"), "", "", ""][:3]
-        if not message:
-            raise ConfigError("the daemon did not start", f"see {config.socket}.log")
-        raise from_code(code, message, hint or None)
+    await_ready(ready, config.socket, timeout_s)
 
 
 def _become_daemon(config: DaemonConfig, told: int, log_fd: int) -> int:
@@ -157,21 +150,6 @@ def _become_daemon(config: DaemonConfig, told: int, log_fd: int) -> int:
     from ..daemon import main_from_config
 
     return main_from_config(config, told)
-
-
-def _read_line(fd: int, timeout_s: float, path: Path) -> bytes:
-    deadline = time.monotonic() + timeout_s
-    said = b""
-    while not (said.startswith(b"ready") and said.endswith(b"\n")):
-        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise DeadlineExceededError(
-                f"the daemon at {path} was not up within {timeout_s:g} s", f"see {path}.log"
-            )
-        chunk = os.read(fd, 4096)
-        if not chunk:
-            break
-        said += chunk
-    return said
 
 
 # ---- stop

@@ -30,7 +30,7 @@ def connect_or_start(path: Path, timeout_s: float, *, autostart: bool) -> Connec
         raise ConfigError(
             f"no daemon listens at {path}", f"start one: vineyard-arrow start --socket {path}"
         )
-    with _starting(path):
+    with starting(path):
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
             return Connection.open(path, timeout_s)  # somebody else was faster
         start_daemon(["--socket", str(path)], path, timeout_s)
@@ -38,7 +38,7 @@ def connect_or_start(path: Path, timeout_s: float, *, autostart: bool) -> Connec
 
 
 @contextlib.contextmanager
-def _starting(path: Path) -> Iterator[None]:
+def starting(path: Path) -> Iterator[None]:
     """Hold the right to start the daemon at ``path``; the kernel frees it if we die."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,9 +86,22 @@ def start_daemon(arguments: list[str], path: Path, timeout_s: float) -> int:
         os.close(log)
     # The process forks at once and its parent ends: init reaps the daemon, not we.
     process.wait()
+    return await_ready(ready, path, timeout_s)
+
+
+def await_ready(fd: int, path: Path, timeout_s: float) -> int:
+    """Wait for the line that a starting daemon writes to ``fd`` (closed here); return its pid.
+
+    Raises
+    ------
+    VineyardArrowError
+        What it says went wrong.
+    DeadlineExceededError
+        If it is not up in time.
+    """
     deadline = time.monotonic() + timeout_s
     said = b""
-    with open(ready, "rb", buffering=0) as pipe:
+    with open(fd, "rb", buffering=0) as pipe:
         while not (said.startswith(b"ready") and said.endswith(b"\n")):
             left = max(0.0, deadline - time.monotonic())
             if not select.select([pipe], [], [], left)[0]:
