@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "objects", "_compat", "_build_info", "__version__"},
     {"machine"},
     {"config", "config_values", "registry"},
-    {"ipc.protocol", "ipc.mounts", "ipc._core"},
+    {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop"},
     {"ipc.connection", "ipc.hugepages", "ipc.server", "types"},
     {"ipc.memory", "ipc.starter"},
     {"metadata.catalog", "ipc.attached"},

@@ -242,6 +242,8 @@ class Client:
                 out.append(self._meta(info))
             except ObjectNotFoundError:
                 continue  # deleted meanwhile
+            except InvalidObjectError:
+                out.append(_unreadable(info))
         return out
 
     # ---- names
@@ -348,7 +350,7 @@ class Blob:
             raise client._a._full(nbytes) from None
 
     def __buffer__(self, flags: int) -> memoryview:
-        return memoryview(self._live())
+        return self.view()
 
     def _live(self) -> pa.Buffer:
         if self.buffer is None:
@@ -362,7 +364,9 @@ class Blob:
 
     def view(self) -> memoryview:
         """The bytes, writable; release it before `seal`."""
-        return memoryview(self._live())
+        view = memoryview(self._live())
+        # Arrow's are of signed bytes, to which no bytes can be assigned; empty ones cannot be cast.
+        return view.cast("B") if view.nbytes else memoryview(bytearray())
 
     def seal(self, *, name: str | None = None) -> ObjectID:
         """Publish the blob; from here on its pages refuse writes."""
@@ -373,6 +377,15 @@ class Blob:
     def drop(self) -> None:
         """Give the memory back without publishing."""
         self.buffer = None
+
+
+def _unreadable(info: p.ObjectInfo) -> ObjectMeta:
+    """What is known of an object whose stored schema makes no sense."""
+    object_id = ObjectID(info.id)
+    created = datetime.fromtimestamp(info.created_ns / 1e9, UTC)
+    return ObjectMeta(
+        object_id, info.typename, info.nbytes, (), object_id.instance, created, tuple(info.names)
+    )
 
 
 def _is_strict(seal: str) -> bool:

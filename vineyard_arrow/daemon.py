@@ -5,7 +5,6 @@ It ends by itself on SIGTERM, SIGINT or a stop request. It never reads or writes
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import gc
@@ -25,6 +24,7 @@ from .config import DaemonConfig
 from .errors import ConfigError, VineyardArrowError
 from .ipc import server
 from .ipc.hugepages import HugePagesUnavailable, MemFiles, SharedFiles, open_huge_files
+from .ipc.loop import Loop
 from .ipc.protocol import UNASKED, encode, failure
 from .machine import check_memory_limit, format_size, total_memory
 from .service import Service, Session
@@ -108,7 +108,7 @@ def serve(config: DaemonConfig, ready: Callable[[], None] | None = None) -> None
         _raise_descriptor_limit()
         listener = server.listen(config.socket, config.mode, config.group)
         try:
-            asyncio.run(_run(config, files, limit, listener, ready))
+            _run(config, files, limit, listener, ready)
         finally:
             listener.close()
             config.socket.unlink(missing_ok=True)
@@ -120,15 +120,14 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _run(
+def _run(
     config: DaemonConfig,
     files: SharedFiles,
     limit: int,
     listener: socket.socket,
     ready: Callable[[], None] | None,
 ) -> None:
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
+    loop = Loop()
 
     def watch(fd: int, function: Callable[[], None] | None) -> None:
         if function is None:
@@ -181,10 +180,8 @@ async def _run(
         loop.call_later,
         watch,
         connect,
-        stopping.set,
+        loop.stop,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     server.accept_all(loop, listener, accepted)
     log.info(
         "serving %s: instance %06x, up to %s on %s pages",
@@ -197,16 +194,18 @@ async def _run(
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-    if ready is not None:
-        ready()
     try:
-        await stopping.wait()
+        with loop.stopped_by(signal.SIGTERM, signal.SIGINT):
+            if ready is not None:
+                ready()
+            loop.run()
     finally:
         log.info("stopping")
-        loop.remove_reader(listener)
+        loop.remove_reader(listener.fileno())
         for connection in list(connections):
             connection.close()
         service.close()
+        loop.close()
 
 
 def main_from_config(config: DaemonConfig, ready_fd: int | None = None) -> int:

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,8 @@ from .metadata.catalog import Catalog, Record
 from .objects import ObjectID
 
 IDS_PER_LEASE = 1 << 16
+MAX_WAIT_S = 365 * 86400.0
+_MOST = (1 << 63) - 1
 TRIM_WAITS_S = (0.002, 0.01, 0.05, 0.2)
 
 
@@ -116,6 +120,7 @@ class Service:
             catalog.nbytes,
             self.instance,
         )
+        os.fchmod(self._index_fd, 0o400)  # a memfd is 0777: a reader could reopen it to write
         self._index_ro = os.open(f"/proc/self/fd/{self._index_fd}", os.O_RDONLY | os.O_CLOEXEC)
         self.arena = _core.MetadataArena(catalog.rw_fd, catalog.nbytes)
         self.catalog = Catalog(
@@ -168,10 +173,18 @@ class Service:
             os.close(fds[0])  # the child's end: no longer ours
 
     def _attach(self, session: Session, pid: int, program: str) -> None:
-        session.table_fd = os.memfd_create("vineyard-client", os.MFD_CLOEXEC)
-        os.ftruncate(session.table_fd, _core.table_nbytes(self._slots))
-        session.event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        session.writer = Writer(_core.HostTable(session.table_fd, self._slots))
+        with ExitStack() as undo:
+            table_fd = os.memfd_create("vineyard-client", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            undo.callback(os.close, table_fd)
+            os.ftruncate(table_fd, _core.table_nbytes(self._slots))
+            # The client may write it, not cut it short: we would die of SIGBUS.
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(table_fd, fcntl.F_ADD_SEALS, seals)
+            event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, event_fd)
+            session.writer = Writer(_core.HostTable(table_fd, self._slots))
+            undo.pop_all()
+        session.table_fd, session.event_fd = table_fd, event_fd
         session.number, self._next_client = self._next_client, self._next_client + 1
         session.pid, session.program = pid, program
         self.memory.writers.add(session.writer)
@@ -202,7 +215,7 @@ class Service:
         del session.ids[:-2]  # another thread may be about to use one of the last range
         return p.Ids(self._take_ids(session)), []
 
-    def _fork(self, session: Session, _: int, m: p.Fork) -> tuple[Any, list[int]]:
+    def _fork(self, session: Session, number: int, m: p.Fork) -> tuple[Any, list[int]]:
         parent = session.writer
         assert parent is not None
         held = self.memory.cover_sealed(m.extents)
@@ -216,7 +229,9 @@ class Service:
             if parent in segment.holders:
                 segment.holders.add(child.writer)
         forked = p.Forked(child.number, self._take_ids(child))
-        return forked, [fd, child.table_fd, child.event_fd]
+        session.send(number, forked, [fd, child.table_fd, child.event_fd])
+        os.close(fd)  # else the child's end would never be the last one
+        raise NoReply
 
     # ---- memory
 
@@ -300,7 +315,7 @@ class Service:
         strict = [i.strict for i in m.items if self.memory.owns_strict(writer, i.strict)]
         try:
             return self._put_all(session, writer, m)
-        except VineyardArrowError:
+        except BaseException:
             for segment_id in strict:
                 self.memory.discard_strict(segment_id)
             raise
@@ -323,19 +338,23 @@ class Service:
             for offset, _n in claims:
                 if writer.segment is not None and not writer.segment.refs[offset]:
                     raise InvalidObjectError(f"the claim at {offset} is of no object's use")
-        except VineyardArrowError:
+            for item in m.items:
+                if item.strict is not None and not self.memory.in_use(item.strict):
+                    raise InvalidObjectError(f"segment {item.strict} is of no object's use")
+        except BaseException:
             for record in records:
                 for segment_id, start in record.extents:
                     self.memory.segments[segment_id].refs[start] -= 1
-                self.catalog.discard(record.place)
+                self.catalog.discard(record)
             self.memory.unseal(writer, claims)
             raise
         for record, item in zip(records, m.items, strict=True):
             self.catalog.publish(record, item.name)
             self.puts += 1
-            self.copied += item.copied
-            self.gathered += item.gathered
-            self.shared += item.shared
+            # Clients' words: they must not grow beyond what a message can carry.
+            self.copied = min(self.copied + item.copied, _MOST)
+            self.gathered = min(self.gathered + item.gathered, _MOST)
+            self.shared = min(self.shared + item.shared, _MOST)
             self._wake(record.id, record.id)
             if item.name is not None:
                 self._wake(item.name, record.id)
@@ -352,15 +371,28 @@ class Service:
                 raise InvalidObjectError(f"segment {item.strict} is not the caller's to seal")
             self.memory.seal_strict(self.memory.segments[item.strict])
         keys = self.memory.cover(ranges)
+        if item.strict not in (segment_id for segment_id, _ in keys):
+            self.memory.discard_strict(item.strict)  # an object without bytes needs no file
         segments = list(dict.fromkeys(segment_id for segment_id, _ in keys))
         created = time.time_ns()
-        place = self.catalog.store(
-            item.streams, segments, (item.nbytes, created, item.copied, item.gathered, item.shared)
+        place, name_place = self.catalog.store(
+            item.streams,
+            segments,
+            (item.nbytes, created, item.copied, item.gathered, item.shared),
+            item.name,
         )
         self.memory.hold(keys)
         stored = sum(self.memory.segments[s].lengths[o] for s, o in keys)
         return Record(
-            item.id, item.typename, item.nbytes, stored, created, session.pid, keys, place
+            item.id,
+            item.typename,
+            item.nbytes,
+            stored,
+            created,
+            session.pid,
+            keys,
+            place,
+            name_place,
         )
 
     def _delete(self, session: Session, _: int, m: p.Delete) -> tuple[Any, list[int]]:
@@ -416,15 +448,18 @@ class Service:
         found = self.catalog.find_name(key) if isinstance(key, str) else key
         if found is not None and self.catalog.get(found) is not None:
             return p.Found(found), []
-        if m.timeout_s <= 0:
+        if not m.timeout_s > 0:  # nor for NaN
             raise _missing(key)
         waiter = _Waiter(session, number, key)
-        waiter.timer = self._call_later(m.timeout_s, lambda: self._expired(waiter, m.timeout_s))
+        timeout_s = min(m.timeout_s, MAX_WAIT_S)
+        waiter.timer = self._call_later(timeout_s, lambda: self._expired(waiter, timeout_s))
         self._waiters.setdefault(key, []).append(waiter)
         raise NoReply
 
     def _wake(self, key: int | str, object_id: int) -> None:
-        for waiter in self._waiters.get(key, [])[:]:
+        # Sending may find a waiter gone, and with it others of this list.
+        while waiters := self._waiters.get(key):
+            waiter = waiters[0]
             self._forget(waiter)
             waiter.session.send(waiter.number, p.Found(object_id), [])
 

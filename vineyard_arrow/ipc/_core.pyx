@@ -100,10 +100,13 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         int64_t payload_nbytes, created_ns, copied, gathered, shared
     uint32_t kBlobMagic
     uint64_t blob_stream_offset(uint32_t)
+    cdef cppclass StoredSchema:
+        StoredSchema()
+        StoredSchema(shared_ptr[CSchema]) except +
     cdef cppclass CPlan "vineyard::Plan":
         vector[Range] claims
         int64_t copied, gathered, shared, nbytes
-        void add_part(const shared_ptr[CSchema]&, const vector[shared_ptr[CRecordBatch]]&) except +
+        void add_part(const StoredSchema&, const vector[shared_ptr[CRecordBatch]]&) except +
         void place(CAttachment*, cbool) except +
         uint64_t standalone_nbytes()
         void place_standalone(uint8_t*, uint64_t) except +
@@ -449,6 +452,35 @@ cdef class Attachment:
                 from_ranges(c_buffer_ranges(streams, header.stream_nbytes, self.a.space)))
 
 
+cdef class _Written:
+    """A schema with typename and descriptor, as written; keeps the schema it was made of."""
+    cdef StoredSchema stored
+    cdef shared_ptr[CSchema] source
+
+
+cdef dict _written = {}
+
+
+cdef _Written written_schema(schema, str typename, bytes params):
+    # By address: the entry keeps the schema alive, so no other can come to lie there.
+    cdef shared_ptr[CSchema] source = pal.pyarrow_unwrap_schema(schema)
+    cdef tuple key = (<uint64_t>source.get(), typename, params)
+    cdef _Written entry = _written.get(key)
+    if entry is not None:
+        return entry
+    metadata = dict(schema.metadata or {})
+    metadata[b"vineyard.type"] = typename.encode()
+    if params is not None:
+        metadata[b"vineyard.params"] = params
+    entry = _Written()
+    entry.source = source
+    entry.stored = StoredSchema(pal.pyarrow_unwrap_schema(schema.with_metadata(metadata)))
+    if len(_written) >= 512:
+        _written.clear()
+    _written[key] = entry
+    return entry
+
+
 cdef class Plan:
     """One object on its way into the store: parts, then places, then messages.
 
@@ -473,13 +505,14 @@ cdef class Plan:
                 self.attachment.a.lease.abandon(self.plan.claims)
         self.decided = True
 
-    def add_part(self, schema, batches):
+    def add_part(self, schema, str typename, bytes params, batches):
+        """Add a stream: `params` is the JSON of its descriptor, or None."""
         cdef vector[shared_ptr[CRecordBatch]] c_batches
         for batch in batches:
             c_batches.push_back(pal.pyarrow_unwrap_batch(batch))
-        cdef shared_ptr[CSchema] c_schema = pal.pyarrow_unwrap_schema(schema)
+        cdef _Written written = written_schema(schema, typename, params)
         with nogil:
-            self.plan.add_part(c_schema, c_batches)
+            self.plan.add_part(written.stored, c_batches)
 
     def place(self, bint share=True):
         """Find places for all buffers and copy what must be; MemoryError when full."""

@@ -69,28 +69,40 @@ class Attached:
         self._pool: Any = None
         self._prepared: _Prepared | None = None
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
-        welcome, fds = self._hello(connection)
-        index_fd, table_fd, event_fd, catalog_fd = fds
+        fds: list[int] = []  # ours to close
         try:
+            welcome, fds = self._hello(connection)
+            index_fd, table_fd, event_fd, catalog_fd = fds
             # The mapping owns a second descriptor of the socket: the daemon sees us leave
             # when the last Arrow buffer is gone, not when the last client is closed.
-            self._core = _core.Attachment(index_fd, os.dup(connection.fileno()))
+            fds.append(os.dup(connection.fileno()))
+            self._core = _core.Attachment(index_fd, fds[-1])
+            fds.pop()
             self._core.set_table(table_fd, event_fd)
+            fds.remove(event_fd)
             offset, nbytes = self._core.catalog
             self._core.add_segment(welcome.catalog, offset, nbytes, catalog_fd, False)
+            fds.remove(catalog_fd)
         except RuntimeError as error:
+            connection.close()
             raise VineyardArrowError(
                 f"cannot map the store: {error}", "is the address space limited (ulimit -v)?"
             ) from None
+        except BaseException:
+            connection.close()
+            raise
         finally:
-            os.close(index_fd)
-            os.close(table_fd)
+            for fd in fds:
+                os.close(fd)
         self._take(connection, welcome.ids)
 
     def _hello(self, connection: Connection) -> tuple[p.Welcome, list[int]]:
         program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
         welcome, fds = connection.request(p.Hello(p.VERSION, os.getpid(), program))
-        if welcome.seal_threshold != _core.SEAL_THRESHOLD or len(fds) != 4:
+        known = isinstance(welcome, p.Welcome)
+        if not known or welcome.seal_threshold != _core.SEAL_THRESHOLD:
+            for fd in fds:
+                os.close(fd)
             raise VineyardArrowError(
                 "client and daemon are different builds",
                 "stop the daemon, or use the release that it runs",
@@ -168,7 +180,7 @@ class Attached:
         for _ in range(READ_ATTEMPTS):
             try:
                 found = look()
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:  # Arrow's words; bad text or JSON
                 raise InvalidObjectError(f"object o{key:016x} cannot be read: {error}") from None
             if found is _core.MISS:
                 # The index can miss what is just being moved in it; the daemon cannot.
@@ -341,7 +353,8 @@ class Attached:
         plan = _core.Plan(self._core)
         try:
             for part in parts:
-                plan.add_part(_stored_schema(part), part.batches)
+                params = _json.encode(part.params) if part.params else None
+                plan.add_part(part.schema, part.typename, params, part.batches)
         except RuntimeError as error:
             raise InvalidObjectError(
                 f"Arrow cannot write this {parts[0].typename}: {error}"
@@ -379,6 +392,10 @@ class Attached:
         except VineyardArrowError:
             for plan in plans:
                 plan.abandon()
+            raise
+        except BaseException:  # a signal handler raised: the daemon may have sealed them
+            for plan in plans:
+                plan.forget()
             raise
         for plan in plans:
             plan.confirm()
@@ -498,14 +515,6 @@ def full_error(nbytes: int, status: p.Status) -> StoreFullError:
         "delete objects, drop arrays of deleted ones, or start the daemon with a larger"
         " --memory-limit; `vineyard-arrow doctor` shows who holds what",
     )
-
-
-def _stored_schema(part: Part) -> Any:
-    metadata = dict(part.schema.metadata or {})
-    metadata[b"vineyard.type"] = part.typename.encode()
-    if part.params:
-        metadata[b"vineyard.params"] = _json.encode(part.params)
-    return part.schema.with_metadata(metadata)
 
 
 # ---- one attachment a process and socket

@@ -20,12 +20,14 @@ from ..errors import (
     ConnectionLostError,
     DeadlineExceededError,
     ProtocolError,
+    VineyardArrowError,
     from_code,
 )
 from . import protocol as p
 
 RECV_NBYTES = 64 << 10
 MAX_FDS = 8
+MAX_TIMEOUT_S = 365 * 86400.0
 
 
 def _lost(reason: object) -> ConnectionLostError:
@@ -60,6 +62,7 @@ class Connection:
         self.on_retired: Callable[[list[int]], None] | None = None
         self._lock = threading.Lock()
         self._frames = p.FrameReader(requests=False)
+        self._fds: list[int] = []  # came, but their message is not complete
         self._number = 0
         self.lost: str | None = None
 
@@ -110,7 +113,7 @@ class Connection:
         DeadlineExceededError
             If no answer came in time; a later one will be ignored.
         """
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = min(self._timeout_s if timeout_s is None else timeout_s, MAX_TIMEOUT_S)
         deadline = time.monotonic() + timeout_s
         if not self._lock.acquire(timeout=timeout_s):
             raise DeadlineExceededError("other requests of this process held the connection")
@@ -124,8 +127,6 @@ class Connection:
         finally:
             self._lock.release()
         if isinstance(reply, p.Failure):
-            for fd in fds:
-                os.close(fd)
             raise from_code(reply.code, reply.message, reply.hint)
         return reply, fds
 
@@ -146,44 +147,60 @@ class Connection:
             raise DeadlineExceededError("the daemon did not take the request in time") from None
         except OSError as error:
             raise self._break(error) from None
+        except BaseException:  # a signal handler raised, with half a frame out perhaps
+            self._break("a request was interrupted")
+            raise
 
     def _receive(self, number: int, deadline: float) -> tuple[Any, list[int]]:
-        fds: list[int] = []
+        waiting = False
         try:
             while True:
+                waiting = True
                 data, ancillary, _, _ = self._sock.recvmsg(
                     RECV_NBYTES, socket.CMSG_SPACE(4 * MAX_FDS), socket.MSG_CMSG_CLOEXEC
                 )
+                waiting = False
                 for level, kind, payload in ancillary:
                     if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                         got = array.array("i")
                         got.frombytes(payload[: len(payload) // 4 * 4])
-                        fds += got
+                        self._fds += got
                 if not data:
                     raise self._break("it closed the connection")
                 found = None
                 for answered, message in self._frames.feed(data):
+                    fds = self._take_fds(message)
                     if answered == number:
-                        found = message
-                    elif answered == p.UNASKED:
+                        found = message, fds
+                        continue
+                    for fd in fds:  # of a request that gave up waiting
+                        os.close(fd)
+                    if answered == p.UNASKED:
                         self._unasked(message)
-                    else:  # the answer to a request that gave up waiting
-                        for fd in fds:
-                            os.close(fd)
-                        fds.clear()
                 if found is not None:
-                    return found, fds
+                    return found
                 if time.monotonic() > deadline:
                     raise BlockingIOError
         except BlockingIOError:
-            error: Exception = DeadlineExceededError("the daemon did not answer in time")
-        except ProtocolError as e:
-            error = self._break(e)
-        except OSError as e:
-            error = e if isinstance(e, ConnectionLostError) else self._break(e)
-        for fd in fds:
-            os.close(fd)
-        raise error from None
+            raise DeadlineExceededError("the daemon did not answer in time") from None
+        except ProtocolError as error:
+            raise self._break(error) from None
+        except VineyardArrowError:
+            raise
+        except OSError as error:
+            raise self._break(error) from None
+        except BaseException:  # a signal handler raised: nothing is lost if we still waited
+            if not waiting:
+                self._break("a request was interrupted")
+            raise
+
+    def _take_fds(self, message: Any) -> list[int]:
+        """The descriptors of a message, which came with its first byte."""
+        n = p.DESCRIPTORS.get(type(message), 0)
+        if n > len(self._fds):
+            raise ProtocolError(f"{type(message).__name__} came without its descriptors")
+        fds, self._fds = self._fds[:n], self._fds[n:]
+        return fds
 
     def _unasked(self, message: Any) -> None:
         if isinstance(message, p.Failure):
@@ -195,9 +212,17 @@ class Connection:
     def _break(self, reason: object) -> ConnectionLostError:
         self.lost = self.lost or str(reason) or type(reason).__name__
         self._sock.close()
+        self._drop_fds()
         return _lost(self.lost)
 
     def close(self) -> None:
         """Close this end; later requests raise ConnectionLostError."""
         self.lost = self.lost or "closed"
         self._sock.close()
+        self._drop_fds()
+
+    def _drop_fds(self) -> None:
+        """Close descriptors whose message has not come."""
+        fds, self._fds = self._fds, []
+        for fd in fds:
+            os.close(fd)

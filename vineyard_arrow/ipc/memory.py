@@ -144,6 +144,8 @@ class Memory:
             os.ftruncate(rw, nbytes)
             if kind == "lease":
                 self._files.seal_size(rw)
+            elif kind == "strict":  # its writer must not cut it short under its readers
+                fcntl.fcntl(rw, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             span = -(-nbytes // (2 << 20)) * (2 << 20)
             offset = self._space.take(span)
         except BaseException:
@@ -212,6 +214,8 @@ class Memory:
     def make_strict(self, writer: Writer, nbytes: int) -> Segment:
         """A file for one object, charged at once; `writer` holds it until it is put."""
         nbytes = -(-nbytes // PAGE) * PAGE
+        if nbytes > self.limit:
+            raise self.full(nbytes)
         if self.limit - self.charged < nbytes:
             self.revoke_unused(nbytes)
         if self.limit - self.charged < nbytes:
@@ -345,6 +349,11 @@ class Memory:
         segment = self.segments.get(segment_id) if segment_id is not None else None
         return segment is not None and segment.kind == "strict" and segment.owner is writer
 
+    def in_use(self, segment_id: int) -> bool:
+        """Whether an object uses an extent of this segment."""
+        segment = self.segments.get(segment_id)
+        return segment is not None and any(segment.refs.values())
+
     def discard_strict(self, segment_id: int | None) -> None:
         """Drop the file of a strict object that came to nothing."""
         segment = self.segments.get(segment_id) if segment_id is not None else None
@@ -363,8 +372,8 @@ class Memory:
         keys: dict[ExtentKey, None] = {}
         for offset, nbytes in ranges:
             at, end = offset, offset + nbytes
-            segment = self.segment_at(at)
             while at < end:
+                segment = self.segment_at(at)  # a range may go on in the next one
                 if segment is None:
                     raise InvalidObjectError(f"a buffer lies outside of the store, at {at}")
                 i = bisect_right(segment.starts, at) - 1

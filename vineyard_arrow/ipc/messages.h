@@ -62,6 +62,16 @@ inline int64_t decode_offset(int64_t entry) {
 
 // ---- writing ---------------------------------------------------------------------------
 
+inline const arrow::ipc::IpcWriteOptions& write_options() {
+  static const arrow::ipc::IpcWriteOptions options = [] {
+    auto o = arrow::ipc::IpcWriteOptions::Defaults();
+    o.allow_64bit = true;
+    o.use_threads = false;
+    return o;
+  }();
+  return options;
+}
+
 // A message to be: its flatbuffer, and the buffers that its entries are to point to.
 struct Draft {
   std::string metadata;
@@ -82,29 +92,46 @@ class CollectingWriter final : public arrow::ipc::internal::IpcPayloadWriter {
   std::vector<Draft>* out_;
 };
 
+// A schema as it is stored, with its message: half the work of writing a small table.
+struct StoredSchema {
+  std::shared_ptr<arrow::Schema> schema;
+  std::string message;
+  bool dictionaries = false;
+
+  StoredSchema() = default;
+  explicit StoredSchema(std::shared_ptr<arrow::Schema> s) : schema(std::move(s)) {
+    arrow::ipc::DictionaryFieldMapper mapper(*schema);
+    dictionaries = mapper.num_fields() > 0;
+    arrow::ipc::IpcPayload payload;
+    check(arrow::ipc::GetSchemaPayload(*schema, write_options(), mapper, &payload));
+    message = payload.metadata->ToString();
+  }
+};
+
 // One object on its way into the store. Keeps the sources of all buffers alive.
 class Plan {
  public:
   std::vector<Range> claims;
   int64_t copied = 0, gathered = 0, shared = 0, nbytes = 0;
 
-  void add_part(const std::shared_ptr<arrow::Schema>& schema,
-                const std::vector<std::shared_ptr<arrow::RecordBatch>>& batches) {
-    auto options = arrow::ipc::IpcWriteOptions::Defaults();
-    options.allow_64bit = true;
-    options.use_threads = false;
-    auto writer = check(arrow::ipc::internal::OpenRecordBatchWriter(
-        std::make_unique<CollectingWriter>(&drafts_), schema, options));
-    size_t first = drafts_.size();
-    for (auto& batch : batches) check(writer->WriteRecordBatch(*batch));
-    check(writer->Close());
-    // Dictionaries are read by Arrow's stream reader, which knows nothing of StoreFile.
-    bool dictionaries = false;
-    for (size_t d = first; d < drafts_.size(); d++) {
-      std::string& m = drafts_[d].metadata;
-      dictionaries |= FlatMessage(reinterpret_cast<uint8_t*>(m.data()), m.size()).kind() == kDictionaryBatch;
+  void add_part(const StoredSchema& schema, const std::vector<std::shared_ptr<arrow::RecordBatch>>& batches) {
+    if (schema.dictionaries) {
+      // Arrow's stream writer decides which dictionaries must be written again. Its stream
+      // reader, which reads them, knows nothing of StoreFile: hence `aligned`.
+      size_t first = drafts_.size();
+      auto writer = check(arrow::ipc::internal::OpenRecordBatchWriter(
+          std::make_unique<CollectingWriter>(&drafts_), schema.schema, write_options()));
+      for (auto& batch : batches) check(writer->WriteRecordBatch(*batch));
+      check(writer->Close());
+      for (size_t d = first; d < drafts_.size(); d++) drafts_[d].aligned = true;
+    } else {
+      drafts_.push_back({schema.message, {}});
+      for (auto& batch : batches) {
+        arrow::ipc::IpcPayload payload;
+        check(arrow::ipc::GetRecordBatchPayload(*batch, write_options(), &payload));
+        drafts_.push_back({payload.metadata->ToString(), std::move(payload.body_buffers)});
+      }
     }
-    for (size_t d = first; d < drafts_.size(); d++) drafts_[d].aligned = dictionaries;
     drafts_.push_back({});  // end marker
   }
 

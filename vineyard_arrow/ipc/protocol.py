@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,6 +22,9 @@ MAX_FRAME = 256 << 20
 UNASKED = 0
 
 Extent = tuple[int, int]  # offset in the store, bytes
+# Of 64 bits, as the native core has them; msgpack has no larger ones.
+Id = Annotated[int, msgspec.Meta(ge=0)]
+Figure = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -58,14 +61,14 @@ class MakeStrict(_Message, tag="strict"):
 class PutItem(_Message, tag="item"):
     """One object to seal: its messages, and the extents it claims of the caller's lease."""
 
-    id: int
+    id: Id
     typename: str
     streams: bytes
     claims: list[Extent]
-    nbytes: int
-    copied: int
-    gathered: int
-    shared: int
+    nbytes: Figure
+    copied: Figure
+    gathered: Figure
+    shared: Figure
     name: str | None = None
     strict: int | None = None
 
@@ -79,20 +82,20 @@ class Put(_Message, tag="put"):
 class Delete(_Message, tag="delete"):
     """Delete objects by id; unknown ids are an error, and nothing is deleted then."""
 
-    ids: list[int]
+    ids: list[Id]
 
 
 class Find(_Message, tag="find"):
     """Wait up to `timeout_s` for an object, by id or by name."""
 
-    id: int | None
+    id: Id | None
     name: str | None
     timeout_s: float
 
 
 class PutName(_Message, tag="put-name"):
     name: str
-    id: int
+    id: Id
 
 
 class DropName(_Message, tag="drop-name"):
@@ -109,7 +112,7 @@ class ListObjects(_Message, tag="objects"):
 
 
 class Describe(_Message, tag="describe"):
-    id: int
+    id: Id
 
 
 class LeaseIds(_Message, tag="ids"):
@@ -298,6 +301,9 @@ Reply = (
     | Failure
 )
 
+# How many descriptors travel with a reply.
+DESCRIPTORS: dict[type, int] = {Welcome: 4, Leased: 2, Segment: 1, Forked: 3}
+
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
@@ -337,19 +343,22 @@ class FrameReader:
         ProtocolError
             On a frame that is oversized or no known message.
         """
-        buffer = self._buffer
-        buffer += data
-        while len(buffer) >= HEADER.size:
-            length, number = HEADER.unpack_from(buffer)
+        if self._buffer:
+            self._buffer += data
+            data = self._buffer
+        view = memoryview(data)
+        at = 0
+        while len(view) - at >= HEADER.size:
+            length, number = HEADER.unpack_from(view, at)
             if length > MAX_FRAME:
                 raise ProtocolError(f"a frame of {length:,} bytes is over the limit")
-            end = HEADER.size + length
-            if len(buffer) < end:
-                return
-            body = bytes(memoryview(buffer)[HEADER.size : end])
-            del buffer[:end]
+            end = at + HEADER.size + length
+            if len(view) < end:
+                break
             try:
-                message = self._decoder.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                message = self._decoder.decode(view[at + HEADER.size : end])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise ProtocolError(f"not a message: {error}") from None
+            at = end
             yield number, message
+        self._buffer = bytearray(view[at:])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import array
-import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -15,10 +13,11 @@ from typing import Any
 
 from ..errors import AccessDeniedError, ConfigError, ProtocolError
 from . import protocol as p
+from .loop import Loop
 
 log = logging.getLogger("vineyard_arrow.server")
 
-RECV_NBYTES = 256 << 10
+RECV_NBYTES = 64 << 10
 MAX_UNSENT = 64 << 20  # a client that does not read its replies is cut off
 
 
@@ -27,7 +26,7 @@ class Connection:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: Loop,
         sock: socket.socket,
         on_message: Callable[[int, Any], None],
         on_close: Callable[[], None],
@@ -40,7 +39,7 @@ class Connection:
         self._frames = p.FrameReader(requests=True)
         self._unsent: list[tuple[memoryview, list[int]]] = []  # descriptors are duplicates
         self._unsent_nbytes = 0
-        loop.add_reader(sock, self._readable)
+        loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, number: int, message: Any, fds: list[int]) -> None:
         """Send a message with descriptors (the caller keeps its own)."""
@@ -61,7 +60,7 @@ class Connection:
             log.warning("cutting off a client that does not read its replies")
             self.close()
             return
-        self._loop.add_writer(self._sock, self._writable)
+        self._loop.add_writer(self._sock.fileno(), self._writable)
 
     def _try_send(self, frame: memoryview, fds: list[int]) -> int:
         """Bytes sent; 0 when the socket is full, -1 when it is gone."""
@@ -87,7 +86,7 @@ class Connection:
                 self._unsent[0] = (frame[sent:], [])
             else:
                 self._unsent.pop(0)
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_writer(self._sock.fileno())
 
     def _readable(self) -> None:
         try:
@@ -113,8 +112,8 @@ class Connection:
         """Close the socket and report it, once."""
         if self._sock.fileno() < 0:
             return
-        self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         for _, fds in self._unsent:
             for fd in fds:
@@ -180,22 +179,23 @@ def listen(path: Path, mode: str, group: int | None) -> socket.socket:
 
 
 def accept_all(
-    loop: asyncio.AbstractEventLoop,
+    loop: Loop,
     listener: socket.socket,
     accepted: Callable[[socket.socket], None],
 ) -> None:
     """Call ``accepted`` with every new connection."""
 
     def ready() -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
-            try:
-                sock, _ = listener.accept()
-            except OSError as error:
-                if error.errno is not None:
-                    log.error("cannot accept: %s", error)
-                    loop.remove_reader(listener)  # out of descriptors: try again shortly
-                    loop.call_later(0.2, loop.add_reader, listener, ready)
-                return
-            accepted(sock)
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.error("cannot accept: %s", error)
+            loop.remove_reader(fd)  # out of descriptors: try again shortly
+            loop.call_later(0.2, lambda: loop.add_reader(fd, ready))
+            return
+        accepted(sock)
 
-    loop.add_reader(listener, ready)
+    fd = listener.fileno()
+    loop.add_reader(fd, ready)

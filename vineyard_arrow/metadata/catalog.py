@@ -32,6 +32,7 @@ class Record:
     pid: int
     extents: list[ExtentKey]
     place: tuple[int, int]  # of its metadata, in the arena
+    name_place: tuple[int, int] | None = None  # of the name it is to get
     slot: int = -1
     names: set[str] = field(default_factory=set)
 
@@ -116,15 +117,28 @@ class Catalog:
         to = f" (it points to {ObjectID(current.id)})" if current else ""
         return ObjectExistsError(f"name {name!r} is taken{to}", "drop it first, or choose another")
 
-    def store(self, data: bytes, segments: list[int], figures: tuple[int, ...]) -> tuple[int, int]:
-        """Write an object's metadata; StoreFullError if there is no room.
+    def store(
+        self, data: bytes, segments: list[int], figures: tuple[int, ...], name: str | None
+    ) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """Write an object's metadata and name; return both places. StoreFullError if full.
 
         ``figures``: payload bytes, creation time, bytes copied, gathered, shared.
         """
         place = self._arena.store_object(data, segments, *figures)
         if place is None:
             raise self._arena_full()
-        return place
+        try:
+            return place, None if name is None else self._store_name(name)
+        except StoreFullError:
+            self._arena.free(*place)
+            raise
+
+    def _store_name(self, name: str) -> tuple[int, int]:
+        data = name.encode()
+        offset = self._arena.store(data)
+        if offset < 0:
+            raise self._arena_full()
+        return offset, len(data)
 
     def _arena_full(self) -> StoreFullError:
         return StoreFullError(
@@ -132,17 +146,19 @@ class Catalog:
             "delete objects, or store the same data in fewer columns and chunks",
         )
 
-    def discard(self, place: tuple[int, int]) -> None:
+    def discard(self, record: Record) -> None:
         """Free metadata that was stored and will not be published."""
-        self._arena.free(*place)
+        self._arena.free(*record.place)
+        if record.name_place is not None:
+            self._arena.free(*record.name_place)
 
     def publish(self, record: Record, name: str | None) -> None:
-        """Make a checked object visible, and its name."""
+        """Make a checked and stored object visible, and its name. Cannot fail."""
         offset, nbytes = record.place
         record.slot = self._index.insert(record.id, _core.KIND_OBJECT, self._base + offset, nbytes)
         self._objects[record.id] = record
-        if name is not None:
-            self.put_name(name, record.id)
+        if name is not None and record.name_place is not None:
+            self._insert_name(name, record, record.name_place)
 
     def get(self, object_id: int) -> Record | None:
         """The object, or None."""
@@ -202,14 +218,18 @@ class Catalog:
         if record is None:
             raise ObjectNotFoundError(f"no object {ObjectID(object_id)}")
         self.check_new([], [name])
-        data = name.encode()
-        offset = self._arena.store(data)
-        if offset < 0:
-            raise self._arena_full()
+        self._insert_name(name, record, self._store_name(name))
+
+    def _insert_name(self, name: str, record: Record, place: tuple[int, int]) -> None:
+        offset, nbytes = place
         slot = self._index.insert(
-            _core.name_key(data), _core.KIND_NAME, self._base + offset, len(data), object_id
+            _core.name_key(name.encode()),
+            _core.KIND_NAME,
+            self._base + offset,
+            nbytes,
+            record.id,
         )
-        self._names[name] = _Name(object_id, slot, (offset, len(data)))
+        self._names[name] = _Name(record.id, slot, place)
         record.names.add(name)
 
     def find_name(self, name: str) -> int | None:
