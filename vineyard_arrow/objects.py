@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MemberMeta", "ObjectID", "ObjectMeta"]
 
+_DIGITS = frozenset("0123456789abcdefABCDEF")
+
 
 class ObjectID(int):
     """A 64-bit object id, printed as ``o`` and 16 hexadecimal digits.
@@ -32,14 +34,9 @@ class ObjectID(int):
     def __new__(cls, value: int | str) -> ObjectID:
         """Make an id of an integer, or parse its printed form (ValueError if it is not one)."""
         if isinstance(value, str):
-            if len(value) != 17 or value[0] != "o":
+            if len(value) != 17 or value[0] != "o" or not _DIGITS.issuperset(value[1:]):
                 raise ValueError(f"not an object id: {value!r} (expected 'o' and 16 hex digits)")
-            try:
-                value = int(value[1:], 16)
-            except ValueError:
-                raise ValueError(
-                    f"not an object id: {value!r} (expected 'o' and 16 hex digits)"
-                ) from None
+            value = int(value[1:], 16)
         if not 0 <= value < 1 << 64:
             raise ValueError(f"not an object id: {value} does not fit 64 bits")
         return super().__new__(cls, value)

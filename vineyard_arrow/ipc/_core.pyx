@@ -104,6 +104,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         StoredSchema()
         StoredSchema(shared_ptr[CSchema]) except +
     cdef cppclass CPlan "vineyard::Plan":
+        CPlan(CAttachment*)
         vector[Range] claims
         int64_t copied, gathered, shared, nbytes
         void add_part(const StoredSchema&, const vector[shared_ptr[CRecordBatch]]&) except +
@@ -488,16 +489,18 @@ cdef class Plan:
     this plan's. A plan that dies undecided abandons them.
     """
 
-    cdef CPlan plan
+    cdef CPlan* plan
     cdef Attachment attachment
     cdef bint decided
 
     def __cinit__(self, Attachment attachment):
         self.attachment = attachment
+        self.plan = new CPlan(attachment.a)
         self.decided = False
 
     def __dealloc__(self):
         self._abandon()
+        del self.plan
 
     cdef _abandon(self):
         if not self.decided and self.attachment is not None and self.attachment.a.lease != NULL:

@@ -62,13 +62,10 @@ inline int64_t decode_offset(int64_t entry) {
 
 // ---- writing ---------------------------------------------------------------------------
 
-inline const arrow::ipc::IpcWriteOptions& write_options() {
-  static const arrow::ipc::IpcWriteOptions options = [] {
-    auto o = arrow::ipc::IpcWriteOptions::Defaults();
-    o.allow_64bit = true;
-    o.use_threads = false;
-    return o;
-  }();
+inline arrow::ipc::IpcWriteOptions write_options() {
+  auto options = arrow::ipc::IpcWriteOptions::Defaults();
+  options.allow_64bit = true;
+  options.use_threads = false;
   return options;
 }
 
@@ -114,13 +111,17 @@ class Plan {
   std::vector<Range> claims;
   int64_t copied = 0, gathered = 0, shared = 0, nbytes = 0;
 
+  // What Arrow must compute on the way (offsets of sliced strings from zero, bitmaps of
+  // slices) it writes straight into the store.
+  explicit Plan(Attachment* a) : options_(write_options()) { options_.memory_pool = &a->pool; }
+
   void add_part(const StoredSchema& schema, const std::vector<std::shared_ptr<arrow::RecordBatch>>& batches) {
     if (schema.dictionaries) {
       // Arrow's stream writer decides which dictionaries must be written again. Its stream
       // reader, which reads them, knows nothing of StoreFile: hence `aligned`.
       size_t first = drafts_.size();
       auto writer = check(arrow::ipc::internal::OpenRecordBatchWriter(
-          std::make_unique<CollectingWriter>(&drafts_), schema.schema, write_options()));
+          std::make_unique<CollectingWriter>(&drafts_), schema.schema, options_));
       for (auto& batch : batches) check(writer->WriteRecordBatch(*batch));
       check(writer->Close());
       for (size_t d = first; d < drafts_.size(); d++) drafts_[d].aligned = true;
@@ -128,7 +129,7 @@ class Plan {
       drafts_.push_back({schema.message, {}});
       for (auto& batch : batches) {
         arrow::ipc::IpcPayload payload;
-        check(arrow::ipc::GetRecordBatchPayload(*batch, write_options(), &payload));
+        check(arrow::ipc::GetRecordBatchPayload(*batch, options_, &payload));
         drafts_.push_back({payload.metadata->ToString(), std::move(payload.body_buffers)});
       }
     }
@@ -246,6 +247,7 @@ class Plan {
     return true;
   }
 
+  arrow::ipc::IpcWriteOptions options_;
   std::vector<Draft> drafts_;
   std::vector<std::vector<BufferEntry>> entries_;
 };
