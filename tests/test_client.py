@@ -87,7 +87,7 @@ def test_a_table_comes_back_as_a_table(client: Client) -> None:
         assert got.equals(table_of())
 
 
-def test_round_trips(client: Client, daemon: Daemon, requests: list[str]) -> None:
+def test_round_trips_of_a_writer(client: Client, requests: list[str]) -> None:
     client.put(0)
     assert requests == ["LeaseSegment", "Put"]
     requests.clear()
@@ -99,16 +99,20 @@ def test_round_trips(client: Client, daemon: Daemon, requests: list[str]) -> Non
     assert client.get_name("t7") == ids[7]
     assert requests == []
 
-    def other() -> list[str]:
-        with daemon.connect() as own:
-            requests.clear()
-            own.get_many(ids)
-            first = list(requests)
-            requests.clear()
-            own.get_many([*ids, "t1"])
-            return [*first, "then", *requests]
 
-    assert in_child(other) == ["GetSegment", "then"]
+def test_round_trips_of_a_reader(daemon: Daemon, requests: list[str]) -> None:
+    def put() -> list[ObjectID]:
+        with daemon.connect() as writer:
+            return writer.put_many([table_of(i) for i in range(20)], names=["x"] + [None] * 19)
+
+    ids = in_child(put)
+    with daemon.connect() as client:
+        requests.clear()
+        client.get("x")
+        assert requests == ["GetSegment"]
+        requests.clear()
+        assert [t["a"][0].as_py() for t in client.get_many([*ids, "x"])] == [*range(20), 0]
+        assert requests == []
 
 
 def test_put_many_is_all_or_none(client: Client) -> None:
@@ -172,7 +176,7 @@ def test_unknown_and_impossible_keys(client: Client) -> None:
             with pytest.raises(LookupError):
                 use(key)
         assert not client.exists(key)
-    for key in (-1, 1 << 64, 1.5, None, b"x"):
+    for key in (-1, 1 << 64, 1.5, None):
         for use in (client.get, client.get_meta, client.delete, client.exists, client.get_blob):
             with pytest.raises(InvalidObjectError):
                 use(key)
@@ -343,7 +347,7 @@ def test_names(client: Client) -> None:
     client.put_name("one", "uno")
     client.put_name(str(two), "deux")
     assert client.list_names() == {"deux": two, "one": one, "uno": one}
-    assert list(client.list_names("?n[eo]")) == ["one"]
+    assert list(client.list_names("o??")) == ["one"]
     client.drop_name("one")
     assert client.get("uno") == client.get(one) == 1
     with pytest.raises(ObjectNotFoundError):
@@ -587,8 +591,9 @@ def no_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         vineyard_arrow._default.close()
 
 
-@pytest.mark.usefixtures("no_default")
-def test_the_default_client(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_client(
+    daemon: Daemon, no_default: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VINEYARD_ARROW_SOCKET", str(daemon.socket))
     oid = vineyard_arrow.put(table_of(), name="x")
     assert vineyard_arrow.get(oid).equals(table_of())
@@ -742,8 +747,10 @@ def test_a_group_is_let_in(open_folder: Path) -> None:
 
         with daemon.connect() as client:
             client.put(table_of(), name="x")
-            assert client.get(as_nobody(work, 54321)).equals(pa.array([1] * ROWS))
-            assert "may not connect" in as_nobody(attempt)
+        oid = as_nobody(work, 54321)
+        assert "may not connect" in as_nobody(attempt)
+        with daemon.connect() as client:
+            assert client.get(oid).equals(pa.array([1] * ROWS))
     finally:
         daemon.kill()
 

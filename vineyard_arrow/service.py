@@ -371,7 +371,7 @@ class Service:
                 raise InvalidObjectError(f"segment {item.strict} is not the caller's to seal")
             self.memory.seal_strict(self.memory.segments[item.strict])
         keys = self.memory.cover(ranges)
-        if item.strict not in (segment_id for segment_id, _ in keys):
+        if item.strict is not None and all(s != item.strict for s, _ in keys):
             self.memory.discard_strict(item.strict)  # an object without bytes needs no file
         segments = list(dict.fromkeys(segment_id for segment_id, _ in keys))
         created = time.time_ns()

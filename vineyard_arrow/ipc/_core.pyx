@@ -411,9 +411,14 @@ cdef class Attachment:
         cdef SegmentPlace place
         cdef uint64_t nbytes = header.stream_nbytes
         cdef shared_ptr[CBuffer] pinned = body
+        cdef uint32_t* ids
+        cdef size_t i
         if mode:
             text.assign(<char*>streams, nbytes)
-            for offset, size, fd in self.segments.values():
+            # Only its own: a forked child may still know segments that were retired since.
+            ids = <uint32_t*>(streams - blob_stream_offset(header.num_segments) + sizeof(BlobHeader))
+            for i in range(header.num_segments):
+                offset, size, fd = self.segments[ids[i]]
                 place.offset = offset
                 place.nbytes = size
                 place.ro_fd = fd
@@ -424,7 +429,6 @@ cdef class Attachment:
         cdef vector[RawPart] raw = split_parts(streams, nbytes)
         cdef SchemaEntry entry
         cdef list out = []
-        cdef size_t i
         for i in range(raw.size()):
             entry = schema_entry(raw[i])
             table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body))
@@ -575,6 +579,9 @@ cdef class Plan:
 
     def forget(self):
         """Nobody knows whether the daemon sealed the claims: never use them again."""
+        # Counted as sealed, which they most often are; they come home with the object then.
+        if not self.decided and self.attachment.a.lease != NULL and not self.attachment.a.in_child():
+            self.attachment.a.lease.confirm(self.plan.claims)
         self.decided = True
 
 

@@ -25,7 +25,7 @@ from ..errors import (
 )
 from . import protocol as p
 
-RECV_NBYTES = 64 << 10
+RECV_NBYTES = 8 << 10
 MAX_FDS = 8
 MAX_TIMEOUT_S = 365 * 86400.0
 
@@ -146,10 +146,21 @@ class Connection:
             self._break("it stopped reading")
             raise DeadlineExceededError("the daemon did not take the request in time") from None
         except OSError as error:
+            self._last_words()
             raise self._break(error) from None
         except BaseException:  # a signal handler raised, with half a frame out perhaps
             self._break("a request was interrupted")
             raise
+
+    def _last_words(self) -> None:
+        """Raise what the daemon said before it hung up, if it said why."""
+        try:
+            data = self._sock.recv(RECV_NBYTES, socket.MSG_DONTWAIT)
+        except OSError:
+            return
+        for number, message in self._frames.feed(data):
+            if number == p.UNASKED:
+                self._unasked(message)
 
     def _receive(self, number: int, deadline: float) -> tuple[Any, list[int]]:
         waiting = False

@@ -335,7 +335,7 @@ class FrameReader:
         self._decoder: Any = _request_decoder if requests else _reply_decoder
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, Any]]:
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[tuple[int, Any]]:
         """Yield the messages completed by ``data``.
 
         Raises
@@ -346,19 +346,20 @@ class FrameReader:
         if self._buffer:
             self._buffer += data
             data = self._buffer
-        view = memoryview(data)
         at = 0
-        while len(view) - at >= HEADER.size:
-            length, number = HEADER.unpack_from(view, at)
-            if length > MAX_FRAME:
-                raise ProtocolError(f"a frame of {length:,} bytes is over the limit")
-            end = at + HEADER.size + length
-            if len(view) < end:
-                break
-            try:
-                message = self._decoder.decode(view[at + HEADER.size : end])
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise ProtocolError(f"not a message: {error}") from None
-            at = end
-            yield number, message
-        self._buffer = bytearray(view[at:])
+        with memoryview(data) as view:
+            while len(view) - at >= HEADER.size:
+                length, number = HEADER.unpack_from(view, at)
+                if length > MAX_FRAME:
+                    raise ProtocolError(f"a frame of {length:,} bytes is over the limit")
+                end = at + HEADER.size + length
+                if len(view) < end:
+                    break
+                try:
+                    message = self._decoder.decode(view[at + HEADER.size : end])
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    raise ProtocolError(f"not a message: {error}") from None
+                at = end
+                yield number, message
+            if at or data is not self._buffer:
+                self._buffer = bytearray(view[at:])

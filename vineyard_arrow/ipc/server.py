@@ -17,7 +17,7 @@ from .loop import Loop
 
 log = logging.getLogger("vineyard_arrow.server")
 
-RECV_NBYTES = 64 << 10
+_received = bytearray(256 << 10)  # of one connection at a time
 MAX_UNSENT = 64 << 20  # a client that does not read its replies is cut off
 
 
@@ -90,16 +90,16 @@ class Connection:
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(RECV_NBYTES)
+            nbytes = self._sock.recv_into(_received)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            nbytes = 0
+        if not nbytes:
             self.close()
             return
         try:
-            for number, message in self._frames.feed(data):
+            for number, message in self._frames.feed(memoryview(_received)[:nbytes]):
                 self._on_message(number, message)
                 if self._sock.fileno() < 0:
                     return
