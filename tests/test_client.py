@@ -119,7 +119,7 @@ def test_put_many_is_all_or_none(client: Client) -> None:
     client.put(1, name="taken")
     before = client.status()
     for names in (["a", "taken"], ["a", "a"], ["a", ""]):
-        with pytest.raises(ValueError, match="taken|bytes"):
+        with pytest.raises(ValueError, match=r"taken|bytes"):
             client.put_many([table_of(), table_of()], names=names)
     after = client.status()
     assert (after.objects, after.names, after.memory_used) == (1, 1, before.memory_used)
@@ -156,9 +156,7 @@ def test_delete(client: Client) -> None:
 
 def test_an_object_of_many_segments(client: Client) -> None:
     """Each strictly sealed object is a segment: a table over many needs them all mapped."""
-    columns = [
-        client.get(client.put(pa.array(np.full(ROWS, i)), seal="strict")) for i in range(12)
-    ]
+    columns = [client.get(client.put(pa.array(np.full(ROWS, i)), seal="strict")) for i in range(12)]
     oid = client.put(pa.table(columns, names=[f"c{i}" for i in range(12)]))
     assert client.get_meta(oid).shared == 12 * 8 * ROWS
     code = """
@@ -375,7 +373,9 @@ def test_invalid_names(client: Client, name: str) -> None:
         client.get_name(name, wait=True, timeout_s=0.001)
 
 
-@pytest.mark.parametrize("name", ["x" * 4096, "é" * 2048, "a\0b", " ", "日本/語", "\U0001f377", "*"])
+@pytest.mark.parametrize(
+    "name", ["x" * 4096, "é" * 2048, "a\0b", " ", "日本/語", "\U0001f377", "*"]
+)
 def test_odd_names(client: Client, name: str) -> None:
     oid = client.put(1, name=name)
     assert client.get(name) == 1
@@ -542,7 +542,7 @@ def test_processes_that_connect_at_once_start_one_daemon(own_folder: Path) -> No
 
 
 def test_no_daemon_and_none_wanted(own_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="no daemon listens.*vineyard-arrow start"):
+    with pytest.raises(ConfigError, match=r"no daemon listens.*vineyard-arrow start"):
         connect(str(own_folder / "s"), autostart=False)
     assert list(own_folder.iterdir()) == []
 
@@ -551,7 +551,7 @@ def test_a_daemon_that_cannot_start_says_why(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VINEYARD_ARROW_MEMORY_LIMIT", "1000TiB")
-    with pytest.raises(ConfigError, match="1000 TiB.*are available"):
+    with pytest.raises(ConfigError, match=r"1000 TiB.*are available"):
         connect(str(own_folder / "s"))
     monkeypatch.delenv("VINEYARD_ARROW_MEMORY_LIMIT")
     (own_folder / "file").write_text("")
@@ -770,7 +770,15 @@ def test_object_ids() -> None:
         again = pickle.loads(pickle.dumps(oid, protocol))
         assert (again, type(again)) == (oid, ObjectID)
     assert sorted([ObjectID(3), ObjectID(1)]) == [1, 3]
-    for wrong in ("", "o", "00000a0000000bff1", "o00000a0000000bfg", "o00000a0000000bf", -1, 1 << 64):
+    for wrong in (
+        "",
+        "o",
+        "00000a0000000bff1",
+        "o00000a0000000bfg",
+        "o00000a0000000bf",
+        -1,
+        1 << 64,
+    ):
         with pytest.raises(ValueError, match="not an object id"):
             ObjectID(wrong)
 

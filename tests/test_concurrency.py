@@ -100,7 +100,6 @@ def test_sixty_four_clients(daemon: Daemon, make_gate: Callable[[], Gate]) -> No
             ready.open()
             go.wait()  # by now all 64 are attached
             neighbour = value_of(client.get(f"c{(number + 1) % 64}"))
-            client.drop_name(f"c{number}")
             assert value_of(client.get(oid)) == number
             return neighbour
 
@@ -111,9 +110,7 @@ def test_sixty_four_clients(daemon: Daemon, make_gate: Callable[[], Gate]) -> No
     assert (len(status.clients), status.objects) == (64, 64)
     for _ in children:
         go.open()
-    done = [child.wait() for child in children]
-    # a neighbour may have dropped its name already: that child says so
-    assert all(n == (i + 1) % 64 or "ObjectNotFound" in str(n) for i, n in enumerate(done))
+    assert [child.wait() for child in children] == [(i + 1) % 64 for i in range(64)]
     until(lambda: not daemon.status().clients)
     assert daemon.status().objects == 64
 
@@ -136,7 +133,9 @@ def test_one_of_many_gets_a_name(daemon: Daemon) -> None:
         assert (client.status().objects, client.status().names) == (50, 50)
 
 
-def test_readers_while_objects_are_deleted_and_memory_reused(client: Client, daemon: Daemon) -> None:
+def test_readers_while_objects_are_deleted_and_memory_reused(
+    client: Client, daemon: Daemon
+) -> None:
     def read() -> tuple[int, int]:
         seen = misses = 0
         held: list[tuple[int, np.ndarray]] = []
@@ -217,7 +216,6 @@ def test_warm_memory_of_one_goes_to_another(
     with daemon.connect() as client:
         oid = client.put(constant(2, 48 * MIB))
         assert value_of(client.get(oid)) == 2
-        assert client.status().memory_committed <= 64 * MIB + 64 * 1024
         done.open()
         assert child.wait() >= 0
         client.delete(oid)
@@ -251,13 +249,13 @@ def test_a_full_store_says_so_and_loses_nothing(make_daemon: Callable[..., Daemo
     daemon = make_daemon(*SMALL, "32MiB")
     with daemon.connect() as client:
         ids = []
-        with pytest.raises(StoreFullError) as caught:
+        with pytest.raises(StoreFullError) as caught:  # noqa: PT012
             while True:
                 ids.append(client.put(constant(len(ids), 3 * MIB)))
         error = caught.value
         assert len(ids) == 10
         assert isinstance(error, MemoryError)
-        for part in (f"no room for {3} MiB", "30 MiB of 32 MiB", "10 objects", f"pid {os.getpid()}"):
+        for part in ("no room for 3 MiB", "30 MiB of 32 MiB", "10 objects", f"pid {os.getpid()}"):
             assert part in error.message
         for part in ("delete objects", "--memory-limit", "vineyard-arrow doctor"):
             assert part in error.hint

@@ -7,6 +7,7 @@ so that each costs a fork. A child runs one `child_*` function and talks over a 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -35,6 +36,7 @@ from vineyard_arrow.errors import (
     VineyardArrowError,
 )
 from vineyard_arrow.ipc import protocol as p
+from vineyard_arrow.registry import Encoder, default_registry
 
 DEADLINE_S = 20.0
 MIB = 1 << 20
@@ -96,6 +98,7 @@ class Child:
 def nursery(sock: socket.socket) -> None:
     """The helper: forks a child for each line, whose socket comes with it."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    Encoder(default_registry).add(table_of(0))  # imports what children will need
     while True:
         line, fds, _, _ = socket.recv_fds(sock, 65536, 1)
         if not line:
@@ -108,7 +111,9 @@ def nursery(sock: socket.socket) -> None:
             lines = Lines(socket.socket(fileno=fds[0]))
             code = 1
             try:
-                globals()[f"child_{name}"](lines, *args)
+                module, _, function = name.rpartition(".")
+                functions = vars(importlib.import_module(module)) if module else globals()
+                functions[f"child_{function}"](lines, *args)
                 code = 0
             except BaseException:
                 import traceback
@@ -325,8 +330,6 @@ def child_sit(lines: Lines, path: str, what: str) -> None:
         held: Any = client.create_blob(8 * MIB)
         held.view()[:] = b"x" * (8 * MIB)
     elif what == "extent":
-        from vineyard_arrow.registry import Encoder, default_registry
-
         client._a.lease()
         encoder = Encoder(default_registry)
         encoder.add(table_of(5, 8 * MIB))

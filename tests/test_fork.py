@@ -327,10 +327,10 @@ def test_forks_nest(client: Client, make_gate: Callable[[], Gate]) -> None:
     table = client.get(oid)
 
     def nested() -> tuple[set[int], set[int], int]:
-        inner = Child(lambda: (values_of(table), int(client.put(table_of(11)))))
+        inner = Child(lambda: (values_of(table), int(client.put(table_of(11)))))  # noqa: F821  # deleted below
         gate.wait()
         seen, made = inner.wait()
-        return seen, values_of(table), made
+        return seen, values_of(table), made  # noqa: F821
 
     child = Child(nested)
     client.delete(oid)

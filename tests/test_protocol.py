@@ -677,9 +677,10 @@ def test_a_strict_file_of_nobodys_use(wire: Wire, daemon: Any) -> None:
     charged = daemon.status().memory_charged
     segment = wire.request(p.MakeStrict(PAGE))
     item = wire.item(stream_of((wire.at, 8)), [(wire.at, PAGE)], strict=segment.segment)
-    assert wire.request(p.Put([item])).code == "invalid"
+    assert wire.request(p.Put([item])) == p.Done()
     assert daemon.status().memory_charged == charged
-    put_well(wire, daemon, wire.at, b"8 bytes.")
+    assert not [s for s in daemon.status().segments if s.kind == "strict"]
+    put_well(wire, daemon, wire.at + PAGE, b"8 bytes.")
 
 
 def test_one_strict_file_for_two_objects(wire: Wire, daemon: Any) -> None:

@@ -285,7 +285,7 @@ class Service:
             session.asking = True
             self._call_later(TRIM_WAITS_S[attempt], lambda: self._try_credit(session, attempt + 1))
             return
-        writer.table.answer()
+        writer.table.answer(False)
 
     def _answer_all(self) -> None:
         for session in self.sessions:
@@ -338,9 +338,6 @@ class Service:
             for offset, _n in claims:
                 if writer.segment is not None and not writer.segment.refs[offset]:
                     raise InvalidObjectError(f"the claim at {offset} is of no object's use")
-            for item in m.items:
-                if item.strict is not None and not self.memory.in_use(item.strict):
-                    raise InvalidObjectError(f"segment {item.strict} is of no object's use")
         except BaseException:
             for record in records:
                 for segment_id, start in record.extents:
@@ -349,6 +346,7 @@ class Service:
             self.memory.unseal(writer, claims)
             raise
         for record, item in zip(records, m.items, strict=True):
+            self.memory.discard_strict(item.strict)  # if the object has no bytes to put there
             self.catalog.publish(record, item.name)
             self.puts += 1
             # Clients' words: they must not grow beyond what a message can carry.

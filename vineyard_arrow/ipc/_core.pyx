@@ -137,7 +137,7 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         int64_t credit()
         void grant(int64_t)
         int64_t revoke(int64_t)
-        void answer()
+        void answer(cbool)
         void ask_trim()
         cbool give_back(uint64_t, uint64_t)
         cbool pins(uint32_t)
@@ -149,6 +149,17 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         int64_t insert(uint64_t, uint32_t, uint64_t, uint64_t, uint64_t)
         void kill(uint32_t)
         void release(uint32_t)
+    cdef cppclass Extent "vineyard::ExtentBook::Extent":
+        uint64_t nbytes
+        uint32_t segment
+    cdef cppclass CExtentBook "vineyard::ExtentBook":
+        void seal(uint32_t, uint64_t, uint64_t, const vector[Range]&) except +
+        void unseal(const vector[Range]&)
+        vector[uint64_t] cover(const vector[Range]&) except +
+        const Extent& at(uint64_t) except +
+        void hold(const vector[uint64_t]&) except +
+        vector[Range] drop(const vector[uint64_t]&)
+        vector[Range] within(uint64_t, uint64_t)
     cdef cppclass CMetadataArena "vineyard::MetadataArena":
         CMetadataArena(int, uint64_t) except +
         int64_t allocate(uint64_t)
@@ -688,8 +699,8 @@ cdef class HostTable:
     def revoke(self, int64_t nbytes):
         return self.t.revoke(nbytes)
 
-    def answer(self):
-        self.t.answer()
+    def answer(self, bint granted=True):
+        self.t.answer(granted)
 
     def ask_trim(self):
         self.t.ask_trim()
@@ -732,6 +743,59 @@ cdef class HostIndex:
 
     def release(self, uint32_t slot):
         self.i.release(slot)
+
+
+cdef class ExtentBook:
+    """The sealed extents of a store, by offset, with their users. ValueError on bad input."""
+
+    cdef CExtentBook book
+
+    def seal(self, uint32_t segment, uint64_t begin, uint64_t end, claims):
+        """Enter extents (offset, nbytes) of `segment`, [begin, end), with no users; all or none."""
+        self.book.seal(segment, begin, end, to_ranges(claims))
+
+    def unseal(self, claims):
+        """Take extents out again that have no users."""
+        self.book.unseal(to_ranges(claims))
+
+    def cover(self, ranges):
+        """Offsets of the extents that hold all of `ranges`, ascending."""
+        return self.book.cover(to_ranges(sorted(ranges)))
+
+    def take(self, const uint8_t[::1] streams, uint64_t space):
+        """Become a user of all extents that these messages need.
+
+        Returns (offsets, ids of their segments, bytes of the extents). RuntimeError when the
+        messages make no sense, ValueError when a buffer is not sealed.
+        """
+        if streams.shape[0] == 0:
+            raise RuntimeError("object metadata is empty")
+        cdef vector[uint64_t] keys = self.book.cover(c_buffer_ranges(<uint8_t*>&streams[0], streams.shape[0], space))
+        cdef uint64_t stored = 0
+        cdef list segments = []
+        for key in keys:
+            stored += self.book.at(key).nbytes
+            segment = self.book.at(key).segment
+            if segment not in segments:
+                segments.append(segment)
+        self.book.hold(keys)
+        return keys, segments, stored
+
+    def hold(self, keys):
+        """One more user of each."""
+        self.book.hold(keys)
+
+    def drop(self, keys):
+        """One user less of each; returns those left without, which are out of the book."""
+        return from_ranges(self.book.drop(keys))
+
+    def has(self, uint64_t offset):
+        """Whether an extent starts there."""
+        return bool(self.book.within(offset, offset + 1).size())
+
+    def within(self, uint64_t begin, uint64_t end):
+        """Extents (offset, nbytes) that start in [begin, end), ascending."""
+        return from_ranges(self.book.within(begin, end))
 
 
 cdef class MetadataArena:

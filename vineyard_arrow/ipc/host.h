@@ -47,8 +47,8 @@ class HostTable {  // one client's table
       if (t_->credit.compare_exchange_weak(have, have - n)) return n;
     }
   }
-  void answer() {
-    t_->wanted.store(0);
+  void answer(bool granted) {
+    t_->wanted.store(granted ? 0 : -1);
     t_->answers.fetch_add(1);
     futex_wake(&t_->answers);
   }
@@ -175,6 +175,96 @@ class HostIndex {
   IndexView view_;
   std::vector<uint32_t> free_;
   uint32_t used_ = 0;
+};
+
+// The sealed extents of all segments, by their offset in the store, and how many users
+// (objects, forked clients) each has. Bad input is a std::invalid_argument, and changes
+// nothing.
+class ExtentBook {
+ public:
+  struct Extent {
+    uint64_t nbytes;
+    int64_t users;
+    uint32_t segment;
+  };
+  using Map = std::map<uint64_t, Extent>;
+
+  // Enters extents that lie in [begin, end) of `segment`, with no users yet.
+  void seal(uint32_t segment, uint64_t begin, uint64_t end, const std::vector<Range>& claims) {
+    for (size_t i = 0; i < claims.size(); i++) {
+      const char* wrong = refusal(begin, end, claims[i]);
+      if (!wrong) {
+        map_.emplace(claims[i].offset, Extent{claims[i].nbytes, 0, segment});
+        continue;
+      }
+      while (i-- > 0) map_.erase(claims[i].offset);
+      throw std::invalid_argument(wrong);
+    }
+  }
+  // Takes those out again that have no users.
+  void unseal(const std::vector<Range>& claims) {
+    for (auto& c : claims) {
+      auto it = map_.find(c.offset);
+      if (it != map_.end() && !it->second.users) map_.erase(it);
+    }
+  }
+
+  // The extents that hold all of `ranges` (ascending, disjoint), by offset, ascending.
+  std::vector<uint64_t> cover(const std::vector<Range>& ranges) const {
+    std::vector<uint64_t> out;
+    for (auto& r : ranges) {
+      uint64_t at = r.offset, end = r.offset + r.nbytes;
+      auto it = map_.upper_bound(at);
+      if (it != map_.begin()) --it;
+      for (; at < end; ++it) {
+        if (it == map_.end() || it->first > at || it->first + it->second.nbytes <= at)
+          throw std::invalid_argument("a buffer lies in memory that is not sealed");
+        if (out.empty() || out.back() != it->first) out.push_back(it->first);
+        at = it->first + it->second.nbytes;
+      }
+    }
+    return out;
+  }
+
+  const Extent& at(uint64_t offset) const { return map_.at(offset); }
+  void hold(const std::vector<uint64_t>& keys) {
+    for (uint64_t k : keys) map_.at(k).users++;
+  }
+  // One user less of each; those left without are taken out and returned.
+  std::vector<Range> drop(const std::vector<uint64_t>& keys) {
+    std::vector<Range> out;
+    for (uint64_t k : keys) {
+      auto it = map_.find(k);
+      if (it == map_.end() || --it->second.users > 0) continue;
+      out.push_back({it->first, it->second.nbytes});
+      map_.erase(it);
+    }
+    return out;
+  }
+
+  // Extents in [begin, end).
+  std::vector<Range> within(uint64_t begin, uint64_t end) const {
+    std::vector<Range> out;
+    for (auto it = map_.lower_bound(begin); it != map_.end() && it->first < end; ++it)
+      out.push_back({it->first, it->second.nbytes});
+    return out;
+  }
+
+ private:
+  const char* refusal(uint64_t begin, uint64_t end, const Range& c) const {
+    if (!c.nbytes || c.offset % kPage || c.nbytes % kPage) return "a claim is no range of pages";
+    if (c.offset < begin || c.offset > end || c.nbytes > end - c.offset)
+      return "a claim lies outside of the caller's segment";
+    auto next = map_.lower_bound(c.offset);
+    if (next != map_.end() && next->first < c.offset + c.nbytes) return "a claim overlaps a sealed extent";
+    if (next != map_.begin()) {
+      auto prev = std::prev(next);
+      if (prev->first + prev->second.nbytes > c.offset) return "a claim overlaps a sealed extent";
+    }
+    return nullptr;
+  }
+
+  Map map_;
 };
 
 // The daemon's segment of metadata, in pieces of 64 bytes.

@@ -200,7 +200,11 @@ class Lease final : public Backing {
 
   bool commit(uint64_t nbytes) override {
     int64_t need = static_cast<int64_t>(nbytes);
-    if (take_credit(need) || (ask_credit(need) && take_credit(need))) return true;
+    do {
+      if (take_credit(need)) return true;
+      // What is granted may be revoked for another writer before it is taken: ask again.
+    } while (ask_credit(need));
+    receive();  // what the daemon gave back meanwhile has pages of ours that can go
     pool_.trim();
     put_.trim();
     return take_credit(need);
@@ -323,8 +327,8 @@ class Lease final : public Backing {
       if (!o_.index->daemon_alive() || monotonic_s() > deadline) break;
       futex_wait(&t->answers, seen, 0.1);
     }
-    t->wanted.store(0);
-    return t->answers.load() != seen;
+    bool refused = t->wanted.exchange(0) < 0;
+    return t->answers.load() != seen && !refused;
   }
 
   void trim_locked() {

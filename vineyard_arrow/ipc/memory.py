@@ -349,13 +349,8 @@ class Memory:
         segment = self.segments.get(segment_id) if segment_id is not None else None
         return segment is not None and segment.kind == "strict" and segment.owner is writer
 
-    def in_use(self, segment_id: int) -> bool:
-        """Whether an object uses an extent of this segment."""
-        segment = self.segments.get(segment_id)
-        return segment is not None and any(segment.refs.values())
-
     def discard_strict(self, segment_id: int | None) -> None:
-        """Drop the file of a strict object that came to nothing."""
+        """Drop the file of a strict object that came to nothing, or has no bytes."""
         segment = self.segments.get(segment_id) if segment_id is not None else None
         if segment is not None and segment.kind == "strict" and not any(segment.refs.values()):
             self._retire(segment)
