@@ -380,5 +380,3 @@ def test_the_store_is_a_dict_for_10000_steps(daemon: Any, spawn: Any) -> None:  
 
 def test_the_store_is_a_dict_on_huge_pages(huge_daemon: Any, spawn: Any) -> None:  # noqa: F811
     assert run(huge_daemon, spawn, 10, 50) >= 300
-
-

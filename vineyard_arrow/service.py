@@ -280,6 +280,10 @@ class Service:
         if writer is None or self.memory.answer(writer):
             return
         if attempt == 0:
+            table = writer.table
+            if table.credit + table.warm >= table.wanted:
+                table.answer(False)  # it has pages of its own to give up, and will
+                return
             self.memory.ask_trim()
         if attempt < len(TRIM_WAITS_S):
             session.asking = True
@@ -328,22 +332,20 @@ class Service:
             [i.id for i in m.items], [i.name for i in m.items if i.name is not None]
         )
         claims = [c for item in m.items for c in item.claims]
-        self.memory.check_claims(writer, claims)
         self.memory.seal(writer, claims)
         records: list[Record] = []
         try:
             for item in m.items:
                 records.append(self._prepare(session, writer, item))
-            assert writer.segment is not None or not claims
+            used = {key for record in records for key in record.extents}
             for offset, _n in claims:
-                if writer.segment is not None and not writer.segment.refs[offset]:
+                if offset not in used:
                     raise InvalidObjectError(f"the claim at {offset} is of no object's use")
         except BaseException:
             for record in records:
-                for segment_id, start in record.extents:
-                    self.memory.segments[segment_id].refs[start] -= 1
+                self.memory.untake(record.extents)
                 self.catalog.discard(record)
-            self.memory.unseal(writer, claims)
+            self.memory.unseal(claims)
             raise
         for record, item in zip(records, m.items, strict=True):
             self.memory.discard_strict(item.strict)  # if the object has no bytes to put there
@@ -360,27 +362,22 @@ class Service:
 
     def _prepare(self, session: Session, writer: Writer, item: p.PutItem) -> Record:
         """All of a put but its publication: extents counted, metadata stored."""
-        try:
-            ranges = _core.buffer_ranges(item.streams, self.memory.space_nbytes)
-        except RuntimeError as error:
-            raise InvalidObjectError(str(error)) from None
         if item.strict is not None:
             if not self.memory.owns_strict(writer, item.strict):
                 raise InvalidObjectError(f"segment {item.strict} is not the caller's to seal")
             self.memory.seal_strict(self.memory.segments[item.strict])
-        keys = self.memory.cover(ranges)
-        if item.strict is not None and all(s != item.strict for s, _ in keys):
-            self.memory.discard_strict(item.strict)  # an object without bytes needs no file
-        segments = list(dict.fromkeys(segment_id for segment_id, _ in keys))
+        keys, segments, stored = self.memory.take(item.streams)
         created = time.time_ns()
-        place, name_place = self.catalog.store(
-            item.streams,
-            segments,
-            (item.nbytes, created, item.copied, item.gathered, item.shared),
-            item.name,
-        )
-        self.memory.hold(keys)
-        stored = sum(self.memory.segments[s].lengths[o] for s, o in keys)
+        try:
+            place, name_place = self.catalog.store(
+                item.streams,
+                segments,
+                (item.nbytes, created, item.copied, item.gathered, item.shared),
+                item.name,
+            )
+        except BaseException:
+            self.memory.untake(keys)
+            raise
         return Record(
             item.id,
             item.typename,
@@ -485,7 +482,7 @@ class Service:
                 s.number,
                 s.pid,
                 s.program,
-                w.segment.sealed if w.segment else 0,
+                memory.sealed_of(w.segment) if w.segment else 0,
                 w.table.unsealed,
                 w.table.warm,
                 w.segment.charged if w.segment else 0,
@@ -500,9 +497,9 @@ class Service:
                 s.kind,
                 numbers.get(s.owner) if s.owner else None,
                 s.offset,
-                s.sealed,
+                memory.sealed_of(s),
                 s.committed,
-                len(s.starts),
+                len(memory.extents_of(s)),
             )
             for s in memory.segments.values()
         ]

@@ -8,6 +8,7 @@ means the store has no room; `RuntimeError` carries the operating system's or Ar
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -77,13 +78,12 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         cbool in_child()
         cbool daemon_alive()
         void set_table(int, int) except +
-        void after_fork(int) except +
+        void after_fork(int, cbool) except +
         void set_socket(int)
         void map_segment(uint64_t, uint64_t, int, cbool) except +
         void unmap_segment(uint64_t, uint64_t) except +
         void set_lease(uint64_t, uint64_t, int, int, cbool, double, double) except +
         int64_t pin(uint64_t)
-        void unpin(int64_t)
         int64_t find(uint64_t, uint32_t)
         int64_t find_name(const char*, uint64_t, uint64_t*)
         CPool pool
@@ -93,7 +93,6 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         ClientTable* table
         Lease* lease
         AtomicI64 pinned
-        uint64_t pin_epoch
     cdef struct BlobHeader:
         uint32_t magic, num_segments
         uint64_t stream_nbytes
@@ -160,6 +159,7 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         void hold(const vector[uint64_t]&) except +
         vector[Range] drop(const vector[uint64_t]&)
         vector[Range] within(uint64_t, uint64_t)
+        cbool empty(uint64_t, uint64_t)
     cdef cppclass CMetadataArena "vineyard::MetadataArena":
         CMetadataArena(int, uint64_t) except +
         int64_t allocate(uint64_t)
@@ -186,6 +186,7 @@ BLOB_MAGIC = kBlobMagic
 KIND_OBJECT = kObject
 KIND_NAME = kName
 MISS = object()
+BUSY = object()
 
 
 cdef vector[Range] to_ranges(object pairs):
@@ -264,10 +265,12 @@ cdef class Attachment:
     cdef CAttachment* a
     cdef object __weakref__
     cdef dict segments      # id -> (offset, nbytes, ro_fd)
+    cdef public unsigned long forking  # the thread that forks just now: no other may pin
 
     def __cinit__(self, int index_fd, int socket_fd):
         self.a = new CAttachment(index_fd, socket_fd)
         self.segments = {}
+        self.forking = 0
 
     def __dealloc__(self):
         if self.a != NULL:
@@ -290,8 +293,9 @@ cdef class Attachment:
         """Take ownership of the connection's descriptor: closed with the last buffer."""
         self.a.set_socket(fd)
 
-    def after_fork(self, int socket_fd=-1):
-        self.a.after_fork(socket_fd)
+    def after_fork(self, int socket_fd, bint prepared):
+        """In a child: let go of what is the parent's. `prepared`: the next table has its pins."""
+        self.a.after_fork(socket_fd, prepared)
 
     def add_segment(self, uint32_t segment, uint64_t offset, uint64_t nbytes, int ro_fd, bint huge):
         """Map a segment read-only; takes ownership of `ro_fd` once it is mapped."""
@@ -329,10 +333,6 @@ cdef class Attachment:
     def pinned(self):
         """Gets whose buffers are alive."""
         return self.a.pinned.load()
-
-    @property
-    def pin_epoch(self):
-        return self.a.pin_epoch
 
     @property
     def base_address(self):
@@ -406,9 +406,11 @@ cdef class Attachment:
     def read(self, uint64_t key, int mode):
         """The parts of an object as a list of (typename, params, table).
 
-        Returns MISS when the index does not know the object, a tuple of segment ids when
-        these must be mapped first. mode: 0 read-only, 1 copy-on-write, 2 copy.
+        Returns MISS when the index does not know the object, BUSY while another thread
+        forks, a tuple of segment ids when these must be mapped first. mode: 0 read-only, 1 copy-on-write, 2 copy.
         """
+        if self.forking and self.forking != PyThread_get_thread_ident():
+            return BUSY
         cdef uint8_t* streams = NULL
         cdef BlobHeader header
         cdef list missing = []
@@ -452,6 +454,8 @@ cdef class Attachment:
         Returns (payload_nbytes, created_ns, copied, gathered, shared,
         [(typename, schema, rows, batches)], ranges).
         """
+        if self.forking and self.forking != PyThread_get_thread_ident():
+            return BUSY
         cdef uint8_t* streams = NULL
         cdef BlobHeader header
         cdef shared_ptr[CBuffer] body = self.open_blob(key, &streams, &header, [])
@@ -789,9 +793,9 @@ cdef class ExtentBook:
         """One user less of each; returns those left without, which are out of the book."""
         return from_ranges(self.book.drop(keys))
 
-    def has(self, uint64_t offset):
-        """Whether an extent starts there."""
-        return bool(self.book.within(offset, offset + 1).size())
+    def empty(self, uint64_t begin, uint64_t end):
+        """Whether no extent starts in [begin, end)."""
+        return self.book.empty(begin, end)
 
     def within(self, uint64_t begin, uint64_t end):
         """Extents (offset, nbytes) that start in [begin, end), ascending."""

@@ -9,13 +9,13 @@ nothing the child inherited can be reclaimed under it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
@@ -68,6 +68,7 @@ class Attached:
         self._lock = threading.RLock()
         self._pool: Any = None
         self._prepared: _Prepared | None = None
+        self._forked = threading.Condition()
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
         fds: list[int] = []  # ours to close
         try:
@@ -182,7 +183,9 @@ class Attached:
                 found = look()
             except (RuntimeError, ValueError) as error:  # Arrow's words; bad text or JSON
                 raise InvalidObjectError(f"object o{key:016x} cannot be read: {error}") from None
-            if found is _core.MISS:
+            if found is _core.BUSY:
+                self._await_fork()
+            elif found is _core.MISS:
                 # The index can miss what is just being moved in it; the daemon cannot.
                 self.request(p.Find(key, None, 0.0))
             elif type(found) is tuple:
@@ -331,7 +334,7 @@ class Attached:
                 done.append(self._put_strict(parts, name))
         except BaseException:
             for object_id in done:
-                with suppress(VineyardArrowError):
+                with contextlib.suppress(VineyardArrowError):
                     self.request(p.Delete([object_id]))
             raise
         return done
@@ -417,24 +420,23 @@ class Attached:
     # ---- fork
 
     def before_fork(self) -> None:
-        """Make the child's connection, if the child will inherit anything pinned."""
+        """Make the child's connection, if the child will inherit anything pinned.
+
+        From here until the fork is done other threads make no pins (see `_look`), so the
+        copy that the daemon makes of ours is complete.
+        """
         self._prepared = None
-        if os.getpid() != self._pid or not self._core.daemon_alive:
+        self._core.forking = threading.get_ident()
+        if os.getpid() != self._pid or not self.alive:
             return
-        try:
-            for _ in range(8):
-                epoch = self._core.pin_epoch
-                extents = self._core.sealed_in_use()
-                if not self._core.pinned and not extents:
-                    return
-                self._discard_prepared()
-                reply, fds = self.request(p.Fork(extents))
-                self._prepared = _Prepared(fds, reply)
-                # Pins are made under the GIL, which from here on we keep until the fork.
-                if self._core.pin_epoch == epoch:
-                    return
-        except VineyardArrowError:
-            self._discard_prepared()
+        extents = self._core.sealed_in_use()
+        if not self._core.pinned and not extents:
+            return
+        # A fork must not fail for our sake: without a connection the child's inherited
+        # values are unprotected, as they would be were the daemon dead.
+        with contextlib.suppress(VineyardArrowError):
+            reply, fds = self.request(p.Fork(extents))
+            self._prepared = _Prepared(fds, reply)
 
     def _discard_prepared(self) -> None:
         if self._prepared is not None:
@@ -445,21 +447,34 @@ class Attached:
     def after_fork_in_parent(self) -> None:
         """Leave the child's connection to the child."""
         self._discard_prepared()
+        self._end_fork()
+
+    def _end_fork(self) -> None:
+        self._core.forking = 0
+        with self._forked:
+            self._forked.notify_all()
+
+    def _await_fork(self) -> None:
+        """Wait while another thread forks."""
+        with self._forked:
+            self._forked.wait_for(lambda: not self._core.forking, self.timeout_s)
 
     def after_fork_in_child(self) -> None:
         """Let go of what is the parent's; take over the connection made for us."""
         self._pid = os.getpid()
         self._lock = threading.RLock()
+        self._forked = threading.Condition()
+        self._core.forking = 0
         self._pool = None
         prepared, self._prepared = self._prepared, None
         old = self.connection
         if prepared is None:
-            self._core.after_fork()
+            self._core.after_fork(-1, False)
             old.close()
             old.lost = "forked"
             return
         sock_fd, table_fd, event_fd = prepared.fds
-        self._core.after_fork(sock_fd)
+        self._core.after_fork(sock_fd, True)
         self._core.set_table(table_fd, event_fd)
         os.close(table_fd)
         sock = socket.socket(fileno=os.dup(sock_fd))
@@ -568,6 +583,6 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     global _registry_lock
     _registry_lock = threading.Lock()
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         for attached in list(_all):
             stack.callback(attached.after_fork_in_child)

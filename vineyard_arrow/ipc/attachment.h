@@ -105,7 +105,9 @@ class Attachment {
 
   // In a forked child: forget what belongs to the parent; its pool half, which was not
   // inherited, is mapped read-only instead.
-  void after_fork(int socket_fd) {
+  // `prepared`: the next table is a copy of the parent's, so inherited pins are in it.
+  void after_fork(int socket_fd, bool prepared) {
+    if (!prepared) table_number++;
     generation_ = g_forks.load();
     if (lease) {
       uint64_t half = lease_nbytes_ / 2;
@@ -174,7 +176,6 @@ class Attachment {
       table->pins()[found].fetch_add(1);
       if (s.seq.load() == seq && s.key.load() == id) {
         pinned.fetch_add(1, std::memory_order_relaxed);
-        pin_epoch++;
         ref();
         return found;
       }
@@ -182,9 +183,11 @@ class Attachment {
     }
   }
 
-  // Runs wherever the last Arrow buffer of a get dies: any thread, no GIL, no socket.
-  void unpin(int64_t slot) {
-    if (!in_child() && table) drop_pin(slot);
+  // Runs wherever the last Arrow buffer of a get dies: any thread, no GIL, no socket. A pin
+  // that is not in today's table (a parent's, that no connection was prepared for) is none
+  // of ours to drop.
+  void unpin(int64_t slot, uint64_t pinned_in) {
+    if (!in_child() && table && pinned_in == table_number) drop_pin(slot);
     pinned.fetch_sub(1, std::memory_order_relaxed);
     unref();
   }
@@ -212,7 +215,7 @@ class Attachment {
   ClientTable* table = nullptr;
   Lease* lease = nullptr;
   std::atomic<int64_t> pinned{0};
-  uint64_t pin_epoch = 0;  // guarded by the GIL, under which all pins are made
+  uint64_t table_number = 0;  // of the table that pins go to; changes only in a fresh child
 
  private:
   ~Attachment() {
@@ -305,12 +308,14 @@ inline void Pool::ReleaseUnused() {
 class PinnedBody final : public arrow::Buffer {
  public:
   PinnedBody(Attachment* attachment, int64_t slot)
-      : arrow::Buffer(attachment->base, attachment->space), attachment_(attachment), slot_(slot) {}
-  ~PinnedBody() override { attachment_->unpin(slot_); }
+      : arrow::Buffer(attachment->base, attachment->space), attachment_(attachment), slot_(slot),
+        pinned_in_(attachment->table_number) {}
+  ~PinnedBody() override { attachment_->unpin(slot_, pinned_in_); }
 
  private:
   Attachment* attachment_;
   int64_t slot_;
+  uint64_t pinned_in_;
 };
 
 // A private copy-on-write mapping of some pages of the store, kept with its pin.

@@ -109,6 +109,12 @@ class HostIndex {
     view_.open(file_.data());
   }
 
+  // Tells the readers, and takes the mutex off this thread's robust list, whose links
+  // would else lead into memory that is no longer mapped.
+  ~HostIndex() { pthread_mutex_unlock(&view_.header->liveness); }
+  HostIndex(const HostIndex&) = delete;
+  HostIndex& operator=(const HostIndex&) = delete;
+
   // Slots ever used: no pin table has a pin beyond.
   uint32_t high_water() const { return used_; }
 
@@ -242,6 +248,10 @@ class ExtentBook {
     return out;
   }
 
+  bool empty(uint64_t begin, uint64_t end) const {
+    auto it = map_.lower_bound(begin);
+    return it == map_.end() || it->first >= end;
+  }
   // Extents in [begin, end).
   std::vector<Range> within(uint64_t begin, uint64_t end) const {
     std::vector<Range> out;

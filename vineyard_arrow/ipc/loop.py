@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 log = logging.getLogger("vineyard_arrow.loop")
 
 Callback = Callable[[], object]
+MAX_POLL_S = 3600.0  # epoll counts milliseconds in 31 bits
 
 
 class Timer:
@@ -106,7 +107,7 @@ class Loop:
             if timer.callback is not None:
                 left = due - time.monotonic()
                 if left > 0:
-                    return left
+                    return min(left, MAX_POLL_S)
             heapq.heappop(self._timers)
             if timer.callback is not None:
                 self._call(timer.callback)

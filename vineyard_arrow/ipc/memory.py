@@ -18,7 +18,6 @@ from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from ..errors import InvalidObjectError, StoreFullError
 from ..machine import format_size
@@ -30,7 +29,7 @@ GIB = 1 << 30
 MAX_RANGES = 64  # free ranges told to a writer that adopts a segment
 CREDIT_CHUNK = 64 << 20
 
-ExtentKey = tuple[int, int]  # segment id, offset
+ExtentKey = int  # its offset in the store
 
 
 @dataclass(slots=True, eq=False)
@@ -57,33 +56,16 @@ class Segment:
     huge: bool
     owner: Writer | None = None
     charged: int = 0
-    starts: list[int] = field(default_factory=list)  # of its extents, ascending
-    lengths: dict[int, int] = field(default_factory=dict)
-    refs: dict[int, int] = field(default_factory=dict)
     holders: set[Writer] = field(default_factory=set)  # who may have it mapped
 
     @property
-    def sealed(self) -> int:
-        return sum(self.lengths.values())
+    def end(self) -> int:
+        """Offset of its end in the store."""
+        return self.offset + self.nbytes
 
     @property
     def committed(self) -> int:
         return os.fstat(self.rw_fd).st_blocks * 512
-
-    def gaps(self) -> Iterator[tuple[int, int]]:
-        """Ranges without extents, ascending; none crosses the middle of a leased segment."""
-        middle = self.offset + self.nbytes // 2
-        stops = [(s, s + self.lengths[s]) for s in self.starts] + [
-            (self.offset + self.nbytes, self.offset + self.nbytes)
-        ]
-        at = self.offset
-        for start, end in stops:
-            if at < middle < start:
-                yield at, middle - at
-                at = middle
-            if at < start:
-                yield at, start - at
-            at = end
 
 
 class _Space:
@@ -131,6 +113,7 @@ class Memory:
         self._by_offset: list[tuple[int, int]] = []  # (offset, id), ascending
         self.writers: set[Writer] = set()
         self.charged = 0
+        self._book = _core.ExtentBook()
         self.catalog = self._create("catalog", catalog_nbytes, huge=False)
 
     # ---- segments
@@ -199,13 +182,13 @@ class Memory:
         """A segment for ``writer``, and the ranges of it that are free."""
         orphans = [s for s in self.segments.values() if s.kind == "lease" and s.owner is None]
         # One of a dead writer first, the emptiest: address space is not endless.
-        segment = min(orphans, key=lambda s: len(s.starts), default=None)
+        segment = min(orphans, key=lambda s: len(self.extents_of(s)), default=None)
         if segment is None:
             segment = self._create("lease", self._lease_nbytes, huge=self._files.huge)
         segment.owner = writer
         segment.holders.add(writer)
         writer.segment = segment
-        free = sorted(segment.gaps(), key=lambda r: -r[1])[:MAX_RANGES]
+        free = sorted(self._gaps(segment), key=lambda r: -r[1])[:MAX_RANGES]
         first = min(CREDIT_CHUNK, self.limit // 16)
         if self.limit - self.charged >= first:
             self._grant(writer, first)
@@ -285,7 +268,7 @@ class Memory:
     @property
     def sealed(self) -> int:
         """Bytes of all sealed extents."""
-        return sum(s.sealed for s in self.segments.values())
+        return sum(n for _, n in self._book.within(0, self.space_nbytes))
 
     @property
     def unsealed(self) -> int:
@@ -299,34 +282,40 @@ class Memory:
 
     # ---- extents
 
-    def check_claims(self, writer: Writer, claims: Iterable[tuple[int, int]]) -> None:
-        """Raise InvalidObjectError unless ``writer`` may seal all of ``claims``."""
-        segment = writer.segment
-        seen: list[tuple[int, int]] = []
-        for offset, nbytes in claims:
-            if segment is None or nbytes <= 0 or offset % PAGE or nbytes % PAGE:
-                raise InvalidObjectError(f"claim of {nbytes} bytes at {offset} is not an extent")
-            if not segment.offset <= offset <= offset + nbytes <= segment.offset + segment.nbytes:
-                raise InvalidObjectError(f"claim at {offset} is outside of the caller's segment")
-            i = bisect_right(segment.starts, offset) - 1
-            before = segment.starts[i] + segment.lengths[segment.starts[i]] if i >= 0 else 0
-            after = segment.starts[i + 1] if i + 1 < len(segment.starts) else 1 << 63
-            if before > offset or offset + nbytes > after:
-                raise InvalidObjectError(f"claim at {offset} overlaps a sealed extent")
-            seen.append((offset, nbytes))
-        seen.sort()
-        for (a, n), (b, _) in pairwise(seen):
-            if a + n > b:
-                raise InvalidObjectError(f"claims at {a} and {b} overlap")
+    def extents_of(self, segment: Segment) -> list[tuple[int, int]]:
+        """Sealed extents (offset, bytes) of a segment, ascending."""
+        return self._book.within(segment.offset, segment.end)
 
-    def seal(self, writer: Writer, claims: Iterable[tuple[int, int]]) -> None:
-        """Enter checked claims, with no references yet."""
+    def sealed_of(self, segment: Segment) -> int:
+        """Bytes of a segment's sealed extents."""
+        return sum(n for _, n in self.extents_of(segment))
+
+    def _gaps(self, segment: Segment) -> Iterator[tuple[int, int]]:
+        """Ranges without extents, ascending; none crosses the middle of a leased segment."""
+        middle = segment.offset + segment.nbytes // 2
+        at = segment.offset
+        for start, nbytes in [*self.extents_of(segment), (segment.end, 0)]:
+            if at < middle < start:
+                yield at, middle - at
+                at = middle
+            if at < start:
+                yield at, start - at
+            at = start + nbytes
+
+    def seal(self, writer: Writer, claims: list[tuple[int, int]]) -> None:
+        """Enter extents of the writer's segment, with no users yet; all or none.
+
+        Raises InvalidObjectError unless ``writer`` may seal all of them.
+        """
         segment = writer.segment
-        for offset, nbytes in claims:
-            assert segment is not None
-            insort(segment.starts, offset)
-            segment.lengths[offset] = nbytes
-            segment.refs[offset] = 0
+        if not claims:
+            return
+        if segment is None:
+            raise InvalidObjectError("a claim by a client that has no segment")
+        try:
+            self._book.seal(segment.id, segment.offset, segment.end, claims)
+        except (ValueError, OverflowError) as error:
+            raise InvalidObjectError(str(error)) from None
 
     def seal_strict(self, segment: Segment) -> None:
         """Seal a strict segment, for good, as one extent.
@@ -341,8 +330,9 @@ class Memory:
                 f"the file cannot be sealed: {error}", "unmap every writable view of it first"
             ) from None
         segment.owner = None
-        segment.starts, segment.lengths = [segment.offset], {segment.offset: segment.nbytes}
-        segment.refs = {segment.offset: 0}
+        self._book.seal(
+            segment.id, segment.offset, segment.end, [(segment.offset, segment.nbytes)]
+        )
 
     def owns_strict(self, writer: Writer, segment_id: int | None) -> bool:
         """Whether this is a file that ``writer`` asked for and has not put yet."""
@@ -352,71 +342,63 @@ class Memory:
     def discard_strict(self, segment_id: int | None) -> None:
         """Drop the file of a strict object that came to nothing, or has no bytes."""
         segment = self.segments.get(segment_id) if segment_id is not None else None
-        if segment is not None and segment.kind == "strict" and not any(segment.refs.values()):
-            self._retire(segment)
+        if segment is not None and segment.kind == "strict":
+            self._book.unseal(self.extents_of(segment))
+            if not self.extents_of(segment):
+                self._retire(segment)
 
-    def unseal(self, writer: Writer, claims: Iterable[tuple[int, int]]) -> None:
+    def unseal(self, claims: list[tuple[int, int]]) -> None:
         """Take claims out again that nothing came to use."""
-        segment = writer.segment
-        for offset, _ in claims:
-            assert segment is not None
-            self._remove(segment, offset)
+        self._book.unseal(claims)
 
-    def cover(self, ranges: Iterable[tuple[int, int]]) -> list[ExtentKey]:
-        """The extents that hold all of ``ranges``; InvalidObjectError if some is not sealed."""
-        keys: dict[ExtentKey, None] = {}
-        for offset, nbytes in ranges:
-            at, end = offset, offset + nbytes
-            while at < end:
-                segment = self.segment_at(at)  # a range may go on in the next one
-                if segment is None:
-                    raise InvalidObjectError(f"a buffer lies outside of the store, at {at}")
-                i = bisect_right(segment.starts, at) - 1
-                start = segment.starts[i] if i >= 0 else -1
-                if i < 0 or at >= start + segment.lengths[start]:
-                    raise InvalidObjectError(f"a buffer lies in memory that is not sealed, at {at}")
-                keys[segment.id, start] = None
-                at = start + segment.lengths[start]
-        return list(keys)
+    def take(self, streams: bytes) -> tuple[list[ExtentKey], list[int], int]:
+        """Become a user of every extent that an object's messages need.
+
+        Returns the extents, the ids of their segments, and the bytes of the extents.
+
+        Raises
+        ------
+        InvalidObjectError
+            If the messages are damaged, or a buffer is not in sealed memory.
+        """
+        try:
+            return self._book.take(streams, self.space_nbytes)
+        except (RuntimeError, ValueError) as error:
+            raise InvalidObjectError(str(error)) from None
 
     def cover_sealed(self, ranges: Iterable[tuple[int, int]]) -> list[ExtentKey]:
-        """Like `cover`, leaving out what is not sealed (a put of it is under way)."""
+        """The extents that hold ``ranges``, but those not sealed (a put is under way)."""
         keys: dict[ExtentKey, None] = {}
         for r in ranges:
-            with contextlib.suppress(InvalidObjectError):
-                keys |= dict.fromkeys(self.cover([r]))
+            with contextlib.suppress(ValueError, OverflowError):
+                keys |= dict.fromkeys(self._book.cover([r]))
         return list(keys)
 
     def hold(self, keys: Iterable[ExtentKey]) -> None:
         """One more user of each extent."""
-        for segment_id, start in keys:
-            self.segments[segment_id].refs[start] += 1
+        self._book.hold(keys)
+
+    def untake(self, keys: Iterable[ExtentKey]) -> None:
+        """One user less, of extents that others use or that were just claimed."""
+        self._book.drop(keys)
 
     def drop(self, keys: Iterable[ExtentKey]) -> None:
         """One user less; an extent without any goes back to its writer, or to the machine."""
-        for segment_id, start in keys:
-            segment = self.segments[segment_id]
-            segment.refs[start] -= 1
-            if segment.refs[start] == 0:
-                self._free(segment, start)
-
-    def _remove(self, segment: Segment, start: int) -> int:
-        del segment.starts[bisect_right(segment.starts, start) - 1]
-        del segment.refs[start]
-        return segment.lengths.pop(start)
-
-    def _free(self, segment: Segment, start: int) -> None:
-        nbytes = self._remove(segment, start)
-        if segment.owner is not None:
+        orphans: set[Segment] = set()
+        for start, nbytes in self._book.drop(keys):
+            segment = self.segment_at(start)
+            assert segment is not None
             owner = segment.owner
-            if owner.backlog or not owner.table.give_back(start, nbytes):
+            if owner is None:
+                orphans.add(segment)
+                if segment.kind == "lease":
+                    _core.punch_hole(segment.rw_fd, start - segment.offset, nbytes)
+                    self._charge(segment, -nbytes)
+            elif owner.backlog or not owner.table.give_back(start, nbytes):
                 owner.backlog.append((start, nbytes))
-            return
-        if segment.kind == "lease":
-            _core.punch_hole(segment.rw_fd, start - segment.offset, nbytes)
-            self._charge(segment, -nbytes)
-        if not segment.starts:
-            self._retire(segment)
+        for segment in orphans:
+            if self._book.empty(segment.offset, segment.end):
+                self._retire(segment)
 
     def flush_backlogs(self) -> bool:
         """Send extents home that found the ring full; true when none is left."""
@@ -437,10 +419,10 @@ class Memory:
         for segment in [s for s in self.segments.values() if s.owner is writer]:
             segment.owner = None
             if segment.kind == "lease":
-                for start, nbytes in segment.gaps():
+                for start, nbytes in self._gaps(segment):
                     _core.punch_hole(segment.rw_fd, start - segment.offset, nbytes)
-                self._charge(segment, segment.sealed - segment.charged)
-            if not segment.starts:
+                self._charge(segment, self.sealed_of(segment) - segment.charged)
+            if self._book.empty(segment.offset, segment.end):
                 self._retire(segment)
         writer.segment = None
         self.told_retired(writer)
