@@ -8,7 +8,10 @@ import fcntl
 import mmap
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,11 +158,24 @@ def test_the_writer_keeps_no_writable_descriptor(store: Daemon) -> None:
 
 def test_the_index_and_the_catalog_are_read_only(client: Client) -> None:
     client.put(table_of(), name="x")
-    client.get("x")
-    with open("/proc/self/maps") as maps:
-        found = [line.split() for line in maps if "vineyard-index" in line or "catalog-" in line]
-    assert found
-    assert {fields[1] for fields in found} == {"r--s"}
+    code = """
+import sys
+from vineyard_arrow.client import connect
+client = connect(sys.argv[1], autostart=False)
+client.get("x")
+for line in open("/proc/self/maps"):
+    if "vineyard-index" in line or "catalog-" in line:
+        print(line.split()[1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(client._a.socket)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+        cwd=Path(__file__).parents[1],
+    )
+    assert set(done.stdout.split()) == {"r--s"}
 
 
 # ---- addresses: the reader's and the writer's own view

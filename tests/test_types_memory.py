@@ -119,15 +119,6 @@ def test_polars_columns_are_not_copied() -> None:
     assert lies_within(stored.resolve()["a"].to_numpy().ctypes.data, buffers)
 
 
-@pytest.mark.parametrize("cut", [lambda f: f[10:20], lambda f: f.filter(pl.col("a") % 999 == 0)])
-def test_polars_slices_leave_the_rest_of_the_text(cut: Any) -> None:
-    text = [f"a string that is long enough, {i}" for i in range(N)]
-    frame = cut(pl.DataFrame({"a": np.arange(N), "s": text, "b": [t.encode() for t in text]}))
-    stored, (buffer,) = store(encode(frame))
-    assert buffer.size < 40_000
-    assert stored.resolve().equals(frame)
-
-
 def test_read_only_frames_work_for_reading() -> None:
     n = 2000
     frame = pd.DataFrame({"k": np.arange(n) % 7, "v": np.arange(n) * 0.5, "w": np.arange(n)})

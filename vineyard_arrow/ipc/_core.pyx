@@ -106,7 +106,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         CPlan(CAttachment*)
         vector[Range] claims
         int64_t copied, gathered, shared, nbytes
-        void add_part(const StoredSchema&, const vector[shared_ptr[CRecordBatch]]&) except +
+        void add_part(const StoredSchema&, vector[shared_ptr[CRecordBatch]]) except +
         void place(CAttachment*, cbool) except +
         uint64_t standalone_nbytes()
         void place_standalone(uint8_t*, uint64_t) except +

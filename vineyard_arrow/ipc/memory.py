@@ -330,9 +330,7 @@ class Memory:
                 f"the file cannot be sealed: {error}", "unmap every writable view of it first"
             ) from None
         segment.owner = None
-        self._book.seal(
-            segment.id, segment.offset, segment.end, [(segment.offset, segment.nbytes)]
-        )
+        self._book.seal(segment.id, segment.offset, segment.end, [(segment.offset, segment.nbytes)])
 
     def owns_strict(self, writer: Writer, segment_id: int | None) -> bool:
         """Whether this is a file that ``writer`` asked for and has not put yet."""

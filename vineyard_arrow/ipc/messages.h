@@ -18,6 +18,7 @@
 #include "attachment.h"
 #include "copy.h"
 #include "flat.h"
+#include "views.h"
 
 namespace vineyard {
 
@@ -93,12 +94,13 @@ class CollectingWriter final : public arrow::ipc::internal::IpcPayloadWriter {
 struct StoredSchema {
   std::shared_ptr<arrow::Schema> schema;
   std::string message;
-  bool dictionaries = false;
+  bool dictionaries = false, views = false;
 
   StoredSchema() = default;
   explicit StoredSchema(std::shared_ptr<arrow::Schema> s) : schema(std::move(s)) {
     arrow::ipc::DictionaryFieldMapper mapper(*schema);
     dictionaries = mapper.num_fields() > 0;
+    for (auto& field : schema->fields()) views |= has_views(*field->type());
     arrow::ipc::IpcPayload payload;
     check(arrow::ipc::GetSchemaPayload(*schema, write_options(), mapper, &payload));
     message = payload.metadata->ToString();
@@ -113,9 +115,13 @@ class Plan {
 
   // What Arrow must compute on the way (offsets of sliced strings from zero, bitmaps of
   // slices) it writes straight into the store.
-  explicit Plan(Attachment* a) : options_(write_options()) { options_.memory_pool = &a->pool; }
+  explicit Plan(Attachment* a) : attachment_(a), options_(write_options()) {
+    options_.memory_pool = &a->pool;
+  }
 
-  void add_part(const StoredSchema& schema, const std::vector<std::shared_ptr<arrow::RecordBatch>>& batches) {
+  void add_part(const StoredSchema& schema, std::vector<std::shared_ptr<arrow::RecordBatch>> batches) {
+    if (schema.views)
+      for (auto& batch : batches) batch = trimmed(*batch);
     if (schema.dictionaries) {
       // Arrow's stream writer decides which dictionaries must be written again. Its stream
       // reader, which reads them, knows nothing of StoreFile: hence `aligned`.
@@ -228,6 +234,14 @@ class Plan {
   }
 
  private:
+  std::shared_ptr<arrow::RecordBatch> trimmed(const arrow::RecordBatch& batch) {
+    auto is_shared = [this](const arrow::Buffer& b) { return attachment_->contains(b.data()); };
+    std::vector<Data> columns;
+    for (auto& column : batch.column_data())
+      columns.push_back(check(trim_views(column, is_shared, options_.memory_pool)));
+    return arrow::RecordBatch::Make(batch.schema(), batch.num_rows(), std::move(columns));
+  }
+
   Range extent_for(Attachment* a, uint64_t n) {
     Range extent;
     if (!a->lease || !a->lease->allocate_extent(n, &extent)) throw std::bad_alloc();
@@ -247,6 +261,7 @@ class Plan {
     return true;
   }
 
+  Attachment* attachment_;
   arrow::ipc::IpcWriteOptions options_;
   std::vector<Draft> drafts_;
   std::vector<std::vector<BufferEntry>> entries_;

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -25,9 +24,6 @@ _NEWEST = pl.CompatLevel.newest()
 # Dtypes found to survive Arrow, or not. They are few; the bound is against generated enums.
 _survives: dict[Any, bool] = {}
 _MAX_KNOWN = 1024
-_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-_SLACK_NBYTES = 16 << 10
-_USUAL_NBYTES = 32
 
 
 @default_registry.builder(pl.DataFrame)
@@ -79,30 +75,7 @@ def _build(typename: str, frame: pl.DataFrame, encoder: Encoder) -> Part:
         frame = frame.drop([series.name for _, series in columns])
         params["aside"] = encoder.add([(i, s.name, _set_aside(s)) for i, s in columns])
     table = frame.to_arrow(compat_level=_NEWEST)
-    batches = [_compact(batch) for batch in table.to_batches()]
-    return Part(typename, table.schema, batches, params)
-
-
-def _compact(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """``batch`` without the text of rows that were sliced or filtered away.
-
-    Arrow trims every slice as it writes but those of views, whose data buffers it keeps
-    whole: ten rows of a large frame would take along all of its strings.
-    """
-    for i, field in enumerate(batch.schema):
-        if field.type not in _VIEWS:
-            continue
-        column = batch.column(i)
-        held = sum(buffer.size for buffer in column.buffers()[2:])
-        # Text that is long for its rows is worth counting, the rest not.
-        if held > _SLACK_NBYTES + _USUAL_NBYTES * len(column):
-            # A view is 16 bytes, the first four its length.
-            views = np.frombuffer(column.buffers()[1], "i4").reshape(-1, 4)
-            used = views[column.offset : column.offset + len(column), 0].sum(dtype="i8")
-            if used < held // 2:
-                compact = column.cast(_VIEWS[field.type]).cast(field.type)
-                batch = batch.set_column(i, field, compact)
-    return batch
+    return Part(typename, table.schema, table.to_batches(), params)
 
 
 def _set_aside(series: pl.Series) -> Any:
