@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from .errors import BuilderNotFoundError, ResolverNotFoundError
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "Part", "Registry", "StoredObject", "StoredPart", "default_registry"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class Part(msgspec.Struct, frozen=True, eq=False):
     """One Arrow stream of an object to be stored.
 
     Parameters
@@ -46,11 +46,10 @@ class Part:
     typename: str
     schema: pa.Schema
     batches: Sequence[pa.RecordBatch]
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredPart:
+class StoredPart(msgspec.Struct, frozen=True, eq=False):
     """One Arrow stream of a stored object, mapped.
 
     ``table`` holds the part's batches as chunks, with the user's schema. ``writable`` is

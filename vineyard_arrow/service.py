@@ -31,6 +31,7 @@ from .metadata.catalog import Catalog, Record
 from .objects import ObjectID
 
 IDS_PER_LEASE = 1 << 16
+MAX_ID_LEASES = 1024  # so many ids a client may have taken and not used yet
 MAX_WAIT_S = 365 * 86400.0
 _MOST = (1 << 63) - 1
 TRIM_WAITS_S = (0.002, 0.01, 0.05, 0.2)
@@ -208,11 +209,11 @@ class Service:
     def _take_ids(self, session: Session) -> tuple[int, int]:
         first = (self.instance << 40) + self._next_id
         self._next_id += IDS_PER_LEASE
-        session.ids.append(range(first, first + IDS_PER_LEASE))
+        session.ids.insert(0, range(first, first + IDS_PER_LEASE))
         return first, IDS_PER_LEASE
 
     def _lease_ids(self, session: Session, _: int, m: p.LeaseIds) -> tuple[Any, list[int]]:
-        del session.ids[:-2]  # another thread may be about to use one of the last range
+        del session.ids[MAX_ID_LEASES:]
         return p.Ids(self._take_ids(session)), []
 
     def _fork(self, session: Session, number: int, m: p.Fork) -> tuple[Any, list[int]]:
@@ -262,6 +263,12 @@ class Service:
         segment = self.memory.make_strict(session.writer, m.nbytes)
         reply = p.Segment(segment.id, segment.offset, segment.nbytes, segment.huge)
         return reply, [segment.rw_fd]
+
+    def _drop_strict(self, session: Session, _: int, m: p.DropStrict) -> tuple[Any, list[int]]:
+        assert session.writer is not None
+        if self.memory.owns_strict(session.writer, m.segment):
+            self.memory.discard_strict(m.segment)
+        return p.Done(), []
 
     def _kicked(self, session: Session) -> None:
         """A client wants credit, or dropped the last pin of something deleted."""
@@ -559,6 +566,7 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.LeaseSegment: Service._lease,
     p.GetSegment: Service._segment,
     p.MakeStrict: Service._strict,
+    p.DropStrict: Service._drop_strict,
     p.Put: Service._put,
     p.Delete: Service._delete,
     p.Clear: Service._clear,

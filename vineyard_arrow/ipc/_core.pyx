@@ -309,6 +309,10 @@ cdef class Attachment:
         for start, n in free:
             self.a.lease.add_free(start, n)
 
+    def segment_ids(self):
+        """Ids of all mapped segments."""
+        return list(self.segments)
+
     def has_segment(self, uint32_t segment):
         return segment in self.segments
 
@@ -580,6 +584,11 @@ cdef class Plan:
     @property
     def shared(self):
         return self.plan.shared
+
+    def figures(self):
+        """(messages, claims, bytes of payload, copied, gathered, shared), for a PutItem."""
+        return (self.streams(), from_ranges(self.plan.claims), self.plan.nbytes,
+                self.plan.copied, self.plan.gathered, self.plan.shared)
 
     def confirm(self):
         """The daemon has sealed the claims."""

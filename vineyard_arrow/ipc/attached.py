@@ -10,6 +10,7 @@ nothing the child inherited can be reclaimed under it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import sys
@@ -297,16 +298,22 @@ class Attached:
         ObjectExistsError
             If a name is taken.
         """
-        if strict:
-            return self._put_all_strict(objects)
-        self.lease()
         try:
-            return self._put(objects, share=True)
-        except InvalidObjectError as error:
-            # Memory in the store that nobody has sealed: what a forked child inherited.
-            if "not sealed" not in error.message:
+            if strict:
+                return self._put_all_strict(objects)
+            self.lease()
+            try:
+                return self._put(objects, share=True)
+            except InvalidObjectError as error:
+                # Memory in the store that nobody has sealed: what a forked child inherited.
+                if "not sealed" not in error.message:
+                    raise
+                return self._put(objects, share=False)
+        except MemoryError as error:
+            if isinstance(error, StoreFullError):
                 raise
-            return self._put(objects, share=False)
+            batches = [b for parts, _ in objects for part in parts for b in part.batches]
+            raise self._full(sum(b.nbytes for b in batches)) from None
 
     def _put(
         self, objects: Sequence[tuple[Sequence[Part], str | None]], *, share: bool
@@ -314,16 +321,15 @@ class Attached:
         plans: list[_core.Plan] = []
         items: list[p.PutItem] = []
         try:
-            for parts, name in objects:
+            for object_id, (parts, name) in zip(self._take_ids(len(objects)), objects, strict=True):
                 plan = self._plan(parts)
                 plans.append(plan)
                 plan.place(share)
-                items.append(self._item(plan, parts, name, plan.claims, None))
+                items.append(p.PutItem(object_id, parts[0].typename, *plan.figures(), name))
         except MemoryError:
-            needed = sum(plan.nbytes for plan in plans)
-            for plan in plans:
+            for plan in plans:  # now: the traceback keeps them
                 plan.abandon()
-            raise self._full(needed) from None
+            raise
         self._commit(plans, items)
         return [item.id for item in items]
 
@@ -346,11 +352,17 @@ class Attached:
             # The daemon refuses to seal while this mapping exists.
             with mmap(rw_fd, reply.nbytes) as target:
                 plan.place_standalone(target, reply.offset)
+        except BaseException:
+            self.request(p.DropStrict(reply.segment))
+            raise
         finally:
             os.close(rw_fd)
-        item = self._item(plan, parts, name, [], reply.segment)
-        self._commit([plan], [item])
-        return item.id
+        (object_id,) = self._take_ids(1)
+        figures = plan.figures()
+        self._commit(
+            [plan], [p.PutItem(object_id, parts[0].typename, *figures, name, reply.segment)]
+        )
+        return object_id
 
     def _plan(self, parts: Sequence[Part]) -> _core.Plan:
         plan = _core.Plan(self._core)
@@ -363,27 +375,6 @@ class Attached:
                 f"Arrow cannot write this {parts[0].typename}: {error}"
             ) from None
         return plan
-
-    def _item(
-        self,
-        plan: _core.Plan,
-        parts: Sequence[Part],
-        name: str | None,
-        claims: list[tuple[int, int]],
-        strict: int | None,
-    ) -> p.PutItem:
-        return p.PutItem(
-            self._next_id(),
-            parts[0].typename,
-            plan.streams(),
-            claims,
-            plan.nbytes,
-            plan.copied,
-            plan.gathered,
-            plan.shared,
-            name,
-            strict,
-        )
 
     def _commit(self, plans: Iterable[_core.Plan], items: list[p.PutItem]) -> None:
         try:
@@ -403,14 +394,15 @@ class Attached:
         for plan in plans:
             plan.confirm()
 
-    def _next_id(self) -> int:
+    def _take_ids(self, count: int) -> list[int]:
+        """Fresh object ids."""
         with self._lock:
-            try:
-                return next(self._ids)
-            except StopIteration:
+            ids = list(itertools.islice(self._ids, count))
+            while len(ids) < count:
                 reply, _ = self.request(p.LeaseIds())
                 self._ids = iter(range(reply.ids[0], reply.ids[0] + reply.ids[1]))
-                return next(self._ids)
+                ids += itertools.islice(self._ids, count - len(ids))
+            return ids
 
     def _full(self, nbytes: int) -> StoreFullError:
         """The error for a put that found no room, with the daemon's view of why."""
@@ -499,9 +491,21 @@ class Attached:
                     )
                 self._core.set_socket(os.dup(connection.fileno()))
                 self._core.set_table(table_fd, event_fd)
+                self._tell_segments(connection)
             finally:
                 os.close(table_fd)
             self._take(connection, welcome.ids)
+
+    def _tell_segments(self, connection: Connection) -> None:
+        """Let the daemon know which segments we inherited, and forget those that are gone."""
+        for segment in self._core.segment_ids():
+            try:
+                _, fds = connection.request(p.GetSegment(segment))
+            except ObjectNotFoundError:
+                self._core.remove_segment(segment)
+            else:
+                for fd in fds:
+                    os.close(fd)
 
     def close(self) -> None:
         """End the connection for requests; mapped buffers keep theirs."""

@@ -58,6 +58,12 @@ class MakeStrict(_Message, tag="strict"):
     nbytes: int
 
 
+class DropStrict(_Message, tag="drop-strict"):
+    """Give up such a file without a put."""
+
+    segment: int
+
+
 class PutItem(_Message, tag="item"):
     """One object to seal: its messages, and the extents it claims of the caller's lease."""
 
@@ -270,6 +276,7 @@ Request = (
     | LeaseSegment
     | GetSegment
     | MakeStrict
+    | DropStrict
     | Put
     | Delete
     | Find

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import logging
 import os
 import socket
@@ -39,11 +40,12 @@ class Connection:
         self._frames = p.FrameReader(requests=True)
         self._unsent: list[tuple[memoryview, list[int]]] = []  # descriptors are duplicates
         self._unsent_nbytes = 0
+        self._deaf = False
         loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, number: int, message: Any, fds: list[int]) -> None:
         """Send a message with descriptors (the caller keeps its own)."""
-        if self._sock.fileno() < 0:
+        if self._deaf or self._sock.fileno() < 0:
             return
         try:
             frame = memoryview(p.encode(number, message))
@@ -58,7 +60,7 @@ class Connection:
         self._unsent_nbytes += len(frame)
         if self._unsent_nbytes > MAX_UNSENT:
             log.warning("cutting off a client that does not read its replies")
-            self.close()
+            self._cut_off()
             return
         self._loop.add_writer(self._sock.fileno(), self._writable)
 
@@ -98,15 +100,34 @@ class Connection:
         if not nbytes:
             self.close()
             return
+        if self._deaf:
+            return
         try:
             for number, message in self._frames.feed(memoryview(_received)[:nbytes]):
                 self._on_message(number, message)
-                if self._sock.fileno() < 0:
+                if self._deaf or self._sock.fileno() < 0:
                     return
         except ProtocolError as error:
             log.warning("closing a connection: %s", error)
             self.send(p.UNASKED, p.failure(error), [])
-            self.close()
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        """Serve no more, but keep the session until the peer closes its end.
+
+        Its process may go on with its segment mapped for writing, which so nobody else gets.
+        """
+        self._deaf = True
+        self._drop_unsent()
+        self._loop.remove_writer(self._sock.fileno())
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def _drop_unsent(self) -> None:
+        for _, fds in self._unsent:
+            for fd in fds:
+                os.close(fd)
+        self._unsent.clear()
 
     def close(self) -> None:
         """Close the socket and report it, once."""
@@ -115,10 +136,7 @@ class Connection:
         self._loop.remove_reader(self._sock.fileno())
         self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
-        for _, fds in self._unsent:
-            for fd in fds:
-                os.close(fd)
-        self._unsent.clear()
+        self._drop_unsent()
         self._on_close()
 
 
