@@ -20,7 +20,8 @@ LAYERS = [
     {"ipc.connection", "ipc.hugepages", "ipc.server", "types"},
     {"ipc.memory", "ipc.starter"},
     {"metadata.catalog", "ipc.attached"},
-    {"service", "client"},
+    {"service", "ipc.process"},
+    {"client"},
     {"daemon"},
     {"cli", "__main__"},
 ]

@@ -15,7 +15,8 @@ from .errors import (
     VineyardArrowError,
 )
 from .ipc import protocol as p
-from .ipc.attached import Attached, attach, release
+from .ipc.attached import Attached
+from .ipc.process import attach, release
 from .objects import MemberMeta, ObjectID, ObjectMeta
 from .registry import Encoder, Registry, StoredObject, StoredPart, default_registry
 
@@ -30,7 +31,8 @@ class Client:
     """A connection to the store of this host. Made by `vineyard_arrow.connect`.
 
     Thread-safe. After a fork the child may go on using it: it reconnects by itself, and
-    what it inherited stays valid. A context manager: leaving it closes the client.
+    the values it inherited stay valid. (Pool memory that was not sealed by a put is still
+    the parent's: the child sees it change.) A context manager: leaving it closes the client.
 
     Notes
     -----

@@ -189,7 +189,7 @@ def du(args: Namespace) -> Report:
     config = reader_config(args)
     open_running(config).close()
     from ..errors import ObjectNotFoundError
-    from ..ipc.attached import attach, release
+    from ..ipc.process import attach, release
 
     attached = attach(config)
     try:

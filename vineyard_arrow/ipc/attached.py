@@ -19,7 +19,6 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from mmap import mmap
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -534,59 +533,3 @@ def full_error(nbytes: int, status: p.Status) -> StoreFullError:
         "delete objects, drop arrays of deleted ones, or start the daemon with a larger"
         " --memory-limit; `vineyard-arrow doctor` shows who holds what",
     )
-
-
-# ---- one attachment a process and socket
-
-_attached: dict[Path, Attached] = {}
-_all: weakref.WeakSet[Attached] = weakref.WeakSet()
-_registry_lock = threading.Lock()
-_hooked = False
-
-
-def attach(config: ClientConfig) -> Attached:
-    """The process's attachment to the store at ``config.socket``, shared and counted."""
-    global _hooked
-    with _registry_lock:
-        if not _hooked:
-            os.register_at_fork(
-                before=_before_fork,
-                after_in_parent=_after_in_parent,
-                after_in_child=_after_in_child,
-            )
-            _hooked = True
-        found = _attached.get(config.socket)
-        if found is None or not found.alive:
-            found = Attached(config)
-            _attached[config.socket] = found
-            _all.add(found)
-        found.users += 1
-        return found
-
-
-def release(attached: Attached) -> None:
-    """One user less; the last one closes it."""
-    with _registry_lock:
-        attached.users -= 1
-        if attached.users == 0:
-            if _attached.get(attached.socket) is attached:
-                del _attached[attached.socket]
-            attached.close()
-
-
-def _before_fork() -> None:
-    for attached in list(_all):
-        attached.before_fork()
-
-
-def _after_in_parent() -> None:
-    for attached in list(_all):
-        attached.after_fork_in_parent()
-
-
-def _after_in_child() -> None:
-    global _registry_lock
-    _registry_lock = threading.Lock()
-    with contextlib.ExitStack() as stack:
-        for attached in list(_all):
-            stack.callback(attached.after_fork_in_child)

@@ -1,0 +1,65 @@
+"""One attachment a process and socket, shared by its clients, and carried over a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from pathlib import Path
+
+from ..config import ClientConfig
+from .attached import Attached
+
+_attached: dict[Path, Attached] = {}
+_all: weakref.WeakSet[Attached] = weakref.WeakSet()
+_registry_lock = threading.Lock()
+_hooked = False
+
+
+def attach(config: ClientConfig) -> Attached:
+    """The process's attachment to the store at ``config.socket``, shared and counted."""
+    global _hooked
+    with _registry_lock:
+        if not _hooked:
+            os.register_at_fork(
+                before=_before_fork,
+                after_in_parent=_after_in_parent,
+                after_in_child=_after_in_child,
+            )
+            _hooked = True
+        found = _attached.get(config.socket)
+        if found is None or not found.alive:
+            found = Attached(config)
+            _attached[config.socket] = found
+            _all.add(found)
+        found.users += 1
+        return found
+
+
+def release(attached: Attached) -> None:
+    """One user less; the last one closes it."""
+    with _registry_lock:
+        attached.users -= 1
+        if attached.users == 0:
+            if _attached.get(attached.socket) is attached:
+                del _attached[attached.socket]
+            attached.close()
+
+
+def _before_fork() -> None:
+    for attached in list(_all):
+        attached.before_fork()
+
+
+def _after_in_parent() -> None:
+    for attached in list(_all):
+        attached.after_fork_in_parent()
+
+
+def _after_in_child() -> None:
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    with contextlib.ExitStack() as stack:
+        for attached in list(_all):
+            stack.callback(attached.after_fork_in_child)
