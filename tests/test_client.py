@@ -526,7 +526,7 @@ with connect(sys.argv[1]) as client:
 
 
 def test_processes_that_connect_at_once_start_one_daemon(own_folder: Path) -> None:
-    socket = own_folder / "deep" / "s"
+    socket = own_folder / "at-once"
     options = {"VINEYARD_ARROW_MEMORY_LIMIT": "64MiB", "VINEYARD_ARROW_PAGES": "small"}
     try:
         with ThreadPoolExecutor() as pool:
@@ -812,3 +812,34 @@ def test_the_import_starts_nothing() -> None:
     _, found = python(IMPORTS).splitlines()
     plain = python(IMPORTS.replace("import vineyard_arrow, os", "import os")).splitlines()[1]
     assert found == plain
+
+
+@pytest.mark.parametrize("name", [5, b"x", ("a",)])
+def test_a_name_that_is_no_string(client: Client, name: Any) -> None:
+    for call in (
+        lambda: client.put(1, name=name),
+        lambda: client.put_many([1], names=[name]),
+        lambda: client.get_name(name),
+        lambda: client.drop_name(name),
+    ):
+        with pytest.raises(InvalidObjectError, match="a name is a str"):
+            call()
+    assert client.get(client.put(1)) == 1
+
+
+def test_a_name_like_an_id_is_refused(client: Client) -> None:
+    oid = client.put(1)
+    with pytest.raises(InvalidObjectError, match="form of an object id"):
+        client.put(2, name=str(oid))
+    assert client.get(str(oid)) == 1
+
+
+def test_a_socket_in_a_folder_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot start"):
+        connect(str(folder / "missing" / "socket"))
+    assert not (folder / "missing").exists()
+
+
+def test_an_id_of_another_instance_says_so(client: Client) -> None:
+    with pytest.raises(ObjectNotFoundError, match="another instance"):
+        client.get(ObjectID((client.instance ^ 1) << 40))

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from vineyard_arrow.client import Client, connect
@@ -882,3 +883,15 @@ def test_threads_that_put_build_and_delete_while_memory_is_trimmed(
         assert not failed
         status = client.status()
         assert (status.objects, status.memory_used) == (0, 0)
+
+
+def test_an_orderly_stop_leaves_unsealed_memory_alone(make_daemon: Any) -> None:
+    """Its pages are the client's, whether the daemon is killed or stops by itself."""
+    own = make_daemon("--memory-limit", "64MiB")
+    with own.connect() as client:
+        built = pc.add(pa.array(np.arange(1 << 17)), 1, memory_pool=client.memory_pool)
+        sealed = client.get(client.put(pa.array(np.arange(1 << 17))))
+        own.stop(signal.SIGTERM)
+        assert built.equals(pa.array(np.arange(1, (1 << 17) + 1)))
+        assert sealed.equals(pa.array(np.arange(1 << 17)))
+        del built, sealed

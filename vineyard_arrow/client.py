@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from .config import ClientConfig, client_config
 from .errors import (
@@ -66,7 +66,7 @@ class Client:
         Parameters
         ----------
         value
-            Anything: see the README's table of types.
+            Anything: the README says what comes back exactly; the rest is pickled.
         name : str, optional
             A free name to point to it, set in the same step.
         seal : {"shared", "strict"}
@@ -82,7 +82,8 @@ class Client:
         InvalidObjectError
             If the value cannot be stored.
         """
-        return ObjectID(self._a.put([(self._encode(value), name)], strict=_is_strict(seal))[0])
+        objects = [(self._encode(value), _checked(name))]
+        return ObjectID(self._a.put(objects, strict=_is_strict(seal))[0])
 
     def put_many(
         self,
@@ -98,7 +99,7 @@ class Client:
             raise InvalidObjectError(f"{len(values)} values but {len(names)} names")
         if not values:
             return []
-        objects = [(self._encode(v), n) for v, n in zip(values, names, strict=True)]
+        objects = [(self._encode(v), _checked(n)) for v, n in zip(values, names, strict=True)]
         return [ObjectID(i) for i in self._a.put(objects, strict=_is_strict(seal))]
 
     def _encode(self, value: Any) -> list[Any]:
@@ -252,7 +253,7 @@ class Client:
 
     def put_name(self, key: Key, name: str) -> None:
         """Point a free name to an object; ObjectExistsError if it is taken."""
-        self._a.request(p.PutName(name, self._resolve(key)))
+        self._a.request(p.PutName(_checked(name), self._resolve(key)))
 
     def get_name(
         self, name: str, *, wait: bool = False, timeout_s: float | None = None
@@ -266,7 +267,7 @@ class Client:
             within ``timeout_s`` (the client's own timeout by default).
         """
         try:
-            return ObjectID(self._a.find_name(name))
+            return ObjectID(self._a.find_name(_checked(name)))
         except ObjectNotFoundError:
             if not wait:
                 raise
@@ -277,7 +278,7 @@ class Client:
 
     def drop_name(self, name: str) -> None:
         """Free a name; the object stays."""
-        self._a.request(p.DropName(name))
+        self._a.request(p.DropName(_checked(name)))
 
     def list_names(self, pattern: str = "*") -> dict[str, ObjectID]:
         """Names that ``pattern`` (as in a shell) matches, and what they point to."""
@@ -307,7 +308,11 @@ class Client:
         self._a.request(p.Clear())
 
     def close(self) -> None:
-        """Close the client; what it got stays valid. May be called twice."""
+        """Close the client; what it got stays valid. May be called twice.
+
+        A child forked after that does not protect what it inherited: keep the client open
+        across forks.
+        """
         attached, self._attached = self._attached, None
         if attached is not None:
             release(attached)
@@ -388,6 +393,15 @@ def _unreadable(info: p.ObjectInfo) -> ObjectMeta:
     return ObjectMeta(
         object_id, info.typename, info.nbytes, (), object_id.instance, created, tuple(info.names)
     )
+
+
+_Name = TypeVar("_Name", str, str | None)
+
+
+def _checked(name: _Name) -> _Name:
+    if name is not None and not isinstance(name, str):
+        raise InvalidObjectError(f"a name is a str, this one a {type(name).__name__}")
+    return name
 
 
 def _is_strict(seal: str) -> bool:

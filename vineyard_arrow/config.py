@@ -200,6 +200,11 @@ def _read_file() -> tuple[Path | None, dict[str, object]]:
     return path, table
 
 
+def private_folder() -> Path:
+    """The folder in /tmp of this user's default socket, where there is no XDG_RUNTIME_DIR."""
+    return TMP / f"vineyard-arrow-{os.geteuid()}"
+
+
 def _default_socket(*, create: bool) -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime.startswith("/"):
@@ -208,7 +213,7 @@ def _default_socket(*, create: bool) -> Path:
             found = os.stat(runtime)
             if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
                 return socket_path(f"{runtime}/vineyard-arrow.sock")
-    folder = TMP / f"vineyard-arrow-{os.geteuid()}"
+    folder = private_folder()
     _check_private(folder, create=create)
     return folder / "store.sock"
 

@@ -202,6 +202,7 @@ def _run(
     finally:
         log.info("stopping")
         loop.remove_reader(listener.fileno())
+        service.stop_serving()
         for connection in list(connections):
             connection.close()
         service.close()

@@ -130,6 +130,7 @@ class Service:
         self.sessions: set[Session] = set()
         self._waiters: dict[int | str, list[_Waiter]] = {}
         self._tidying = False
+        self._closing = False
         self.puts = self.copied = self.gathered = self.shared = 0
 
     # ---- sessions
@@ -149,6 +150,8 @@ class Service:
             self._watch(session.event_fd, None)
             os.close(session.event_fd)
             os.close(session.table_fd)
+            if self._closing:  # the client lives on, with its unsealed memory: leave the pages
+                return
             self.memory.writers.discard(writer)
             self.catalog.reap()
             self.memory.leave(writer)
@@ -241,7 +244,7 @@ class Service:
         assert writer is not None
         if writer.segment is not None:
             raise ProtocolError("a client has one segment, and this one has it already")
-        segment, free = self.memory.lease(writer)
+        segment, free = self.memory.lease(writer, m.avoid)
         reply = p.Leased(
             segment.id, segment.offset, segment.nbytes, segment.huge, self.memory.idle_s, free
         )
@@ -277,6 +280,7 @@ class Service:
         except BlockingIOError:
             return
         self.catalog.reap()
+        self._tidy_soon()
         if session.writer is not None and session.writer.table.wanted > 0 and not session.asking:
             self._try_credit(session, 0)
 
@@ -284,6 +288,7 @@ class Service:
         """Grant, or make others trim and try again a few times, or refuse."""
         writer = session.writer
         session.asking = False
+        self.memory.flush_backlogs()
         if writer is None or self.memory.answer(writer):
             return
         if attempt == 0:
@@ -418,7 +423,7 @@ class Service:
     def _describe(self, session: Session, _: int, m: p.Describe) -> tuple[Any, list[int]]:
         record = self.catalog.get(m.id)
         if record is None:
-            raise _missing(m.id)
+            raise self._missing(m.id)
         return self._info(record), []
 
     def _info(self, r: Record) -> p.ObjectInfo:
@@ -451,7 +456,7 @@ class Service:
         if found is not None and self.catalog.get(found) is not None:
             return p.Found(found), []
         if not m.timeout_s > 0:  # nor for NaN
-            raise _missing(key)
+            raise self._missing(key)
         waiter = _Waiter(session, number, key)
         timeout_s = min(m.timeout_s, MAX_WAIT_S)
         waiter.timer = self._call_later(timeout_s, lambda: self._expired(waiter, timeout_s))
@@ -546,19 +551,25 @@ class Service:
         self._call_later(0, self._stop)
         return p.Done(), []
 
+    def _missing(self, key: int | str) -> ObjectNotFoundError:
+        if isinstance(key, str):
+            return ObjectNotFoundError(f"no name {key!r}")
+        hint = "it may have been deleted"
+        if key >> 40 != self.instance:
+            hint = "its id is of another instance: was the daemon restarted since?"
+        return ObjectNotFoundError(f"no object {ObjectID(key)}", hint)
+
+    def stop_serving(self) -> None:
+        """From here on sessions only end; nothing is reclaimed, the kernel will do that."""
+        self._closing = True
+
     def close(self) -> None:
-        """Close every descriptor; what clients have mapped stays readable to them."""
+        """Close every descriptor; what clients have mapped stays as it is."""
         for session in list(self.sessions):
             self.left(session)
         self.memory.close()
         os.close(self._index_fd)
         os.close(self._index_ro)
-
-
-def _missing(key: int | str) -> ObjectNotFoundError:
-    if isinstance(key, str):
-        return ObjectNotFoundError(f"no name {key!r}", "list_names() shows those there are")
-    return ObjectNotFoundError(f"no object {ObjectID(key)}", "it may have been deleted")
 
 
 _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {

@@ -69,7 +69,9 @@ def doctor(args: Namespace) -> Report:
         "pid": status.pid if status else None,
         "findings": [asdict(f) for f in findings],
     }
-    lines = [*_head(status, problem), *_finding_lines(findings)]
+    lines = _head(status, problem)
+    if findings or status is not None:
+        lines += _finding_lines(findings)
     return Report(lines, data, status=3 if status is None else int(wrong))
 
 

@@ -35,7 +35,7 @@ from ..errors import (
 )
 from ..registry import Part
 from . import protocol as p
-from .connection import Connection
+from .connection import Connection, NotSentError
 from .starter import connect_or_start
 
 check_pyarrow()
@@ -68,6 +68,8 @@ class Attached:
         self._lock = threading.RLock()
         self._pool: Any = None
         self._prepared: _Prepared | None = None
+        self._lease_segment: int | None = None
+        self._inherited: list[int] = []  # leases of the processes we were forked from
         self._forked = threading.Condition()
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
         fds: list[int] = []  # ours to close
@@ -259,8 +261,9 @@ class Attached:
         with self._lock:
             if self._core.has_lease:
                 return
-            reply, (rw_fd, ro_fd) = self.request(p.LeaseSegment())
+            reply, (rw_fd, ro_fd) = self.request(p.LeaseSegment(self._inherited))
             try:
+                self._lease_segment = reply.segment
                 if not self._core.has_segment(reply.segment):
                     self._core.add_segment(
                         reply.segment, reply.offset, reply.nbytes, os.dup(ro_fd), reply.huge
@@ -274,6 +277,9 @@ class Attached:
                     self.timeout_s,
                     reply.free,
                 )
+            except RuntimeError as error:
+                os.close(ro_fd)
+                raise VineyardArrowError(f"cannot map a segment to write in: {error}") from None
             finally:
                 os.close(rw_fd)
 
@@ -351,13 +357,13 @@ class Attached:
             # The daemon refuses to seal while this mapping exists.
             with mmap(rw_fd, reply.nbytes) as target:
                 plan.place_standalone(target, reply.offset)
+            (object_id,) = self._take_ids(1)
+            figures = plan.figures()
         except BaseException:
             self.request(p.DropStrict(reply.segment))
             raise
         finally:
             os.close(rw_fd)
-        (object_id,) = self._take_ids(1)
-        figures = plan.figures()
         self._commit(
             [plan], [p.PutItem(object_id, parts[0].typename, *figures, name, reply.segment)]
         )
@@ -378,6 +384,10 @@ class Attached:
     def _commit(self, plans: Iterable[_core.Plan], items: list[p.PutItem]) -> None:
         try:
             self.request(p.Put(items))
+        except NotSentError:
+            for plan in plans:
+                plan.abandon()
+            raise
         except (ConnectionLostError, DeadlineExceededError):
             for plan in plans:
                 plan.forget()
@@ -457,6 +467,9 @@ class Attached:
         self._forked = threading.Condition()
         self._core.forking = 0
         self._pool = None
+        if self._lease_segment is not None:
+            self._inherited.append(self._lease_segment)
+            self._lease_segment = None
         prepared, self._prepared = self._prepared, None
         old = self.connection
         if prepared is None:

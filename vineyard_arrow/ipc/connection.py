@@ -36,6 +36,10 @@ def _lost(reason: object) -> ConnectionLostError:
     )
 
 
+class NotSentError(DeadlineExceededError):
+    """The deadline passed before the request went out: the daemon knows nothing of it."""
+
+
 class Connection:
     """A connected socket. Thread-safe: requests queue for it.
 
@@ -116,7 +120,7 @@ class Connection:
         timeout_s = min(self._timeout_s if timeout_s is None else timeout_s, MAX_TIMEOUT_S)
         deadline = time.monotonic() + timeout_s
         if not self._lock.acquire(timeout=timeout_s):
-            raise DeadlineExceededError("other requests of this process held the connection")
+            raise NotSentError("other requests of this process held the connection")
         try:
             if self.lost:
                 raise _lost(self.lost)

@@ -178,9 +178,19 @@ class Memory:
         segment.charged += nbytes
         self.charged += nbytes
 
-    def lease(self, writer: Writer) -> tuple[Segment, list[tuple[int, int]]]:
-        """A segment for ``writer``, and the ranges of it that are free."""
-        orphans = [s for s in self.segments.values() if s.kind == "lease" and s.owner is None]
+    def lease(
+        self, writer: Writer, avoid: Iterable[int] = ()
+    ) -> tuple[Segment, list[tuple[int, int]]]:
+        """A segment for ``writer``, and the ranges of it that are free.
+
+        ``avoid``: segments it must not get, since it still has blocks of its parent in them.
+        """
+        avoid = set(avoid)
+        orphans = [
+            s
+            for s in self.segments.values()
+            if s.kind == "lease" and s.owner is None and s.id not in avoid
+        ]
         # One of a dead writer first, the emptiest: address space is not endless.
         segment = min(orphans, key=lambda s: len(self.extents_of(s)), default=None)
         if segment is None:

@@ -14,6 +14,7 @@ from .attached import Attached
 _attached: dict[Path, Attached] = {}
 _all: weakref.WeakSet[Attached] = weakref.WeakSet()
 _registry_lock = threading.Lock()
+_fork_lock = threading.Lock()
 _hooked = False
 
 
@@ -48,6 +49,7 @@ def release(attached: Attached) -> None:
 
 
 def _before_fork() -> None:
+    _fork_lock.acquire()  # one fork at a time: until its after-hook
     for attached in list(_all):
         attached.before_fork()
 
@@ -55,11 +57,13 @@ def _before_fork() -> None:
 def _after_in_parent() -> None:
     for attached in list(_all):
         attached.after_fork_in_parent()
+    _fork_lock.release()
 
 
 def _after_in_child() -> None:
-    global _registry_lock
+    global _registry_lock, _fork_lock
     _registry_lock = threading.Lock()
+    _fork_lock = threading.Lock()
     with contextlib.ExitStack() as stack:
         for attached in list(_all):
             stack.callback(attached.after_fork_in_child)

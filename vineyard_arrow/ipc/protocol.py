@@ -43,7 +43,9 @@ class Hello(_Message, tag="hello"):
 
 
 class LeaseSegment(_Message, tag="lease"):
-    """Ask for a segment to write in."""
+    """Ask for a segment to write in, none of those in `avoid`."""
+
+    avoid: list[int] = []
 
 
 class GetSegment(_Message, tag="segment"):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..config import private_folder
 from ..errors import ConfigError, DeadlineExceededError, from_code
 from .connection import Connection
 
@@ -40,8 +41,8 @@ def connect_or_start(path: Path, timeout_s: float, *, autostart: bool) -> Connec
 @contextlib.contextmanager
 def starting(path: Path) -> Iterator[None]:
     """Hold the right to start the daemon at ``path``; the kernel frees it if we die."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.parent == private_folder():
+        path.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         fd = os.open(f"{path}.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:

@@ -106,6 +106,22 @@ arrow::Result<Data> trim_list_view(const Data& d, arrow::MemoryPool* pool) {
                                 {child->Slice(begin, end - begin)}, d->GetNullCount(), 0);
 }
 
+// A list whose child is just what its rows cover.
+template <typename Offset>
+arrow::Result<Data> trim_list(const Data& d, arrow::MemoryPool* pool) {
+  if (!d->length) return d;
+  const Offset* offsets = d->GetValues<Offset>(1);
+  Offset begin = offsets[0], end = offsets[d->length];
+  if (d->child_data[0]->length == end - begin) return d;
+  ARROW_ASSIGN_OR_RAISE(std::shared_ptr<arrow::Buffer> moved,
+                        arrow::AllocateBuffer((d->length + 1) * sizeof(Offset), pool));
+  Offset* to = reinterpret_cast<Offset*>(moved->mutable_data());
+  for (int64_t i = 0; i <= d->length; i++) to[i] = offsets[i] - begin;
+  ARROW_ASSIGN_OR_RAISE(auto validity, own_validity(*d, pool));
+  return arrow::ArrayData::Make(d->type, d->length, {validity, moved},
+                                {d->child_data[0]->Slice(begin, end - begin)}, d->GetNullCount(), 0);
+}
+
 // `d`, or the same values without the bytes that a slice of views leaves out.
 inline arrow::Result<Data> trim_views(const Data& d, const IsShared& is_shared, arrow::MemoryPool* pool) {
   Data out = d;
@@ -119,6 +135,25 @@ inline arrow::Result<Data> trim_views(const Data& d, const IsShared& is_shared, 
     }
     case arrow::Type::LARGE_LIST_VIEW: {
       ARROW_ASSIGN_OR_RAISE(out, trim_list_view<int64_t>(d, pool));
+      break;
+    }
+    case arrow::Type::LIST:
+    case arrow::Type::MAP: {
+      if (!has_views(*d->type)) return d;
+      ARROW_ASSIGN_OR_RAISE(out, trim_list<int32_t>(d, pool));
+      break;
+    }
+    case arrow::Type::LARGE_LIST: {
+      if (!has_views(*d->type)) return d;
+      ARROW_ASSIGN_OR_RAISE(out, trim_list<int64_t>(d, pool));
+      break;
+    }
+    case arrow::Type::FIXED_SIZE_LIST: {
+      if (!has_views(*d->type)) return d;
+      int64_t n = static_cast<const arrow::FixedSizeListType&>(storage_of(*d->type)).list_size();
+      ARROW_ASSIGN_OR_RAISE(auto validity, own_validity(*d, pool));
+      out = arrow::ArrayData::Make(d->type, d->length, {validity},
+                                   {d->child_data[0]->Slice(d->offset * n, d->length * n)}, d->GetNullCount(), 0);
       break;
     }
     case arrow::Type::STRUCT: {  // its children are as long as its parent's were

@@ -8,6 +8,7 @@ Knows no sockets. Single-threaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ from ..ipc.memory import ExtentKey
 from ..objects import ObjectID
 
 MAX_NAME_NBYTES = 4096
+_ID = re.compile("o[0-9a-fA-F]{16}")
 
 
 @dataclass(slots=True, eq=False)
@@ -259,6 +261,8 @@ def _check_name(name: str) -> None:
         nbytes = len(name.encode())
     except UnicodeEncodeError:
         raise InvalidObjectError(f"name {name!r} is not valid Unicode") from None
+    if _ID.fullmatch(name):
+        raise InvalidObjectError(f"name {name!r} has the form of an object id")
     if not 0 < nbytes <= MAX_NAME_NBYTES:
         raise InvalidObjectError(
             f"a name has 1 to {MAX_NAME_NBYTES} bytes of UTF-8, this one has {nbytes}"
