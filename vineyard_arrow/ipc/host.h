@@ -14,10 +14,13 @@ class MappedFile {
     at_ = mmap(nullptr, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (at_ == MAP_FAILED) throw system_error("mmap of a shared file");
   }
-  ~MappedFile() { munmap(at_, nbytes_); }
+  ~MappedFile() {
+    if (at_) munmap(at_, nbytes_);
+  }
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
   uint8_t* data() const { return static_cast<uint8_t*>(at_); }
+  void keep() { at_ = nullptr; }  // mapped until the process ends
 
  private:
   void* at_;
@@ -111,7 +114,10 @@ class HostIndex {
 
   // Tells the readers, and takes the mutex off this thread's robust list, whose links
   // would else lead into memory that is no longer mapped.
-  ~HostIndex() { pthread_mutex_unlock(&view_.header->liveness); }
+  ~HostIndex() {
+    // Only the thread that holds it can; on any other the mapping must stay.
+    if (pthread_mutex_unlock(&view_.header->liveness) != 0) file_.keep();
+  }
   HostIndex(const HostIndex&) = delete;
   HostIndex& operator=(const HostIndex&) = delete;
 
