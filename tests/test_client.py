@@ -843,3 +843,39 @@ def test_a_socket_in_a_folder_that_is_not_there(folder: Path) -> None:
 def test_an_id_of_another_instance_says_so(client: Client) -> None:
     with pytest.raises(ObjectNotFoundError, match="another instance"):
         client.get(ObjectID((client.instance ^ 1) << 40))
+
+
+def test_an_extension_type_registered_after_a_first_look(client: Client) -> None:
+    code = """
+import sys
+import pyarrow as pa
+from vineyard_arrow.client import connect
+
+class Metres(pa.ExtensionType):
+    def __init__(self):
+        super().__init__(pa.int32(), "tests.metres")
+    def __arrow_ext_serialize__(self):
+        return b""
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type, serialized):
+        return cls()
+
+client = connect(sys.argv[1], autostart=False)
+plain = client.get("metres").schema.field(0).type
+pa.register_extension_type(Metres())
+print(plain, client.get("metres").schema.field(0).type == Metres())
+"""
+    schema = pa.schema(
+        [
+            pa.field(
+                "x",
+                pa.int32(),
+                metadata={
+                    b"ARROW:extension:name": b"tests.metres",
+                    b"ARROW:extension:metadata": b"",
+                },
+            )
+        ]
+    )
+    client.put(pa.table([[1, 2]], schema=schema), name="metres")
+    assert python(code, client._a.socket).split() == ["int32", "True"]

@@ -129,6 +129,33 @@ def test_a_slice_of_list_views_stores_its_own_rows(client: Client, kind: pa.Data
     assert client.get_meta(oid).nbytes <= 50 * 2 * 200
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.string_view()),
+        pa.large_list(pa.string_view()),
+        pa.list_(pa.string_view(), 1),
+        pa.map_(pa.int32(), pa.string_view()),
+        pa.list_(pa.list_(pa.string_view())),
+    ],
+    ids=str,
+)
+def test_a_slice_of_lists_of_views_stores_its_own_rows(client: Client, kind: pa.DataType) -> None:
+    text = [f"a string that is long enough, {i}" for i in range(ROWS)]
+    if pa.types.is_map(kind):
+        rows = [None if i % 7 == 0 else [(i, t)] for i, t in enumerate(text)]
+    elif pa.types.is_list(kind) and pa.types.is_list(kind.value_type):
+        rows = [None if i % 7 == 0 else [[t], []] for i, t in enumerate(text)]
+    else:
+        rows = [None if i % 7 == 0 else [t] for i, t in enumerate(text)]
+    part = pa.array(rows, kind).slice(100, 50)
+    oid = client.put(part)
+    got = client.get(oid)
+    got.validate(full=True)
+    assert got.equals(part)
+    assert client.get_meta(oid).nbytes <= 50 * 200
+
+
 def test_a_slice_of_a_polars_frame_leaves_the_rest_of_the_text(client: Client) -> None:
     frame = pl.DataFrame({"s": [f"a string that is long enough, {i}" for i in range(ROWS)]})
     part = frame.slice(ROWS // 2, 20)
