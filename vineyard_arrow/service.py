@@ -173,8 +173,6 @@ class Service:
             retired = self.memory.told_retired(session.writer)
             session.send(p.UNASKED, p.Retired(retired), [])
         session.send(number, reply, fds)
-        if isinstance(reply, p.Forked):
-            os.close(fds[0])  # the child's end: no longer ours
 
     def _attach(self, session: Session, pid: int, program: str) -> None:
         with ExitStack() as undo:

@@ -7,7 +7,7 @@ Arrow's C++ API. Input is checked, and errors are worded, in Python above it. `M
 means the store has no room; `RuntimeError` carries the operating system's or Arrow's words.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -84,7 +84,6 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         void unmap_segment(uint64_t, uint64_t) except +
         void set_lease(uint64_t, uint64_t, int, int, cbool, double, double) except +
         int64_t pin(uint64_t)
-        int64_t find(uint64_t, uint32_t)
         int64_t find_name(const char*, uint64_t, uint64_t*)
         CPool pool
         uint8_t* base
@@ -182,7 +181,6 @@ cdef extern from *:
 pal.import_pyarrow()
 
 SEAL_THRESHOLD = kSealThreshold
-BLOB_MAGIC = kBlobMagic
 KIND_OBJECT = kObject
 KIND_NAME = kName
 MISS = object()
@@ -340,10 +338,6 @@ cdef class Attachment:
         """Gets whose buffers are alive."""
         return self.a.pinned.load()
 
-    @property
-    def base_address(self):
-        return <uint64_t>self.a.base
-
     def offset_of(self, uint64_t address):
         """Logical offset of an address, or None when it lies outside of the store."""
         if not self.a.contains(<void*>address):
@@ -380,9 +374,6 @@ cdef class Attachment:
         if self.a.find_name(name, len(name), &target) < 0:
             return MISS
         return target
-
-    def exists(self, uint64_t key):
-        return self.a.find(key, kObject) >= 0
 
     cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, uint8_t** streams, BlobHeader* header, list missing):
         """Pin the object. Null on a miss; `missing` receives ids of unmapped segments."""
@@ -554,7 +545,7 @@ cdef class Plan:
     def place_standalone(self, target, uint64_t offset):
         """Copy everything to `target` (writable buffer), which lies at logical `offset`."""
         cdef Py_buffer view
-        PyObject_GetBuffer(target, &view, 0x0001)
+        PyObject_GetBuffer(target, &view, PyBUF_WRITABLE)
         try:
             if <uint64_t>view.len < self.plan.standalone_nbytes():
                 raise ValueError("target is too small")
@@ -649,27 +640,6 @@ cdef class SharedMemoryPool(pal.MemoryPool):
     def __repr__(self):
         return (f"<vineyard_arrow.SharedMemoryPool bytes_allocated={self.bytes_allocated()} "
                 f"max_memory={self.max_memory()}>")
-
-
-cdef class WritableMemory:
-    """Exports the memory of an Arrow buffer for writing; keeps the buffer."""
-
-    cdef object buffer
-
-    def __init__(self, buffer):
-        self.buffer = buffer
-
-    def __getbuffer__(self, Py_buffer* view, int flags):
-        cdef pal.Buffer b = self.buffer
-        PyBuffer_FillInfo(view, self, <void*><uint64_t>b.address, b.size, 0, flags)
-
-    def __releasebuffer__(self, Py_buffer* view):
-        pass
-
-
-def writable_memory(buffer):
-    """A writable view of a private buffer that Arrow calls immutable (mode cow or copy)."""
-    return WritableMemory(buffer)
 
 
 def punch_hole(int fd, uint64_t offset, uint64_t nbytes):
@@ -855,9 +825,6 @@ cdef class MetadataArena:
             ids[i] = segment
         memcpy(at + start, <const char*>streams, len(streams))
         return offset, start + len(streams)
-
-    def load(self, uint64_t offset, uint64_t nbytes):
-        return PyBytes_FromStringAndSize(<char*>self.m.at(offset), nbytes)
 
     def free(self, uint64_t offset, uint64_t nbytes):
         self.m.free(offset, nbytes)
