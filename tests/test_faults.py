@@ -711,7 +711,7 @@ def test_a_stopped_daemon_ends_in_the_deadline_and_goes_on(
             for call in (
                 lambda: client.status(),
                 lambda: client.get("none"),
-                lambda: client.put(2),
+                lambda: client.put(2, name="two"),
                 lambda: client.put(b"x" * 100_000, seal="strict"),
                 lambda: client.delete(oid),
                 lambda: client.get_name("none", wait=True, timeout_s=0.1),

@@ -26,7 +26,8 @@ from vineyard_arrow.ipc import protocol as p
 from vineyard_arrow.ipc.hugepages import MemFiles
 from vineyard_arrow.ipc.memory import PAGE, Memory, Segment, Writer
 from vineyard_arrow.metadata.catalog import Catalog, Record
-from vineyard_arrow.service import Service, Session
+from vineyard_arrow.service import Service
+from vineyard_arrow.sessions import Session
 
 MIB = 1 << 20
 SLOTS = 64
@@ -387,6 +388,10 @@ def test_a_full_arena_stores_neither_object_nor_name() -> None:
 # ---- the service
 
 
+def _refused(error: Exception) -> None:
+    pytest.fail(f"refused: {error}")
+
+
 class Desk:
     """A service and its sessions, with the event loop played by the test."""
 
@@ -412,7 +417,7 @@ class Desk:
 
     def join(self) -> tuple[Session, list[Any]]:
         said: list[Any] = []
-        session = Session(1, 0, lambda number, reply, fds: said.append(reply))
+        session = Session(1, 0, lambda number, reply, fds: said.append(reply), _refused)
         self.service.joined(session)
         self.service.handle(session, 1, p.Hello(p.VERSION, 1, "desk"))
         self.service.handle(session, 2, p.LeaseSegment())
@@ -433,7 +438,7 @@ def item_of(session: Session, said: list[Any], i: int, **fields: Any) -> p.PutIt
     welcome, leased = said[0], said[1]
     at = leased.offset + i * PAGE
     return p.PutItem(
-        welcome.ids[0] + i, "t", stream_of((at, 8)), [(at, PAGE)], 8, 0, 0, 8, **fields
+        welcome.ids[0] + i, "t", stream_of((at, 8)), [(at, PAGE)], 8, 0, 0, 8, 0, **fields
     )
 
 
@@ -454,7 +459,7 @@ def test_a_put_that_fails_anywhere_is_undone(
     desk = Desk()
     session, said = desk.join()
     before = desk.figures(session)
-    place = getattr(desk.service, part)
+    place = getattr(desk.service.puts, f"_{part}")
     real, calls = getattr(place, method), itertools.count()
 
     def failing(*args: Any) -> Any:
@@ -487,7 +492,7 @@ def test_a_waiter_that_vanishes_while_it_is_woken() -> None:
             desk.service.left(session)
 
     for _ in range(3):
-        session = Session(1, 0, vanish)
+        session = Session(1, 0, vanish, _refused)
         desk.service.joined(session)
         for number in range(3):
             desk.service.handle(session, number, p.Find(None, "wanted", 5.0))

@@ -112,7 +112,7 @@ class Wire:
         assert os.pwrite(self.rw_fd, data, offset - self.leased.offset) == len(data)
 
     def item(self, streams: bytes, claims: list[p.Extent], **fields: Any) -> p.PutItem:
-        item = p.PutItem(next(self.ids), "vineyard.table", streams, claims, 0, 0, 0, 0)
+        item = p.PutItem(next(self.ids), "vineyard.table", streams, claims, 0, 0, 0, 0, 0)
         for name, value in fields.items():
             setattr(item, name, value)
         return item
@@ -183,7 +183,7 @@ def wire(innocent: Client, daemon: Any) -> Iterator[Wire]:
 MESSAGES = [
     p.Hello(1, 2, "name"),
     p.GetStatus(),
-    p.Put([p.PutItem(1, "t", b"abc", [(0, 4096)], 1, 2, 3, 4, "n", None)]),
+    p.Put([p.PutItem(1, "t", b"abc", [(0, 4096)], 1, 2, 3, 4, 5, "n", None)]),
     p.Delete([1, 2, 3]),
     p.Find(None, "naïve", 0.5),
 ]
@@ -639,7 +639,7 @@ def test_replayed_after_a_delete_is_refused(wire: Wire, daemon: Any) -> None:
     with daemon.connect() as reader:
         pinned = reader.get(object_id)
         assert wire.request(p.Delete([object_id])) == p.Done()
-        again = p.PutItem(object_id, "t", stream_of((at, 8)), [(at, PAGE)], 8, 0, 0, 0)
+        again = p.PutItem(object_id, "t", stream_of((at, 8)), [(at, PAGE)], 8, 0, 0, 0, 0)
         assert wire.request(p.Put([again])).code == "invalid"
         assert pinned["x"].to_pylist() == [int.from_bytes(b"8 bytes.", "little")]
         del pinned

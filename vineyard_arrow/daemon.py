@@ -27,7 +27,8 @@ from .ipc.hugepages import HugePagesUnavailable, MemFiles, SharedFiles, open_hug
 from .ipc.loop import Loop
 from .ipc.protocol import UNASKED, encode, failure
 from .machine import check_memory_limit, format_size, total_memory
-from .service import Service, Session
+from .service import Service
+from .sessions import Session
 
 log = logging.getLogger("vineyard_arrow.daemon")
 
@@ -136,7 +137,12 @@ def _run(
             loop.add_reader(fd, function)
 
     def serve_socket(sock: socket.socket, pid: int, uid: int) -> Session:
-        session = Session(pid, uid, lambda number, reply, fds: connection.send(number, reply, fds))
+        session = Session(
+            pid,
+            uid,
+            lambda number, reply, fds: connection.send(number, reply, fds),
+            lambda error: connection.refuse(error),
+        )
 
         def on_message(number: int, message: Any) -> None:
             try:

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from . import __version__
@@ -29,28 +29,13 @@ from .ipc.hugepages import SharedFiles
 from .ipc.memory import Memory, Writer
 from .metadata.catalog import Catalog, Record
 from .objects import ObjectID
+from .puts import Puts
+from .sessions import Session
 
 IDS_PER_LEASE = 1 << 16
 MAX_ID_LEASES = 1024  # so many ids a client may have taken and not used yet
 MAX_WAIT_S = 365 * 86400.0
-_MOST = (1 << 63) - 1
 TRIM_WAITS_S = (0.002, 0.01, 0.05, 0.2)
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """One connection. ``writer`` is None until it says hello (a waiting one never does)."""
-
-    pid: int
-    uid: int
-    send: Callable[[int, Any, list[int]], None]  # number, reply, descriptors
-    number: int = 0
-    program: str = ""
-    writer: Writer | None = None
-    event_fd: int = -1
-    table_fd: int = -1
-    ids: list[range] = field(default_factory=list)
-    asking: bool = False  # waits for credit
 
 
 @dataclass(slots=True, eq=False)
@@ -128,10 +113,10 @@ class Service:
             self.index, self.arena, catalog.offset, max_objects, self._pinned, self.memory.drop
         )
         self.sessions: set[Session] = set()
+        self.puts = Puts(self.memory, self.catalog, self.sessions, self._published)
         self._waiters: dict[int | str, list[_Waiter]] = {}
         self._tidying = False
         self._closing = False
-        self.puts = self.copied = self.gathered = self.shared = 0
 
     # ---- sessions
 
@@ -141,6 +126,8 @@ class Service:
 
     def left(self, session: Session) -> None:
         """A connection is gone: everything it held goes with it."""
+        if not self._closing:
+            self.puts.take_mail()  # its last words
         self.sessions.discard(session)
         for waiters in list(self._waiters.values()):
             for waiter in [w for w in waiters if w.session is session]:
@@ -153,6 +140,7 @@ class Service:
             if self._closing:  # the client lives on, with its unsealed memory: leave the pages
                 return
             self.memory.writers.discard(writer)
+            self.puts.forget(writer)
             self.catalog.reap()
             self.memory.leave(writer)
             self._tidy_soon()
@@ -160,6 +148,7 @@ class Service:
 
     def handle(self, session: Session, number: int, request: Any) -> None:
         """Carry out one request and send its reply."""
+        self.puts.take_mail()
         try:
             method = _HANDLERS.get(type(request))
             if method is None or (session.writer is None and type(request) not in _UNATTACHED):
@@ -190,6 +179,7 @@ class Service:
         session.number, self._next_client = self._next_client, self._next_client + 1
         session.pid, session.program = pid, program
         self.memory.writers.add(session.writer)
+        self.puts.allow(session.writer)
         self._watch(session.event_fd, lambda: self._kicked(session))
 
     def _hello(self, session: Session, _: int, m: p.Hello) -> tuple[Any, list[int]]:
@@ -277,6 +267,7 @@ class Service:
             os.eventfd_read(session.event_fd)
         except BlockingIOError:
             return
+        self.puts.take_mail()
         self.catalog.reap()
         self._tidy_soon()
         if session.writer is not None and session.writer.table.wanted > 0 and not session.asking:
@@ -321,84 +312,25 @@ class Service:
     # ---- objects
 
     def _pinned(self, slot: int) -> bool:
-        return any(w.table.pins(slot) for w in self.memory.writers)
+        """Whether anybody reads what is in the slot; if not, nobody has ever to come to it.
+
+        A reader may have left a put that shares the object's memory before it dropped its
+        pin. So outboxes are looked at after the pins: what they share is then counted.
+        """
+        if any(w.table.pins(slot) for w in self.memory.writers):
+            return True
+        self.puts.take_mail()
+        return False
 
     def _put(self, session: Session, _: int, m: p.Put) -> tuple[Any, list[int]]:
-        writer = session.writer
-        assert writer is not None
-        strict = [i.strict for i in m.items if self.memory.owns_strict(writer, i.strict)]
-        try:
-            return self._put_all(session, writer, m)
-        except BaseException:
-            for segment_id in strict:
-                self.memory.discard_strict(segment_id)
-            raise
-
-    def _put_all(self, session: Session, writer: Writer, m: p.Put) -> tuple[Any, list[int]]:
-        for item in m.items:
-            if not any(item.id in ids for ids in session.ids):
-                raise InvalidObjectError(f"id {item.id:#x} is not one of the caller's")
-        self.catalog.check_new(
-            [i.id for i in m.items], [i.name for i in m.items if i.name is not None]
-        )
-        claims = [c for item in m.items for c in item.claims]
-        self.memory.seal(writer, claims)
-        records: list[Record] = []
-        try:
-            for item in m.items:
-                records.append(self._prepare(session, writer, item))
-            used = {key for record in records for key in record.extents}
-            for offset, _n in claims:
-                if offset not in used:
-                    raise InvalidObjectError(f"the claim at {offset} is of no object's use")
-        except BaseException:
-            for record in records:
-                self.memory.untake(record.extents)
-                self.catalog.discard(record)
-            self.memory.unseal(claims)
-            raise
-        for record, item in zip(records, m.items, strict=True):
-            self.memory.discard_strict(item.strict)  # if the object has no bytes to put there
-            self.catalog.publish(record, item.name)
-            self.puts += 1
-            # Clients' words: they must not grow beyond what a message can carry.
-            self.copied = min(self.copied + item.copied, _MOST)
-            self.gathered = min(self.gathered + item.gathered, _MOST)
-            self.shared = min(self.shared + item.shared, _MOST)
-            self._wake(record.id, record.id)
-            if item.name is not None:
-                self._wake(item.name, record.id)
+        self.puts.put(session, m.items)
         return p.Done(), []
 
-    def _prepare(self, session: Session, writer: Writer, item: p.PutItem) -> Record:
-        """All of a put but its publication: extents counted, metadata stored."""
-        if item.strict is not None:
-            if not self.memory.owns_strict(writer, item.strict):
-                raise InvalidObjectError(f"segment {item.strict} is not the caller's to seal")
-            self.memory.seal_strict(self.memory.segments[item.strict])
-        keys, segments, stored = self.memory.take(item.streams)
-        created = time.time_ns()
-        try:
-            place, name_place = self.catalog.store(
-                item.streams,
-                segments,
-                (item.nbytes, created, item.copied, item.gathered, item.shared),
-                item.name,
-            )
-        except BaseException:
-            self.memory.untake(keys)
-            raise
-        return Record(
-            item.id,
-            item.typename,
-            item.nbytes,
-            stored,
-            created,
-            session.pid,
-            keys,
-            place,
-            name_place,
-        )
+    def _published(self, object_id: int, name: str | None) -> None:
+        if self._waiters:
+            self._wake(object_id, object_id)
+            if name is not None:
+                self._wake(name, object_id)
 
     def _delete(self, session: Session, _: int, m: p.Delete) -> tuple[Any, list[int]]:
         self.catalog.delete(m.ids)
@@ -435,6 +367,7 @@ class Service:
     # ---- names and waiting
 
     def _put_name(self, session: Session, _: int, m: p.PutName) -> tuple[Any, list[int]]:
+        self.puts.make_room(1)
         self.catalog.put_name(m.name, m.id)
         self._wake(m.name, m.id)
         return p.Done(), []
@@ -459,6 +392,9 @@ class Service:
         timeout_s = min(m.timeout_s, MAX_WAIT_S)
         waiter.timer = self._call_later(timeout_s, lambda: self._expired(waiter, timeout_s))
         self._waiters.setdefault(key, []).append(waiter)
+        # From here on writers kick; what was left before that is here now, or in an outbox.
+        self.index.set_waiters(len(self._waiters))
+        self.puts.take_mail()
         raise NoReply
 
     def _wake(self, key: int | str, object_id: int) -> None:
@@ -480,6 +416,7 @@ class Service:
         waiters.remove(waiter)
         if not waiters:
             del self._waiters[waiter.key]
+            self.index.set_waiters(len(self._waiters))
 
     # ---- the whole
 
@@ -527,10 +464,10 @@ class Service:
             len(self.catalog),
             self.catalog.deleted_pinned,
             self.catalog.names,
-            self.puts,
-            self.copied,
-            self.gathered,
-            self.shared,
+            self.puts.count,
+            self.puts.copied,
+            self.puts.gathered,
+            self.puts.shared,
             self._files.page_kind,
             self._files.protection,
             sorted(clients, key=lambda c: c.client),

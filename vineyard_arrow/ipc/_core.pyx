@@ -58,6 +58,7 @@ cdef extern from "layout.h" namespace "vineyard" nogil:
     uint64_t c_hash_name "vineyard::hash_name"(const char*, size_t)
     uint32_t kObject, kName
     int64_t kSealThreshold
+    uint64_t kOutboxNbytes
 
 
 cdef extern from "messages.h" namespace "vineyard" nogil:
@@ -91,6 +92,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         IndexView index
         ClientTable* table
         Lease* lease
+        cbool leave(const void*, uint64_t, int64_t)
         AtomicI64 pinned
     cdef struct BlobHeader:
         uint32_t magic, num_segments
@@ -105,6 +107,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         CPlan(CAttachment*)
         vector[Range] claims
         int64_t copied, gathered, shared, nbytes
+        cbool on_pins, on_seals
         void add_part(const StoredSchema&, vector[shared_ptr[CRecordBatch]]) except +
         void place(CAttachment*, cbool) except +
         uint64_t standalone_nbytes()
@@ -138,12 +141,17 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         void answer(cbool)
         void ask_trim()
         cbool give_back(uint64_t, uint64_t)
+        cbool has_mail()
+        vector[string] take_mail() except +
+        void allow(int64_t)
+        int64_t disallow()
         cbool pins(uint32_t)
         int64_t total_pins(uint32_t)
         void copy_pins(const CHostTable&, uint32_t)
     cdef cppclass CHostIndex "vineyard::HostIndex":
         CHostIndex(int, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t) except +
         uint32_t high_water()
+        void set_waiters(uint32_t)
         int64_t insert(uint64_t, uint32_t, uint64_t, uint64_t, uint64_t)
         void kill(uint32_t)
         void release(uint32_t)
@@ -165,6 +173,7 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         void free(uint64_t, uint64_t)
         uint8_t* at(uint64_t)
         uint64_t committed()
+        uint64_t spare()
         uint64_t used()
         void trim()
 
@@ -181,6 +190,7 @@ cdef extern from *:
 pal.import_pyarrow()
 
 SEAL_THRESHOLD = kSealThreshold
+OUTBOX_NBYTES = kOutboxNbytes
 KIND_OBJECT = kObject
 KIND_NAME = kName
 MISS = object()
@@ -367,6 +377,18 @@ cdef class Attachment:
         self.a.table.copied.fetch_add(plan.plan.copied)
         self.a.table.gathered.fetch_add(plan.plan.gathered)
         self.a.table.shared.fetch_add(plan.plan.shared)
+
+    def leave(self, bytes message, list plans):
+        """Leave a put of these plans in the outbox; False when it must go by the socket.
+
+        In one step with their confirmation: an exception between the two (of a signal
+        handler, say) would free memory that the daemon is to seal.
+        """
+        if not self.a.leave(<const char*>message, len(message), len(plans)):
+            return False
+        for plan in plans:
+            (<Plan>plan).confirm()
+        return True
 
     def find_name(self, bytes name):
         """The object id a name points to, or MISS."""
@@ -578,12 +600,19 @@ cdef class Plan:
     def shared(self):
         return self.plan.shared
 
+    def is_certain(self, bint pins_hold):
+        """Whether the daemon will find all buffers sealed, so that nobody need wait for it.
+
+        `pins_hold`: this process's pins are known to the daemon, all of them.
+        """
+        return not self.plan.on_seals and (pins_hold or not self.plan.on_pins)
+
     def figures(self):
         """(messages, claims, bytes of payload, copied, gathered, shared), for a PutItem."""
         return (self.streams(), from_ranges(self.plan.claims), self.plan.nbytes,
                 self.plan.copied, self.plan.gathered, self.plan.shared)
 
-    def confirm(self):
+    cpdef confirm(self):
         """The daemon has sealed the claims."""
         if not self.decided and self.attachment.a.lease != NULL:
             self.attachment.a.lease.confirm(self.plan.claims)
@@ -693,6 +722,21 @@ cdef class HostTable:
     def give_back(self, uint64_t offset, uint64_t nbytes):
         return self.t.give_back(offset, nbytes)
 
+    @property
+    def has_mail(self):
+        return self.t.has_mail()
+
+    def take_mail(self):
+        """The messages in the outbox, each once. ValueError when they make no sense."""
+        return self.t.take_mail()
+
+    def allow(self, int64_t objects):
+        self.t.allow(objects)
+
+    def disallow(self):
+        """Take the allowance back; returns how much was left."""
+        return self.t.disallow()
+
     def pins(self, uint32_t slot):
         return self.t.pins(slot)
 
@@ -718,6 +762,9 @@ cdef class HostIndex:
     @property
     def high_water(self):
         return self.i.high_water()
+
+    def set_waiters(self, uint32_t n):
+        self.i.set_waiters(n)
 
     def insert(self, uint64_t key, uint32_t kind, uint64_t offset, uint64_t nbytes, uint64_t target=0):
         """The slot, or -1 when the index is full."""
@@ -835,6 +882,11 @@ cdef class MetadataArena:
     @property
     def committed(self):
         return self.m.committed()
+
+    @property
+    def spare(self):
+        """Bytes never committed, or given back."""
+        return self.m.spare()
 
     @property
     def used(self):

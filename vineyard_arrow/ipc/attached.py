@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Attached:
         self._pool: Any = None
         self._prepared: _Prepared | None = None
         self._lease_segment: int | None = None
+        self._is_child = False  # of a fork: some pins may be in no table of ours
         self._inherited: list[int] = []  # leases of the processes we were forked from
         self._forked = threading.Condition()
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
@@ -325,18 +327,30 @@ class Attached:
     ) -> list[int]:
         plans: list[_core.Plan] = []
         items: list[p.PutItem] = []
+        created_ns = time.time_ns()
         try:
             for object_id, (parts, name) in zip(self._take_ids(len(objects)), objects, strict=True):
                 plan = self._plan(parts)
                 plans.append(plan)
                 plan.place(share)
-                items.append(p.PutItem(object_id, parts[0].typename, *plan.figures(), name))
+                figures = plan.figures()
+                items.append(p.PutItem(object_id, parts[0].typename, *figures, created_ns, name))
         except MemoryError:
             for plan in plans:  # now: the traceback keeps them
                 plan.abandon()
             raise
-        self._commit(plans, items)
+        if not self._leave(plans, items):
+            self._commit(plans, items)
         return [item.id for item in items]
+
+    def _leave(self, plans: list[_core.Plan], items: list[p.PutItem]) -> bool:
+        """Leave the put in the outbox, if nothing about it can be refused; no waiting then."""
+        if self.connection.lost:
+            return False
+        for plan, item in zip(plans, items, strict=True):
+            if item.name is not None or not plan.is_certain(not self._is_child):
+                return False
+        return self._core.leave(p.encode_body(p.Put(items)), plans)
 
     def _put_all_strict(self, objects: Sequence[tuple[Sequence[Part], str | None]]) -> list[int]:
         done: list[int] = []
@@ -365,7 +379,12 @@ class Attached:
         finally:
             os.close(rw_fd)
         self._commit(
-            [plan], [p.PutItem(object_id, parts[0].typename, *figures, name, reply.segment)]
+            [plan],
+            [
+                p.PutItem(
+                    object_id, parts[0].typename, *figures, time.time_ns(), name, reply.segment
+                )
+            ],
         )
         return object_id
 
@@ -463,6 +482,7 @@ class Attached:
     def after_fork_in_child(self) -> None:
         """Let go of what is the parent's; take over the connection made for us."""
         self._pid = os.getpid()
+        self._is_child = True
         self._lock = threading.RLock()
         self._forked = threading.Condition()
         self._core.forking = 0

@@ -144,6 +144,33 @@ class Attachment {
     lease_ro_fd_ = ro_fd;
   }
 
+  // ---- the outbox
+
+  // Leaves a put of `objects` for the daemon to take up; false when there is no room or no
+  // allowance for it, or no daemon. One thread at a time.
+  bool leave(const void* message, uint64_t n, int64_t objects) {
+    ClientTable* t = table;
+    if (!t) return false;
+    uint64_t head = t->out_head.load(std::memory_order_relaxed);
+    uint64_t used = head - t->out_tail.load(std::memory_order_acquire);
+    uint64_t needs = sizeof(n) + round_up(n, 8);
+    if (!n || n > kMaxOutboxEntry || used + needs > kOutboxNbytes || !daemon_alive()) return false;
+    int64_t allowed = t->allowance.load();
+    do {
+      if (allowed < objects) return false;
+    } while (!t->allowance.compare_exchange_weak(allowed, allowed - objects));
+    write_out(head, &n, sizeof(n));
+    write_out(head + sizeof(n), message, n);
+    t->out_head.store(head + needs);
+    // Half full, the daemon should come and take it; and at once if somebody waits for it.
+    bool urgent = index.header->waiters.load() != 0 || used + needs > kOutboxNbytes / 2;
+    if (urgent && !t->out_kicked.exchange(1)) {
+      uint64_t one = 1;
+      if (write(event_fd_, &one, sizeof(one)) < 0) t->out_kicked.store(0);
+    }
+    return true;
+  }
+
   // ---- pins
 
   enum : int64_t { kMiss = -1 };
@@ -229,6 +256,11 @@ class Attachment {
     if (table && !in_child()) munmap(table, ClientTable::nbytes(index.header->num_slots));
     if (wide_ && wide_ != MAP_FAILED) munmap(wide_, space + kHugePage);
     if (index_address_) munmap(index_address_, index_nbytes_);
+  }
+  void write_out(uint64_t at, const void* from, uint64_t n) {
+    uint64_t to = at % kOutboxNbytes, first = std::min(n, kOutboxNbytes - to);
+    memcpy(table->outbox() + to, from, first);
+    memcpy(table->outbox(), static_cast<const uint8_t*>(from) + first, n - first);
   }
   void drop_pin(int64_t slot) {
     table->pins()[slot].fetch_sub(1);

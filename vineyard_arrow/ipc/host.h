@@ -2,6 +2,8 @@
 // sends extents home, and keeps metadata in a segment of its own.
 #pragma once
 
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "allocator.h"
@@ -20,6 +22,7 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
   uint8_t* data() const { return static_cast<uint8_t*>(at_); }
+  uint64_t nbytes() const { return nbytes_; }
   void keep() { at_ = nullptr; }  // mapped until the process ends
 
  private:
@@ -68,6 +71,34 @@ class HostTable {  // one client's table
     if (t_->asleep.exchange(0)) wake();
     return true;
   }
+
+  // ---- the outbox
+
+  bool has_mail() const { return t_->out_head.load() != t_->out_tail.load(std::memory_order_relaxed); }
+  // The messages left since the last time. The writer may be hostile: what it says of
+  // lengths is read once and checked. Throws on nonsense.
+  std::vector<std::string> take_mail() {
+    std::vector<std::string> out;
+    t_->out_kicked.store(0);
+    uint64_t tail = t_->out_tail.load(), head = t_->out_head.load();
+    if (head - tail > kOutboxNbytes) throw std::invalid_argument("the outbox is overfull");
+    while (tail != head) {
+      uint64_t n = 0;
+      if (head - tail >= sizeof(n)) read_mail(tail, &n, sizeof(n));
+      if (!n || n > kMaxOutboxEntry || sizeof(n) + round_up(n, 8) > head - tail)
+        throw std::invalid_argument("an entry of the outbox is damaged");
+      std::string message(n, '\0');
+      read_mail(tail + sizeof(n), message.data(), n);
+      out.push_back(std::move(message));
+      tail += sizeof(n) + round_up(n, 8);
+    }
+    t_->out_tail.store(tail);
+    return out;
+  }
+  void allow(int64_t objects) { t_->allowance.fetch_add(objects); }
+  // Takes the allowance back; returns how much was left.
+  int64_t disallow() { return t_->allowance.exchange(0); }
+
   bool pins(uint32_t slot) const { return t_->pins()[slot].load() != 0; }
   int64_t total_pins(uint32_t num_slots) const {
     int64_t n = 0;
@@ -82,6 +113,11 @@ class HostTable {  // one client's table
   }
 
  private:
+  void read_mail(uint64_t at, void* to, uint64_t n) const {
+    uint64_t from = at % kOutboxNbytes, first = std::min(n, kOutboxNbytes - from);
+    memcpy(to, t_->outbox() + from, first);
+    memcpy(static_cast<char*>(to) + first, t_->outbox(), n - first);
+  }
   void wake() {
     t_->wake.fetch_add(1);
     futex_wake(&t_->wake);
@@ -120,6 +156,9 @@ class HostIndex {
   }
   HostIndex(const HostIndex&) = delete;
   HostIndex& operator=(const HostIndex&) = delete;
+
+  // Whether anybody waits for an object: writers must then kick the daemon.
+  void set_waiters(uint32_t n) { view_.header->waiters.store(n); }
 
   // Slots ever used: no pin table has a pin beyond.
   uint32_t high_water() const { return used_; }
@@ -298,6 +337,7 @@ class MetadataArena final : public Backing {
   void free(uint64_t offset, uint64_t nbytes) { pieces_.insert(offset, round_up(nbytes, 64)); }
   uint8_t* at(uint64_t offset) const { return file_.data() + offset; }
   uint64_t committed() const { return committed_; }
+  uint64_t spare() const { return file_.nbytes() - committed_; }
   uint64_t used() const { return committed_ - pieces_.total() - free_.warm_nbytes(); }
 
   void trim() {

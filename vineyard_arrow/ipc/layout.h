@@ -2,8 +2,9 @@
 //
 // Two files are laid out here. The *index* is written by the daemon and mapped read-only
 // by clients: a hash table from object id or name to the place of its metadata. The
-// *client table* is shared by one client and the daemon: pins, credit, counters and the
-// ring through which freed extents come home. Nothing here knows of Arrow or Python.
+// *client table* is shared by one client and the daemon: pins, credit, counters, the ring
+// through which freed extents come home, and the outbox, in which a client leaves puts that
+// the daemon takes up before it does anything else. Nothing here knows of Arrow or Python.
 #pragma once
 
 #include <errno.h>
@@ -74,6 +75,7 @@ struct IndexHeader {
   uint64_t catalog_offset;  // where the daemon's own segment lies in it
   uint64_t catalog_nbytes;
   uint64_t instance;
+  std::atomic<uint32_t> waiters;  // > 0: somebody waits for an object, so an outbox must kick
   // Held by the daemon's main thread as long as it lives. The kernel marks it when that
   // thread dies, however it dies, so a reader learns of it without a system call.
   alignas(64) pthread_mutex_t liveness;
@@ -135,7 +137,10 @@ struct Range {
 
 constexpr uint64_t kRingEntries = 4096;
 constexpr uint64_t kRingOffset = kPage;
-constexpr uint64_t kPinsOffset = kRingOffset + kRingEntries * sizeof(Range);
+constexpr uint64_t kOutboxOffset = kRingOffset + kRingEntries * sizeof(Range);
+constexpr uint64_t kOutboxNbytes = 256 << 10;
+constexpr uint64_t kMaxOutboxEntry = kOutboxNbytes / 2;
+constexpr uint64_t kPinsOffset = kOutboxOffset + kOutboxNbytes;
 
 struct ClientTable {
   uint64_t magic;
@@ -154,8 +159,15 @@ struct ClientTable {
   // Extents on their way back to the writer; one producer, one consumer.
   alignas(64) std::atomic<uint64_t> ring_head;  // written by the daemon
   alignas(64) std::atomic<uint64_t> ring_tail;  // written by the writer
+  // The outbox: bytes ever written and ever read. An entry is a length (uint64) and a
+  // message, padded to 8 bytes; it wraps around.
+  alignas(64) std::atomic<uint64_t> out_head;  // written by the writer
+  std::atomic<uint32_t> out_kicked;            // the writer has kicked the daemon about it
+  alignas(64) std::atomic<uint64_t> out_tail;  // written by the daemon
+  std::atomic<int64_t> allowance;              // objects that the writer may still leave there
 
   Range* ring() { return reinterpret_cast<Range*>(reinterpret_cast<char*>(this) + kRingOffset); }
+  uint8_t* outbox() { return reinterpret_cast<uint8_t*>(this) + kOutboxOffset; }
   std::atomic<uint32_t>* pins() {
     return reinterpret_cast<std::atomic<uint32_t>*>(reinterpret_cast<char*>(this) + kPinsOffset);
   }

@@ -38,6 +38,7 @@ class Writer:
 
     table: _core.HostTable
     segment: Segment | None = None
+    allowed: int = 0  # objects it may still leave in its outbox, or has just left there
     held: list[ExtentKey] = field(default_factory=list)
     backlog: deque[tuple[int, int]] = field(default_factory=deque)
     retired: list[int] = field(default_factory=list)

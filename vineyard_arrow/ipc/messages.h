@@ -112,6 +112,9 @@ class Plan {
  public:
   std::vector<Range> claims;
   int64_t copied = 0, gathered = 0, shared = 0, nbytes = 0;
+  // Some buffers are taken as they lie since a pin of this process holds them, or since an
+  // earlier put sealed the block they lie in. Of the latter the daemon may know better.
+  bool on_pins = false, on_seals = false;
 
   // What Arrow must compute on the way (offsets of sliced strings from zero, bitmaps of
   // slices) it writes straight into the store.
@@ -255,7 +258,13 @@ class Plan {
     const uint8_t* p = b->data();
     if (!a->contains(p) || (aligned && reinterpret_cast<uintptr_t>(p) % 8)) return false;
     if (a->lease && a->lease->owns_block(p) && a->lease->is_live(p)) {
+      size_t before = claims.size();
       if (b->size() < kSealThreshold || !a->lease->claim(p, b->size(), &claims)) return false;
+      bool whole = claims.size() == before + 1 && claims[before].offset <= a->offset_of(p) &&
+                   claims[before].offset + claims[before].nbytes >= a->offset_of(p) + b->size();
+      on_seals |= !whole;
+    } else {
+      on_pins = true;
     }
     entry->offset = encode_offset(a->offset_of(p));
     return true;

@@ -77,12 +77,13 @@ class PutItem(_Message, tag="item"):
     copied: Figure
     gathered: Figure
     shared: Figure
+    created_ns: Figure
     name: str | None = None
     strict: int | None = None
 
 
 class Put(_Message, tag="put"):
-    """Seal and publish objects, all or none."""
+    """Seal and publish objects, all or none. Also left in an outbox, without a frame."""
 
     items: list[PutItem]
 
@@ -316,14 +317,28 @@ DESCRIPTORS: dict[type, int] = {Welcome: 4, Leased: 2, Segment: 1, Forked: 3}
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
+_put_decoder = msgspec.msgpack.Decoder(Put)
+
+
+def encode_body(message: Any) -> bytes:
+    """A message without a frame."""
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise InvalidObjectError(f"{error.object!r} is not valid Unicode") from None
+
+
+def decode_put(body: bytes) -> Put:
+    """A put found in an outbox; ProtocolError if it is none."""
+    try:
+        return _put_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"not a put: {error}") from None
 
 
 def encode(number: int, message: Any) -> bytes:
     """A frame."""
-    try:
-        body = _encoder.encode(message)
-    except UnicodeEncodeError as error:
-        raise InvalidObjectError(f"{error.object!r} is not valid Unicode") from None
+    body = encode_body(message)
     if len(body) > MAX_FRAME:
         raise ProtocolError(
             f"a message of {len(body):,} bytes is over the limit of {MAX_FRAME:,}",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import AccessDeniedError, ConfigError, ProtocolError
+from ..errors import AccessDeniedError, ConfigError, ProtocolError, VineyardArrowError
 from . import protocol as p
 from .loop import Loop
 
@@ -108,9 +108,13 @@ class Connection:
                 if self._deaf or self._sock.fileno() < 0:
                     return
         except ProtocolError as error:
-            log.warning("closing a connection: %s", error)
-            self.send(p.UNASKED, p.failure(error), [])
-            self._cut_off()
+            self.refuse(error)
+
+    def refuse(self, error: VineyardArrowError) -> None:
+        """Tell the peer what it did wrong, and serve it no more."""
+        log.warning("closing a connection: %s", error)
+        self.send(p.UNASKED, p.failure(error), [])
+        self._cut_off()
 
     def _cut_off(self) -> None:
         """Serve no more, but keep the session until the peer closes its end.

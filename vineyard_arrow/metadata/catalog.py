@@ -89,6 +89,16 @@ class Catalog:
         return len(self._names)
 
     @property
+    def room(self) -> int:
+        """How many more objects and names the index takes."""
+        return self._max - len(self._objects) - len(self._deleted) - len(self._names)
+
+    @property
+    def spare_nbytes(self) -> int:
+        """Bytes of the metadata segment that were given to nothing so far."""
+        return self._arena.spare
+
+    @property
     def deleted_pinned(self) -> int:
         """Deleted objects whose memory a reader still holds."""
         return len(self._deleted)
@@ -107,12 +117,15 @@ class Catalog:
             if name in self._names or name in fresh:
                 raise self._taken(name)
             fresh.add(name)
-        used = len(self._objects) + len(self._deleted) + len(self._names)
-        if used + len(fresh) > self._max:
-            raise StoreFullError(
-                f"the index holds {used:,} objects and names, {self._max:,} at most",
-                "delete some, or start the daemon with a larger --max-objects",
-            )
+        if len(fresh) > self.room:
+            raise self.full()
+
+    def full(self) -> StoreFullError:
+        """The error for an index without room."""
+        return StoreFullError(
+            f"the index holds {self._max - self.room:,} objects and names, {self._max:,} at most",
+            "delete some, or start the daemon with a larger --max-objects",
+        )
 
     def _taken(self, name: str) -> ObjectExistsError:
         current = self._names.get(name)
