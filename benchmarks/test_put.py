@@ -62,9 +62,9 @@ def beyond(ours: list[float], work: list[float], trips: list[float]) -> tuple[st
 @pytest.mark.parametrize("size", ["256 KiB", "1 MiB", "64 MiB", "1 GiB"])
 def test_from_pool(benchmark, any_store, echo, size):
     client, rows = any_store.client, SIZES[size] // 4 // 8
-    small = pa.table({"x": [1]})
     buffers: list[pa.Buffer] = []
-    copied = []
+    copied: list[int] = []
+    oids: list[int] = []
 
     def touch() -> None:
         for buffer in buffers:
@@ -82,17 +82,21 @@ def test_from_pool(benchmark, any_store, echo, size):
         touch()
         return taken
 
-    def put() -> float:
+    def table_of(buffers: list[pa.Buffer], rows: int) -> pa.Table:
         columns = [pa.Array.from_buffers(pa.float64(), rows, [None, b]) for b in buffers]
-        table = pa.table(columns, list("abcd"))
+        return pa.table(columns, list("abcd"))
+
+    def put() -> float:
+        table = table_of(buffers, rows)
         buffers.clear()
-        # The caches hold nothing but the table now. Small puts fetch the code again, as
+        # The caches hold nothing but the table now. Puts of others fetch the code again, as
         # repetition does for the round trips it is compared with.
         for _ in range(BURST):
-            client.delete(client.put(small))
-        taken = seconds(lambda: client.put(table, name="table"))
-        copied.append(client.get_meta("table").copied)
-        client.delete("table")
+            small = [pa.allocate_buffer(64 * KIB, memory_pool=client.memory_pool) for _ in range(4)]
+            client.delete(client.put(table_of(small, 8 * KIB)))
+        taken = seconds(lambda: oids.append(client.put(table)))
+        copied.append(client.get_meta(oids[0]).copied)
+        client.delete(oids.pop())
         return taken
 
     ours, kernel, trips = paired(
@@ -133,10 +137,11 @@ def test_copying(benchmark, any_store, echo, size, pages):
     def put() -> float:
         if pages == "cold":
             client.memory_trim()
-        taken = seconds(lambda: client.put(table, name="table"))
-        client.delete("table")
+        taken = seconds(lambda: oids.append(client.put(table)))
+        client.delete(oids.pop())
         return taken
 
+    oids: list[int] = []
     ours, memcpy, trips = paired(
         benchmark,
         burst(put, nbytes),
@@ -165,6 +170,27 @@ def test_copying(benchmark, any_store, echo, size, pages):
             ratio_of(memcpy, ours),
             ">= 0.85" if any_store.huge else ">= 0.6",
         )
+
+
+@pytest.mark.benchmark(group="put of a table in ordinary memory: one copy")
+def test_named(benchmark, store, echo):
+    """A name may be taken: the only small put that waits for the daemon."""
+    client, table = store.client, pa.table({"x": np.arange(128)})
+
+    def put() -> float:
+        taken = seconds(lambda: client.put(table, name="table"))
+        client.delete("table")
+        return taken
+
+    ours, trips = paired(benchmark, burst(put, KIB), lambda: echo.p50(20), rounds=20)
+    report(
+        benchmark,
+        "1 KiB with a name: put / round trip",
+        time_of(ours),
+        time_of(trips),
+        ratio_of(ours, trips),
+        "<= 3",
+    )
 
 
 @pytest.mark.benchmark(group="put of a table in ordinary memory: one copy")

@@ -103,6 +103,8 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
     cdef cppclass StoredSchema:
         StoredSchema()
         StoredSchema(shared_ptr[CSchema]) except +
+    uint64_t hash_names(const CSchema&)
+    cbool same_schema(const CSchema&, const CSchema&)
     cdef cppclass CPlan "vineyard::Plan":
         CPlan(CAttachment*)
         vector[Range] claims
@@ -501,11 +503,11 @@ cdef dict _written = {}
 
 
 cdef _Written written_schema(schema, str typename, bytes params):
-    # By address: the entry keeps the schema alive, so no other can come to lie there.
+    # By content: tables made alike have equal schemas, but each its own.
     cdef shared_ptr[CSchema] source = pal.pyarrow_unwrap_schema(schema)
-    cdef tuple key = (<uint64_t>source.get(), typename, params)
+    cdef tuple key = (hash_names(source.get()[0]), typename, params)
     cdef _Written entry = _written.get(key)
-    if entry is not None:
+    if entry is not None and same_schema(entry.source.get()[0], source.get()[0]):
         return entry
     metadata = dict(schema.metadata or {})
     metadata[b"vineyard.type"] = typename.encode()

@@ -424,13 +424,15 @@ class Attached:
 
     def _take_ids(self, count: int) -> list[int]:
         """Fresh object ids."""
-        with self._lock:
-            ids = list(itertools.islice(self._ids, count))
-            while len(ids) < count:
-                reply, _ = self.request(p.LeaseIds())
-                self._ids = iter(range(reply.ids[0], reply.ids[0] + reply.ids[1]))
+        ids = list(itertools.islice(self._ids, count))  # one step for other threads
+        if len(ids) < count:
+            with self._lock:
                 ids += itertools.islice(self._ids, count - len(ids))
-            return ids
+                while len(ids) < count:
+                    reply, _ = self.request(p.LeaseIds())
+                    self._ids = iter(range(reply.ids[0], reply.ids[0] + reply.ids[1]))
+                    ids += itertools.islice(self._ids, count - len(ids))
+        return ids
 
     def _full(self, nbytes: int) -> StoreFullError:
         """The error for a put that found no room, with the daemon's view of why."""

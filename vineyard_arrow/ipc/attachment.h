@@ -178,7 +178,7 @@ class Attachment {
   int64_t find(uint64_t key, uint32_t kind) const {
     uint64_t mask = index.header->num_buckets - 1;
     uint64_t hash = hash_of(key, kind);
-    for (uint64_t i = hash & mask, n = 0; n <= mask; i = (i + 1) & mask, n++) {
+    for (uint64_t i = home_of(key, kind) & mask, n = 0; n <= mask; i = (i + 1) & mask, n++) {
       uint64_t entry = index.buckets[i].load(std::memory_order_acquire);
       if (!entry) return kMiss;
       if ((entry ^ hash) >> 32) continue;

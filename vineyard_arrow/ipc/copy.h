@@ -13,7 +13,7 @@
 
 namespace vineyard {
 
-constexpr uint64_t kStreamFrom = 1 << 20;    // below that the caches do better
+constexpr uint64_t kStreamFrom = 4 << 20;    // below that the caches do better
 constexpr uint64_t kThreadsFrom = 8 << 20;
 
 inline void copy_one(uint8_t* to, const uint8_t* from, uint64_t n) {

@@ -182,7 +182,8 @@ class HostIndex {
     s.nbytes.store(nbytes);
     s.target.store(target);
     s.seq.store(s.seq.load() + 1);
-    uint64_t hash = hash_of(key, kind), mask = view_.header->num_buckets - 1, i = hash & mask;
+    uint64_t hash = hash_of(key, kind), mask = view_.header->num_buckets - 1;
+    uint64_t i = home_of(key, kind) & mask;
     while (view_.buckets[i].load(std::memory_order_relaxed)) i = (i + 1) & mask;
     view_.buckets[i].store(bucket_entry(hash, slot));
     return slot;
@@ -205,21 +206,21 @@ class HostIndex {
   // an entry that moves past it; it then asks over the socket, so a miss is never final.
   void unlink(uint32_t slot) {
     uint64_t mask = view_.header->num_buckets - 1;
-    uint64_t i = hash_of_slot(slot) & mask;
+    uint64_t i = home_of_slot(slot) & mask;
     while (static_cast<uint32_t>(view_.buckets[i].load()) != slot + 1) i = (i + 1) & mask;
     for (uint64_t j = (i + 1) & mask;; j = (j + 1) & mask) {
       uint64_t entry = view_.buckets[j].load();
       if (!entry) break;
-      uint64_t home = hash_of_slot(static_cast<uint32_t>(entry) - 1) & mask;
+      uint64_t home = home_of_slot(static_cast<uint32_t>(entry) - 1) & mask;
       if (((j - home) & mask) < ((j - i) & mask)) continue;  // it may not move before its home
       view_.buckets[i].store(entry);
       i = j;
     }
     view_.buckets[i].store(0);
   }
-  uint64_t hash_of_slot(uint32_t slot) const {
+  uint64_t home_of_slot(uint32_t slot) const {
     const Slot& s = view_.slots[slot];
-    return hash_of(s.key.load(), s.kind.load());
+    return home_of(s.key.load(), s.kind.load());
   }
 
   MappedFile file_;

@@ -103,6 +103,11 @@ inline uint64_t mix64(uint64_t x) {  // finaliser of splitmix64 (Steele, Lea, Fl
   return x ^ (x >> 31);
 }
 inline uint64_t hash_of(uint64_t key, uint32_t kind) { return mix64(key + kind * 0x9e3779b97f4a7c15); }
+// Where probing begins. Ids come in sequence, and 64 in sequence share a stretch of the table:
+// with one apiece every new object would touch a page that nobody has touched before.
+inline uint64_t home_of(uint64_t key, uint32_t kind) {
+  return kind == kObject ? mix64(key >> 6) << 6 | (key & 63) : hash_of(key, kind);
+}
 
 inline uint64_t hash_name(const char* s, size_t n) {  // FNV-1a, 64 bits
   uint64_t h = 0xcbf29ce484222325;

@@ -90,6 +90,33 @@ class CollectingWriter final : public arrow::ipc::internal::IpcPayloadWriter {
   std::vector<Draft>* out_;
 };
 
+inline uint64_t hash_names(const arrow::Schema& schema) {
+  uint64_t h = schema.num_fields();
+  for (auto& f : schema.fields()) h = mix64(h + std::hash<std::string>{}(f->name()) + f->type()->id());
+  return h;
+}
+
+// Schema::Equals, metadata included, but without the fingerprints that it would compute for a
+// schema seen for the first time: those cost more than all the rest of a small put.
+inline bool same_schema(const arrow::Schema& a, const arrow::Schema& b) {
+  auto same_metadata = [](const std::shared_ptr<const arrow::KeyValueMetadata>& x,
+                          const std::shared_ptr<const arrow::KeyValueMetadata>& y) {
+    return x == y || (x ? x->size() : 0) + (y ? y->size() : 0) == 0 || (x && y && x->Equals(*y));
+  };
+  if (&a == &b) return true;
+  if (a.num_fields() != b.num_fields() || a.endianness() != b.endianness() ||
+      !same_metadata(a.metadata(), b.metadata()))
+    return false;
+  for (int i = 0; i < a.num_fields(); i++) {
+    const arrow::Field &x = *a.field(i), &y = *b.field(i);
+    if (&x == &y) continue;
+    if (x.name() != y.name() || x.nullable() != y.nullable() || !same_metadata(x.metadata(), y.metadata()) ||
+        !(x.type() == y.type() || x.type()->Equals(*y.type(), /*check_metadata=*/true)))
+      return false;
+  }
+  return true;
+}
+
 // A schema as it is stored, with its message: half the work of writing a small table.
 struct StoredSchema {
   std::shared_ptr<arrow::Schema> schema;
