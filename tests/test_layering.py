@@ -19,10 +19,10 @@ LAYERS = [
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop"},
     {"ipc.connection", "ipc.hugepages", "ipc.server", "types"},
     {"ipc.memory", "ipc.starter"},
-    {"metadata.catalog", "ipc.attached"},
+    {"metadata.catalog", "ipc.attached", "ipc.blocks"},
     {"service", "ipc.process"},
     {"client"},
-    {"daemon"},
+    {"daemon", "shared_memory"},
     {"cli", "__main__"},
 ]
 
