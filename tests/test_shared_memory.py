@@ -183,8 +183,6 @@ class Conformance:
             self.block(create=True, size="10")
         with pytest.raises(TypeError):
             self.block(5)
-        with pytest.raises(OverflowError):
-            self.block(create=True, size=1 << 63)
 
     def test_unlink_while_open(self) -> None:
         name = self.name()
@@ -626,6 +624,7 @@ def test_an_array_keeps_its_memory(client: Client) -> None:
 
 
 def test_a_dropped_block_is_closed(client: Client) -> None:
+    gc.collect()
     fds = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
         ours.SharedMemory(create=True, size=PAGE, client=client).unlink()
@@ -743,6 +742,9 @@ def test_nobody_can_spoil_it_for_the_others(client: Client) -> None:
     os.close(hold_fd)
     with pytest.raises(InvalidObjectError):
         client._a.request(p.CreateBlock("c", 0))
+    # The standard library's raises the same, but leaves an empty file behind.
+    with pytest.raises(OverflowError):
+        ours.SharedMemory("c", create=True, size=1 << 63, client=client)
     block.close()
 
 
@@ -765,6 +767,7 @@ def memory() -> Iterator[Memory]:
 def test_descriptors_run_out(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (60, 60))
     blocks = Blocks(memory, MemFiles(False), lambda *_: None, lambda: None)
+    gc.collect()
     fds = len(os.listdir("/proc/self/fd"))
     for i in range(10):
         blocks.create(f"b{i}", 1)
