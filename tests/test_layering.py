@@ -19,11 +19,11 @@ LAYERS = [
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop"},
     {"ipc.connection", "ipc.hugepages", "ipc.server", "types"},
     {"ipc.memory", "ipc.starter"},
-    {"metadata.catalog", "ipc.attached", "sessions"},
+    {"metadata.catalog", "ipc.attached", "ipc.blocks", "sessions"},
     {"puts"},
     {"service", "ipc.process"},
     {"client"},
-    {"daemon"},
+    {"daemon", "shared_memory"},
     {"cli", "__main__"},
 ]
 

@@ -19,6 +19,8 @@ import pyarrow  # noqa: F401  # first: the native core needs its libraries loade
 
 from .errors import (
     AccessDeniedError,
+    BlockExistsError,
+    BlockNotFoundError,
     BuilderNotFoundError,
     BuildMismatchError,
     ConfigError,
@@ -41,6 +43,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessDeniedError",
+    "BlockExistsError",
+    "BlockNotFoundError",
     "BuildMismatchError",
     "BuilderNotFoundError",
     "ConfigError",

@@ -304,7 +304,7 @@ class Client:
         self._a.request(p.Trim())
 
     def clear(self) -> None:
-        """Delete every object and name."""
+        """Delete every object and name, unlink every block of shared memory."""
         self._a.request(p.Clear())
 
     def close(self) -> None:

@@ -6,6 +6,8 @@ a ``LookupError``, a full store a ``MemoryError``. This module knows nothing of 
 
 from __future__ import annotations
 
+import errno
+
 
 class VineyardArrowError(Exception):
     """Base of all errors raised by vineyard_arrow.
@@ -54,6 +56,20 @@ class ObjectExistsError(VineyardArrowError, ValueError):
     """The name or id is taken."""
 
     code = "exists"
+
+
+class BlockExistsError(VineyardArrowError, FileExistsError):
+    """The name of a block of shared memory is taken."""
+
+    code = "block-exists"
+    errno = errno.EEXIST
+
+
+class BlockNotFoundError(VineyardArrowError, FileNotFoundError):
+    """No block of shared memory has this name."""
+
+    code = "block-not-found"
+    errno = errno.ENOENT
 
 
 class StoreFullError(VineyardArrowError, MemoryError):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import __version__
@@ -21,10 +22,12 @@ from .errors import (
     InvalidObjectError,
     ObjectNotFoundError,
     ProtocolError,
+    StoreFullError,
     VineyardArrowError,
 )
 from .ipc import _core
 from .ipc import protocol as p
+from .ipc.blocks import Block, Blocks
 from .ipc.hugepages import SharedFiles
 from .ipc.memory import Memory, Writer
 from .metadata.catalog import Catalog, Record
@@ -112,6 +115,7 @@ class Service:
         self.catalog = Catalog(
             self.index, self.arena, catalog.offset, max_objects, self._pinned, self.memory.drop
         )
+        self.blocks = Blocks(self.memory, files, watch, self._answer_all)
         self.sessions: set[Session] = set()
         self.puts = Puts(self.memory, self.catalog, self.sessions, self._published)
         self._waiters: dict[int | str, list[_Waiter]] = {}
@@ -309,6 +313,39 @@ class Service:
         if not self.memory.flush_backlogs():
             self._tidy_soon()
 
+    # ---- blocks of shared memory
+
+    def _create_block(self, session: Session, number: int, m: p.CreateBlock) -> Any:
+        self._try_block(session, number, m, 0)
+        raise NoReply
+
+    def _try_block(self, session: Session, number: int, m: p.CreateBlock, attempt: int) -> None:
+        """Make a block and reply, or make writers trim and try again a few times, or refuse."""
+        if session not in self.sessions:
+            return
+        self.memory.flush_backlogs()
+        try:
+            reply, fds = self._opened(self.blocks.create(m.name, m.nbytes))
+        except VineyardArrowError as error:
+            hopeful = isinstance(error, StoreFullError) and m.nbytes <= self.memory.limit
+            if hopeful and attempt < len(TRIM_WAITS_S):
+                self.memory.ask_trim()
+                again = partial(self._try_block, session, number, m, attempt + 1)
+                self._call_later(TRIM_WAITS_S[attempt], again)
+                return
+            reply, fds = p.failure(error), []
+        session.send(number, reply, fds)
+
+    def _opened(self, block: Block) -> tuple[Any, list[int]]:
+        return p.Block(block.name, block.nbytes), [block.fd, block.hold_fd]
+
+    def _open_block(self, session: Session, _: int, m: p.OpenBlock) -> tuple[Any, list[int]]:
+        return self._opened(self.blocks.get(m.name))
+
+    def _unlink_block(self, session: Session, _: int, m: p.UnlinkBlock) -> tuple[Any, list[int]]:
+        self.blocks.unlink(m.name)
+        return p.Done(), []
+
     # ---- objects
 
     def _pinned(self, slot: int) -> bool:
@@ -339,6 +376,7 @@ class Service:
 
     def _clear(self, session: Session, _: int, m: p.Clear) -> tuple[Any, list[int]]:
         self.catalog.clear()
+        self.blocks.clear()
         self._after_delete()
         return p.Done(), []
 
@@ -423,6 +461,7 @@ class Service:
     def _status(self, session: Session, _: int, m: p.GetStatus) -> tuple[Any, list[int]]:
         memory = self.memory
         self.catalog.reap()
+        self.blocks.reap()
         numbers = {s.writer: s.number for s in self.sessions if s.writer is not None}
         clients = [
             p.ClientInfo(
@@ -456,8 +495,8 @@ class Service:
             __version__,
             time.monotonic() - self.started,
             memory.limit,
-            memory.sealed + memory.unsealed,
-            memory.committed,
+            memory.sealed + memory.unsealed + memory.reserved,
+            memory.committed + self.blocks.committed,
             memory.charged,
             sum(w.table.warm for w in memory.writers),
             self.arena.used,
@@ -472,6 +511,8 @@ class Service:
             self._files.protection,
             sorted(clients, key=lambda c: c.client),
             segments,
+            len(self.blocks),
+            memory.reserved,
         )
         return status, []
 
@@ -502,6 +543,7 @@ class Service:
         """Close every descriptor; what clients have mapped stays as it is."""
         for session in list(self.sessions):
             self.left(session)
+        self.blocks.close()
         self.memory.close()
         os.close(self._index_fd)
         os.close(self._index_ro)
@@ -524,6 +566,9 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.Describe: Service._describe,
     p.LeaseIds: Service._lease_ids,
     p.Fork: Service._fork,
+    p.CreateBlock: Service._create_block,
+    p.OpenBlock: Service._open_block,
+    p.UnlinkBlock: Service._unlink_block,
     p.GetStatus: Service._status,
     p.Trim: Service._trim,
     p.Stop: Service._stop_daemon,

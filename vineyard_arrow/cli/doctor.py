@@ -121,6 +121,12 @@ def in_store(s: p.Status, objects: list[p.ObjectInfo]) -> Iterator[Finding]:
                 f"{_who(c)} holds {format_size(c.unsealed)} that it has not put",
                 "put what it builds in client.memory_pool, or drop it there",
             )
+    if s.blocks:
+        yield Finding(
+            level,
+            f"{s.blocks:,} blocks of shared memory take {format_size(s.block_nbytes)}",
+            "they stay until unlinked (SharedMemory(name).unlink(), Client.clear()) and closed",
+        )
     if s.memory_warm:
         warm = ", ".join(f"{_who(c)}: {format_size(c.warm)}" for c in s.clients if c.warm)
         yield Finding(

@@ -65,6 +65,7 @@ def _status_lines(socket: str, s: p.Status) -> list[Block]:
         ("warm", f"{format_size(s.memory_warm)} free, kept for the next put"),
         ("metadata", format_size(s.metadata_used)),
         ("objects", f"{s.objects:,}{deleted}"),
+        ("blocks", f"{s.blocks:,} of shared memory, {format_size(s.block_nbytes)}"),
         ("names", f"{s.names:,}"),
         ("puts", f"{s.puts:,}: {_flow(s)}"),
         ("pages", s.page_kind),

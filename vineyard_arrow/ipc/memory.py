@@ -114,6 +114,7 @@ class Memory:
         self._by_offset: list[tuple[int, int]] = []  # (offset, id), ascending
         self.writers: set[Writer] = set()
         self.charged = 0
+        self.reserved = 0  # of it, for what is no segment
         self._book = _core.ExtentBook()
         self.catalog = self._create("catalog", catalog_nbytes, huge=False)
 
@@ -208,16 +209,28 @@ class Memory:
     def make_strict(self, writer: Writer, nbytes: int) -> Segment:
         """A file for one object, charged at once; `writer` holds it until it is put."""
         nbytes = -(-nbytes // PAGE) * PAGE
-        if nbytes > self.limit:
-            raise self.full(nbytes)
-        if self.limit - self.charged < nbytes:
-            self.revoke_unused(nbytes)
-        if self.limit - self.charged < nbytes:
-            raise self.full(nbytes)
+        self._make_room(nbytes)
         segment = self._create("strict", nbytes, huge=False)
         segment.owner = writer
         self._charge(segment, nbytes)
         return segment
+
+    def _make_room(self, nbytes: int) -> None:
+        if nbytes <= self.limit and self.limit - self.charged < nbytes:
+            self.revoke_unused(nbytes)
+        if self.limit - self.charged < nbytes:
+            raise self.full(nbytes)
+
+    def reserve(self, nbytes: int) -> None:
+        """Charge bytes that are in no segment; StoreFullError if there is no room."""
+        self._make_room(nbytes)
+        self.reserved += nbytes
+        self.charged += nbytes
+
+    def release(self, nbytes: int) -> None:
+        """Undo `reserve`."""
+        self.reserved -= nbytes
+        self.charged -= nbytes
 
     def segment_at(self, offset: int) -> Segment | None:
         """The segment that covers ``offset``."""
@@ -234,9 +247,10 @@ class Memory:
         return StoreFullError(
             f"no room for {format_size(nbytes)}: {format_size(self.charged)} of"
             f" {format_size(self.limit)} are in use or promised to writers"
-            f" ({format_size(self.sealed)} sealed, {format_size(self.unsealed)} unsealed)",
-            "delete objects, drop references to arrays of deleted ones, or start the daemon"
-            " with a larger --memory-limit; `vineyard-arrow doctor` shows who holds what",
+            f" ({format_size(self.sealed)} sealed, {format_size(self.unsealed)} unsealed,"
+            f" {format_size(self.reserved)} in blocks of shared memory)",
+            "delete objects, drop references to arrays of deleted ones, unlink blocks, or start the"
+            " daemon with a larger --memory-limit; `vineyard-arrow doctor` shows who holds what",
         )
 
     def _grant(self, writer: Writer, nbytes: int) -> None:

@@ -137,6 +137,21 @@ class Fork(_Message, tag="fork"):
     extents: list[Extent]
 
 
+class CreateBlock(_Message, tag="create-block"):
+    """Make a block of shared memory; without a name it gets one. Comes as `Block`."""
+
+    name: str | None
+    nbytes: Figure
+
+
+class OpenBlock(_Message, tag="open-block"):
+    name: str
+
+
+class UnlinkBlock(_Message, tag="unlink-block"):
+    name: str
+
+
 class GetStatus(_Message, tag="status"):
     pass
 
@@ -187,6 +202,13 @@ class Ids(_Message, tag="range"):
 class Forked(_Message, tag="forked"):
     client: int
     ids: Extent
+
+
+class Block(_Message, tag="block"):
+    """Comes with its read-write descriptor, and one to hold for as long as it is mapped."""
+
+    name: str
+    nbytes: int
 
 
 class Found(_Message, tag="found"):
@@ -256,6 +278,8 @@ class Status(_Message, tag="state"):
     protection: str
     clients: list[ClientInfo]
     segments: list[SegmentInfo]
+    blocks: int  # of shared memory: those with a name, and those somebody still has open
+    block_nbytes: int
 
 
 class Done(_Message, tag="done"):
@@ -290,6 +314,9 @@ Request = (
     | Describe
     | LeaseIds
     | Fork
+    | CreateBlock
+    | OpenBlock
+    | UnlinkBlock
     | GetStatus
     | Trim
     | Clear
@@ -301,6 +328,7 @@ Reply = (
     | Segment
     | Ids
     | Forked
+    | Block
     | Found
     | Names
     | Objects
@@ -312,7 +340,7 @@ Reply = (
 )
 
 # How many descriptors travel with a reply.
-DESCRIPTORS: dict[type, int] = {Welcome: 4, Leased: 2, Segment: 1, Forked: 3}
+DESCRIPTORS: dict[type, int] = {Welcome: 4, Leased: 2, Segment: 1, Forked: 3, Block: 2}
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder = msgspec.msgpack.Decoder(Request)
