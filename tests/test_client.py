@@ -111,7 +111,7 @@ def test_round_trips_of_a_reader(daemon: Daemon, requests: list[str]) -> None:
     with daemon.connect() as client:
         requests.clear()
         client.get("x")
-        assert requests == ["GetSegment"]
+        assert requests == ["GetSegments"]
         requests.clear()
         assert [t["a"][0].as_py() for t in client.get_many([*ids, "x"])] == [*range(20), 0]
         assert requests == []

@@ -363,7 +363,7 @@ def test_uninvited_descriptors_do_not_stay_in_the_daemon(daemon: Any, wire: Wire
     "early",
     [
         p.LeaseSegment(),
-        p.GetSegment(1),
+        p.GetSegments(1),
         p.MakeStrict(4096),
         p.Put([]),
         p.Delete([]),
@@ -406,7 +406,7 @@ def test_a_second_lease_is_refused(wire: Wire) -> None:
 def test_unknown_things(wire: Wire) -> None:
     wire.hello()
     for segment in (0, 10**6, U64, -1):
-        assert wire.request(p.GetSegment(segment)).code == "not-found"
+        assert wire.request(p.GetSegments(segment)).code == "not-found"
     for key in (0, U64):
         assert wire.request(p.Delete([key])).code == "not-found"
         assert wire.request(p.Describe(key)).code == "not-found"
@@ -1047,7 +1047,7 @@ def test_descriptors_after_a_late_answer_are_not_lost() -> None:
         with Fake(play) as connection:
             with pytest.raises(DeadlineExceededError):
                 connection.request(p.Find(1, None, 0.0), 0.05)
-            reply, fds = connection.request(p.GetSegment(1))
+            reply, fds = connection.request(p.GetSegments(1))
             assert reply == mapped
             assert len(fds) == 1
             assert same_file(fds[0], passed)
@@ -1073,8 +1073,8 @@ def test_descriptors_of_a_late_answer_are_closed() -> None:
     try:
         with Fake(play) as connection:
             with pytest.raises(DeadlineExceededError):
-                connection.request(p.GetSegment(9), 0.1)
-            reply, fds = connection.request(p.GetSegment(1))
+                connection.request(p.GetSegments(9), 0.1)
+            reply, fds = connection.request(p.GetSegments(1))
             assert reply == mapped
             assert len(fds) == 1
             assert same_file(fds[0], passed)

@@ -72,6 +72,12 @@ class BlockNotFoundError(VineyardArrowError, FileNotFoundError):
     errno = errno.ENOENT
 
 
+class ObjectInUseError(VineyardArrowError, ValueError):
+    """The object is a member of others."""
+
+    code = "in-use"
+
+
 class StoreFullError(VineyardArrowError, MemoryError):
     """The store has no room left for what was asked."""
 

@@ -72,7 +72,9 @@ class Puts:
         try:
             for body in writer.table.take_mail():
                 message = p.decode_put(body)
-                if any(item.name is not None or item.strict is not None for item in message.items):
+                if any(
+                    i.name is not None or i.strict is not None or i.members for i in message.items
+                ):
                     raise ProtocolError("a put that may be refused was left in an outbox")
                 self._spend(writer, len(message.items))
                 self._put(session, writer, message.items)
@@ -146,6 +148,9 @@ class Puts:
         self._catalog.check_new(
             [i.id for i in items], [i.name for i in items if i.name is not None]
         )
+        for i, item in enumerate(items):
+            if item.members:
+                self._catalog.check_members(item.members, (before.id for before in items[:i]))
         claims = [c for item in items for c in item.claims]
         self._memory.seal(writer, claims)
         records: list[Record] = []
@@ -196,6 +201,8 @@ class Puts:
             keys,
             place,
             name_place,
+            members=item.members,
+            signature=item.signature or item.id,
         )
 
     def _count(self, item: p.PutItem) -> None:

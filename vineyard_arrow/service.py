@@ -37,6 +37,8 @@ from .sessions import Session
 
 IDS_PER_LEASE = 1 << 16
 MAX_ID_LEASES = 1024  # so many ids a client may have taken and not used yet
+MAX_SEGMENTS = 200  # descriptors in one reply: the kernel passes 253
+MAX_LABELS_NBYTES = 64 << 10
 MAX_WAIT_S = 365 * 86400.0
 TRIM_WAITS_S = (0.002, 0.01, 0.05, 0.2)
 
@@ -242,14 +244,25 @@ class Service:
         )
         return reply, [segment.rw_fd, segment.ro_fd]
 
-    def _segment(self, session: Session, _: int, m: p.GetSegment) -> tuple[Any, list[int]]:
-        segment = self.memory.segments.get(m.segment)
-        if segment is None:
+    def _segments(self, session: Session, _: int, m: p.GetSegments) -> tuple[Any, list[int]]:
+        wanted = {m.segment: self.memory.segments.get(m.segment)}
+        if wanted[m.segment] is None:
             raise ObjectNotFoundError(f"no segment {m.segment}")
+        if m.object is not None:
+            for record in self.catalog.closure(m.object):
+                for key in record.extents:
+                    segment = self.memory.segment_at(key)
+                    if segment is not None and len(wanted) < MAX_SEGMENTS:
+                        wanted[segment.id] = segment
         assert session.writer is not None
-        segment.holders.add(session.writer)
-        reply = p.Segment(segment.id, segment.offset, segment.nbytes, segment.huge)
-        return reply, [segment.ro_fd]
+        reply, fds = [], []
+        for s in wanted.values():
+            assert s is not None
+            if s.id == m.segment or session.writer not in s.holders:
+                s.holders.add(session.writer)
+                reply.append(p.Segment(s.id, s.offset, s.nbytes, s.huge))
+                fds.append(s.ro_fd)
+        return p.Segments(reply), fds
 
     def _strict(self, session: Session, _: int, m: p.MakeStrict) -> tuple[Any, list[int]]:
         assert session.writer is not None
@@ -370,7 +383,7 @@ class Service:
                 self._wake(name, object_id)
 
     def _delete(self, session: Session, _: int, m: p.Delete) -> tuple[Any, list[int]]:
-        self.catalog.delete(m.ids)
+        self.catalog.delete(m.ids, force=m.force, deep=m.deep)
         self._after_delete()
         return p.Done(), []
 
@@ -399,8 +412,29 @@ class Service:
             s.pid for s in self.sessions if s.writer is not None and s.writer.table.pins(r.slot)
         ]
         return p.ObjectInfo(
-            r.id, r.typename, r.nbytes, r.stored, r.created_ns, r.pid, sorted(r.names), pinned
+            r.id,
+            r.typename,
+            r.nbytes,
+            r.stored,
+            r.created_ns,
+            r.pid,
+            sorted(r.names),
+            pinned,
+            r.members,
+            r.parents,
+            r.labels,
+            r.signature,
         )
+
+    def _label(self, session: Session, _: int, m: p.Label) -> tuple[Any, list[int]]:
+        record = self.catalog.get(m.id)
+        if record is None:
+            raise self._missing(m.id)
+        labels = {k: v for k, v in (record.labels | m.labels).items() if v}
+        if sum(len(k) + len(v) for k, v in labels.items()) > MAX_LABELS_NBYTES:
+            raise InvalidObjectError(f"labels of over {MAX_LABELS_NBYTES} characters")
+        record.labels = labels
+        return p.Done(), []
 
     # ---- names and waiting
 
@@ -552,7 +586,7 @@ class Service:
 _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.Hello: Service._hello,
     p.LeaseSegment: Service._lease,
-    p.GetSegment: Service._segment,
+    p.GetSegments: Service._segments,
     p.MakeStrict: Service._strict,
     p.DropStrict: Service._drop_strict,
     p.Put: Service._put,
@@ -561,6 +595,7 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.Find: Service._find,
     p.PutName: Service._put_name,
     p.DropName: Service._drop_name,
+    p.Label: Service._label,
     p.ListNames: Service._list_names,
     p.ListObjects: Service._list_objects,
     p.Describe: Service._describe,

@@ -153,8 +153,12 @@ class Attached:
 
     # ---- reading
 
-    def read(self, key: int, mode: str = "ro") -> list[tuple[str, dict[str, Any], Any]]:
+    def read(
+        self, key: int, mode: str = "ro", root: int | None = None
+    ) -> list[tuple[str, dict[str, Any], Any]]:
         """The parts of object ``key``; no round trip once its segments are mapped.
+
+        One, if not, for all that ``root`` (``key`` by default) and its members lie in.
 
         Raises
         ------
@@ -165,7 +169,7 @@ class Attached:
         if number is None:
             raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
         parts: list[tuple[str, dict[str, Any], Any]] = self._look(
-            key, lambda: self._core.read(key, number)
+            key, lambda: self._core.read(key, number), root
         )
         return parts
 
@@ -178,7 +182,7 @@ class Attached:
 
         return self._look(key, look)[0]  # type: ignore[no-any-return]
 
-    def _look(self, key: int, look: Callable[[], Any]) -> Any:
+    def _look(self, key: int, look: Callable[[], Any], root: int | None = None) -> Any:
         if self.connection.lost == "forked":
             self._reconnect()
         self.check_alive()
@@ -194,24 +198,32 @@ class Attached:
                 self.request(p.Find(key, None, 0.0))
             elif type(found) is tuple:
                 for segment in found:
-                    self._map(segment)
+                    self._map(segment, key if root is None else root)
             else:
                 return found
         raise InvalidObjectError(f"object o{key:016x} keeps changing place")
 
-    def _map(self, segment: int) -> None:
+    def _map(self, segment: int, root: int | None = None) -> None:
+        """Map a segment, and what else the object ``root`` lies in."""
         with self._lock:
             if self._core.has_segment(segment):
                 return
             try:
-                reply, fds = self.request(p.GetSegment(segment))
+                reply, fds = self.request(p.GetSegments(segment, root))
             except ObjectNotFoundError:
                 return  # retired meanwhile: the object is gone, and looking again says so
-            try:
-                self._core.add_segment(segment, reply.offset, reply.nbytes, fds[0], reply.huge)
-            except RuntimeError as error:
-                os.close(fds[0])
-                raise VineyardArrowError(f"cannot map the store: {error}") from None
+            for place, fd in zip(reply.segments, fds, strict=True):
+                try:
+                    if self._core.has_segment(place.segment):
+                        os.close(fd)
+                    else:
+                        self._core.add_segment(
+                            place.segment, place.offset, place.nbytes, fd, place.huge
+                        )
+                except RuntimeError as error:
+                    for left in fds[fds.index(fd) :]:
+                        os.close(left)
+                    raise VineyardArrowError(f"cannot map the store: {error}") from None
 
     def _retired(self, segments: list[int]) -> None:
         for segment in segments:
@@ -534,7 +546,7 @@ class Attached:
         """Let the daemon know which segments we inherited, and forget those that are gone."""
         for segment in self._core.segment_ids():
             try:
-                _, fds = connection.request(p.GetSegment(segment))
+                _, fds = connection.request(p.GetSegments(segment))
             except ObjectNotFoundError:
                 self._core.remove_segment(segment)
             else:

@@ -26,7 +26,7 @@ from ..errors import (
 from . import protocol as p
 
 RECV_NBYTES = 8 << 10
-MAX_FDS = 8
+MAX_FDS = 253  # the kernel's own limit
 MAX_TIMEOUT_S = 365 * 86400.0
 
 
@@ -212,6 +212,8 @@ class Connection:
     def _take_fds(self, message: Any) -> list[int]:
         """The descriptors of a message, which came with its first byte."""
         n = p.DESCRIPTORS.get(type(message), 0)
+        if isinstance(message, p.Segments):
+            n = len(message.segments)
         if n > len(self._fds):
             raise ProtocolError(f"{type(message).__name__} came without its descriptors")
         fds, self._fds = self._fds[:n], self._fds[n:]

@@ -48,10 +48,14 @@ class LeaseSegment(_Message, tag="lease"):
     avoid: list[int] = []
 
 
-class GetSegment(_Message, tag="segment"):
-    """Ask for the read-only descriptor of a segment."""
+class GetSegments(_Message, tag="segments"):
+    """Ask for read-only descriptors: of a segment, and of all others that an object needs.
+
+    `object` is a root: what it and its members, however deep, lie in comes with it.
+    """
 
     segment: int
+    object: Id | None = None
 
 
 class MakeStrict(_Message, tag="strict"):
@@ -80,6 +84,8 @@ class PutItem(_Message, tag="item"):
     created_ns: Figure
     name: str | None = None
     strict: int | None = None
+    members: list[Id] = []  # objects that this one is composed of; they must be there
+    signature: Id = 0  # that of the object it is a copy of, if it is one
 
 
 class Put(_Message, tag="put"):
@@ -89,9 +95,14 @@ class Put(_Message, tag="put"):
 
 
 class Delete(_Message, tag="delete"):
-    """Delete objects by id; unknown ids are an error, and nothing is deleted then."""
+    """Delete objects by id, all or none: not if one is unknown, or (but for `force`) a member.
+
+    `deep`: members that no other object has, and no name, go with them.
+    """
 
     ids: list[Id]
+    force: bool = False
+    deep: bool = True
 
 
 class Find(_Message, tag="find"):
@@ -109,6 +120,13 @@ class PutName(_Message, tag="put-name"):
 
 class DropName(_Message, tag="drop-name"):
     name: str
+
+
+class Label(_Message, tag="label"):
+    """Set labels of an object; an empty text drops one."""
+
+    id: Id
+    labels: dict[str, str]
 
 
 class ListNames(_Message, tag="names"):
@@ -195,6 +213,12 @@ class Segment(_Message, tag="mapped"):
     huge: bool
 
 
+class Segments(_Message, tag="all-mapped"):
+    """Comes with a descriptor for each."""
+
+    segments: list[Segment]
+
+
 class Ids(_Message, tag="range"):
     ids: Extent
 
@@ -228,6 +252,10 @@ class ObjectInfo(_Message, tag="object"):
     pid: int
     names: list[str]
     pinned_by: list[int]
+    members: list[int]
+    parents: int  # objects that it is a member of
+    labels: dict[str, str]
+    signature: int
 
 
 class Objects(_Message, tag="listed"):
@@ -301,7 +329,7 @@ class Failure(_Message, tag="failure"):
 Request = (
     Hello
     | LeaseSegment
-    | GetSegment
+    | GetSegments
     | MakeStrict
     | DropStrict
     | Put
@@ -309,6 +337,7 @@ Request = (
     | Find
     | PutName
     | DropName
+    | Label
     | ListNames
     | ListObjects
     | Describe
@@ -326,6 +355,7 @@ Reply = (
     Welcome
     | Leased
     | Segment
+    | Segments
     | Ids
     | Forked
     | Block
@@ -339,7 +369,7 @@ Reply = (
     | Failure
 )
 
-# How many descriptors travel with a reply.
+# How many descriptors travel with a reply; Segments brings as many as it names.
 DESCRIPTORS: dict[type, int] = {Welcome: 4, Leased: 2, Segment: 1, Forked: 3, Block: 2}
 
 _encoder = msgspec.msgpack.Encoder()

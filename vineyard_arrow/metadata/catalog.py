@@ -9,11 +9,18 @@ Knows no sockets. Single-threaded.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from ..errors import InvalidObjectError, ObjectExistsError, ObjectNotFoundError, StoreFullError
+from ..errors import (
+    InvalidObjectError,
+    ObjectExistsError,
+    ObjectInUseError,
+    ObjectNotFoundError,
+    StoreFullError,
+)
 from ..ipc import _core
 from ..ipc.memory import ExtentKey
 from ..objects import ObjectID
@@ -37,6 +44,11 @@ class Record:
     name_place: tuple[int, int] | None = None  # of the name it is to get
     slot: int = -1
     names: set[str] = field(default_factory=set)
+    members: list[int] = field(default_factory=list)
+    parents: int = 0  # places at which it is a member
+    labels: dict[str, str] = field(default_factory=dict)
+    signature: int = 0
+    deep: bool = False  # once deleted: members that nothing else needs go with it
 
 
 @dataclass(slots=True)
@@ -169,6 +181,8 @@ class Catalog:
 
     def publish(self, record: Record, name: str | None) -> None:
         """Make a checked and stored object visible, and its name. Cannot fail."""
+        for member in record.members:
+            self._objects[member].parents += 1
         offset, nbytes = record.place
         record.slot = self._index.insert(record.id, _core.KIND_OBJECT, self._base + offset, nbytes)
         self._objects[record.id] = record
@@ -179,39 +193,104 @@ class Catalog:
         """The object, or None."""
         return self._objects.get(object_id)
 
-    def delete(self, ids: Iterable[int]) -> None:
-        """Delete objects and their names; all or, if one is unknown, none."""
-        records = {i: self._objects.get(i) for i in ids}
-        for object_id, record in records.items():
+    def check_members(self, members: Iterable[int], others: Iterable[int] = ()) -> None:
+        """Raise unless all members are objects; ``others`` are about to be."""
+        fresh = set(others)
+        for member in members:
+            if member not in self._objects and member not in fresh:
+                raise ObjectNotFoundError(
+                    f"member {ObjectID(member)} is no object of this store",
+                    "put members before what is composed of them, and keep them until then",
+                )
+
+    def delete(self, ids: Iterable[int], *, force: bool = False, deep: bool = True) -> None:
+        """Delete objects and their names; all or, if one is refused, none.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If one is unknown.
+        ObjectInUseError
+            If one is a member of an object that stays, unless ``force``.
+        """
+        records: dict[int, Record] = {}
+        for object_id in ids:
+            record = self._objects.get(object_id)
             if record is None:
                 raise ObjectNotFoundError(f"no object {ObjectID(object_id)}")
+            records[object_id] = record
+        if not force:
+            self._check_free(records)
         for record in records.values():
-            assert record is not None
-            for name in list(record.names):
-                self.drop_name(name)
-            del self._objects[record.id]
-            self._index.kill(record.slot)
-            if self._pins(record.slot):
-                self._deleted[record.slot] = record
-            else:
-                self._reclaim(record)
+            if record.id in self._objects:  # not gone with another of them already
+                self._remove(record, deep)
+
+    def _check_free(self, records: dict[int, Record]) -> None:
+        """Raise if one of them is a member of an object outside of them."""
+        inside = Counter(m for record in records.values() for m in record.members)
+        for record in records.values():
+            if record.parents > inside[record.id]:
+                raise ObjectInUseError(
+                    f"{ObjectID(record.id)} is a member of"
+                    f" {record.parents - inside[record.id]} other object(s)",
+                    "delete those first (deep=True takes their members along), or use force=True",
+                )
+
+    def _remove(self, record: Record, deep: bool) -> None:
+        for name in list(record.names):
+            self.drop_name(name)
+        del self._objects[record.id]
+        self._index.kill(record.slot)
+        record.deep = deep
+        if self._pins(record.slot):
+            self._deleted[record.slot] = record
+        else:
+            self._reclaim(record)
 
     def reap(self) -> None:
         """Reclaim deleted objects that nobody pins any more."""
         for slot, record in list(self._deleted.items()):
-            if not self._pins(slot):
+            if slot in self._deleted and not self._pins(slot):
                 del self._deleted[slot]
                 self._reclaim(record)
 
     def _reclaim(self, record: Record) -> None:
-        self._index.release(record.slot)
-        self._arena.free(*record.place)
-        self._dropped(record.extents)
+        """Give up what a deleted object holds: only now, so that its readers find its members."""
+        pending = [record]
+        while pending:
+            gone = pending.pop()
+            self._index.release(gone.slot)
+            self._arena.free(*gone.place)
+            self._dropped(gone.extents)
+            for object_id in gone.members:
+                member = self._objects.get(object_id)
+                if member is None:
+                    continue  # deleted by force
+                member.parents -= 1
+                if gone.deep and not member.parents and not member.names:
+                    del self._objects[member.id]
+                    self._index.kill(member.slot)
+                    member.deep = True
+                    if self._pins(member.slot):
+                        self._deleted[member.slot] = member
+                    else:
+                        pending.append(member)
+
+    def closure(self, object_id: int) -> list[Record]:
+        """An object and its members, however deep; empty if it is unknown."""
+        found: dict[int, Record] = {}
+        pending = [object_id]
+        while pending:
+            record = self._objects.get(pending.pop())
+            if record is not None and record.id not in found:
+                found[record.id] = record
+                pending += record.members
+        return list(found.values())
 
     def clear(self) -> int:
         """Delete everything; return how many objects there were."""
         n = len(self._objects)
-        self.delete(list(self._objects))
+        self.delete(list(self._objects), force=True)
         return n
 
     def match(self, pattern: str) -> Iterator[Record]:
