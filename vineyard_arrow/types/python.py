@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InvalidObjectError, VineyardArrowError
-from ..registry import Encoder, Part, StoredObject, StoredPart, default_registry
+from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .memory import BYTES, byte_batch, data_buffer
 from .pickling import (
     PICKLE,
@@ -29,7 +29,7 @@ __all__ = ["VALUE", "build_python", "value_of", "value_part"]
 VALUE = "vineyard.python.value"
 
 
-@default_registry.builder(object)
+@builtin_registry.builder(object)
 @kept_in_pickles
 def build_python(value: Any, encoder: Encoder) -> Part:
     """Any value: plain if its exact type is, else pickled."""
@@ -96,11 +96,11 @@ def _pickles(value: Any, leaves: list[Any], encoder: Encoder) -> Part:
             found = unpicklable(leaf)
             if found is not None:
                 path, culprit, why = found
-                raise refused((path_to(value, leaf) or "") + path, culprit, why) from why
+                raise refused((path_to(value, leaf) or "") + path, culprit, why, encoder) from why
         raise
 
 
-@default_registry.resolver(VALUE)
+@builtin_registry.resolver(VALUE)
 def value_of(part: StoredPart, stored: StoredObject) -> Any:
     """The value that `value_part` stored."""
     version, tree, parts, pickles = unpackb(data_buffer(part.table.column(0)))
@@ -130,7 +130,7 @@ def _no_part(*_: int) -> Any:
     raise InvalidObjectError("the value refers to parts that the object does not have")
 
 
-@default_registry.resolver(PICKLE)
+@builtin_registry.resolver(PICKLE)
 def resolve_pickle(part: StoredPart, stored: StoredObject) -> Any:
     """A pickled value."""
     return unpickle_part(part, stored)
