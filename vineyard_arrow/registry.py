@@ -166,6 +166,14 @@ _HUBS = ((pa.Table, "vineyard.table"), (pa.ChunkedArray, "vineyard.chunked_array
 _ENGINES = ("arrow", "numpy", "pandas", "polars")
 
 
+class _Found(msgspec.Struct, frozen=True, eq=False):
+    """Results of earlier searches, true while ``changes`` is what it was."""
+
+    changes: object
+    builders: dict[type, Builder]
+    resolvers: dict[str, Resolver]
+
+
 class Registry:
     """Builders by type and resolvers by typename, on top of another registry.
 
@@ -185,22 +193,22 @@ class Registry:
     True
     """
 
-    # How often anything was registered anywhere: what was found before is no longer certain.
-    _changes: ClassVar[int] = 0
+    # Another one whenever anything was registered anywhere: what was found before is not certain.
+    _changes: ClassVar[object] = object()
 
     def __init__(self, parent: Registry | None = None) -> None:
         self._builders: dict[type, Builder] = {}
         self._resolvers: dict[str, Resolver] = {}
         self._forms: dict[str, dict[Form, Resolver]] = {}
         self._chain: tuple[Registry, ...] = (self, *(parent._chain if parent else _base))
-        self._found: tuple[int, dict[type, Builder]] = (-1, {})
+        self._found = _Found(None, {}, {})
 
     def builder(self, *types: type) -> Callable[[Builder], Builder]:
         """Register the decorated function as the builder of ``types`` and subclasses."""
 
         def register(function: Builder) -> Builder:
             self._builders.update(dict.fromkeys(types, function))
-            Registry._changes += 1
+            Registry._changes = object()
             return function
 
         return register
@@ -223,6 +231,7 @@ class Registry:
                     self._resolvers[typename] = function
                 else:
                     self._forms.setdefault(typename, {})[_checked(as_)] = function
+            Registry._changes = object()
             return function
 
         return register
@@ -233,9 +242,9 @@ class Registry:
         There always is one: that of ``object`` pickles.
         """
         cls = type(value)
-        changes, known = self._found
-        if changes == Registry._changes:
-            found = known.get(cls)
+        known = self._found
+        if known.changes is Registry._changes:
+            found = known.builders.get(cls)
             if found is not None:
                 return found
         return self._find_builder(cls)
@@ -245,15 +254,12 @@ class Registry:
             load_plugins(default_registry)
         for base in cls.__mro__:
             _load(_BUILDER_MODULES.get(_library(base), "python"))
-        changes, known = self._found
-        if changes != Registry._changes:
-            # Replaced, not cleared: another thread may be about to add what it found earlier.
-            changes, known = self._found = Registry._changes, {}
+        known = self._known()
         for base in cls.__mro__:
             for each in self._chain:
                 found = each._builders.get(base)
                 if found is not None:
-                    known[cls] = found
+                    known.builders[cls] = found
                     return found
         raise AssertionError("types/python.py has a builder of object")
 
@@ -265,6 +271,14 @@ class Registry:
         ResolverNotFoundError
             If none is registered under that exact name.
         """
+        known = self._found
+        if known.changes is Registry._changes:
+            found = known.resolvers.get(typename)
+            if found is not None:
+                return found
+        return self._find_resolver(typename)
+
+    def _find_resolver(self, typename: str) -> Resolver:
         found = self._resolver(typename)
         if found is None:
             _load(_RESOLVER_MODULES.get(_kind(typename)))
@@ -277,11 +291,21 @@ class Registry:
         return found
 
     def _resolver(self, typename: str) -> Resolver | None:
+        known = self._known()
         for each in self._chain:
             found = each._resolvers.get(typename)
             if found is not None:
+                known.resolvers[typename] = found
                 return found
         return None
+
+    def _known(self) -> _Found:
+        """What was found since the last change; take it before looking."""
+        known = self._found
+        if known.changes is not Registry._changes:
+            # Replaced, not cleared: another thread may be about to add what it found earlier.
+            known = self._found = _Found(Registry._changes, {}, {})
+        return known
 
     def _advice(self, typename: str) -> str:
         package = typename.partition(".")[0]
@@ -305,25 +329,32 @@ class Registry:
 
     def _resolve_as(self, part: StoredPart, stored: StoredObject, as_: Form) -> Any:
         as_ = _checked(as_)
-        if isinstance(as_, str) and as_ == _RESOLVER_MODULES.get(_kind(part.typename)):
-            return self.resolver_for(part.typename)(part, stored)
-        resolve = self._form(part.typename, as_)
-        if resolve is None:
-            value = self.resolver_for(part.typename)(part, stored)
-            if (_home(type(value)) == as_) if isinstance(as_, str) else isinstance(value, as_):
+        typename = part.typename
+        own = _RESOLVER_MODULES.get(_kind(typename))
+        home = as_ if isinstance(as_, str) else _home(as_)
+        _load(own)
+        if home in _BUILDER_MODULES.values():
+            _load(home)
+        # What is stored may be what is asked for: of its own library, or of anybody's.
+        maybe_itself = own in (home, "python", None)
+        resolve = None
+        if own != as_:  # a library's name means first of all what was put
+            resolve = self._direct_form(typename, as_)
+        if resolve is None and maybe_itself:
+            value = self.resolver_for(typename)(part, stored)
+            if _fits(value, as_):
                 return value
+        resolve = resolve or self._form(typename, as_)
+        if resolve is None:
             load_plugins(default_registry)
-            resolve = self._form(part.typename, as_)
-            if resolve is None:
-                raise self._no_form(part.typename, as_, type(value))
+            resolve = self._form(typename, as_)
+        if resolve is None:
+            stored_as = type(self.resolver_for(typename)(part, stored))
+            raise self._no_form(typename, as_, stored_as)
         return resolve(part, stored)
 
     def _form(self, typename: str, as_: Form) -> Resolver | None:
         """What gives ``typename`` as ``as_``, be it by way of a table or a column."""
-        _load(_RESOLVER_MODULES.get(_kind(typename)))
-        home = as_ if isinstance(as_, str) else _home(as_)
-        if home in _BUILDER_MODULES.values():
-            _load(home)
         found = self._direct_form(typename, as_)
         if found is not None:
             return found
@@ -340,7 +371,7 @@ class Registry:
             if as_ in forms:
                 return forms[as_]
             if isinstance(as_, str):
-                for form, function in forms.items():
+                for form, function in list(forms.items()):
                     if not isinstance(form, str) and _home(form) == as_:
                         return function
         return None
@@ -388,6 +419,10 @@ def _kind(typename: str) -> str:
 def _is_foreign(cls: type) -> bool:
     library = _library(cls)
     return library not in _BUILDER_MODULES and library not in sys.stdlib_module_names
+
+
+def _fits(value: Any, as_: Form) -> bool:
+    return _home(type(value)) == as_ if isinstance(as_, str) else isinstance(value, as_)
 
 
 def _checked(as_: Form) -> Form:

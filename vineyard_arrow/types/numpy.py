@@ -157,15 +157,21 @@ def resolve_array(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any
 
 @builtin_registry.resolver(TENSOR, as_="arrow")
 def arrow_of(part: StoredPart, stored: StoredObject) -> pa.Array | pa.Tensor:
-    """An array of one dimension, a tensor of more; booleans and unaligned items are copied."""
-    array = resolve_array(part, stored)
-    return pa.array(array) if array.ndim == 1 else pa.Tensor.from_numpy(array)
+    """An array of one dimension, a tensor of more; booleans and texts are copied."""
+    if len(part.params["shape"]) != 1:
+        return tensor_of(part, stored)
+    return pa.array(resolve_array(part, stored))
 
 
 @builtin_registry.resolver(TENSOR, as_=pa.Tensor)
 def tensor_of(part: StoredPart, stored: StoredObject) -> pa.Tensor:
     """A tensor over the same memory."""
-    return pa.Tensor.from_numpy(resolve_array(part, stored))
+    array = resolve_array(part, stored)
+    if array.dtype not in ARROW_TYPES:
+        raise InvalidObjectError(
+            f"Arrow has no tensors of {array.dtype}", "get it as it was put, without as_"
+        )
+    return pa.Tensor.from_numpy(array)
 
 
 @builtin_registry.resolver(TENSOR, as_=pa.ChunkedArray)

@@ -129,9 +129,10 @@ def column_of(part: StoredPart, stored: StoredObject) -> pa.ChunkedArray:
 
 @builtin_registry.resolver(FRAME, SERIES, INDEX, ARRAY, as_=np.ndarray)
 def values_of(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
-    """What ``to_numpy()`` makes of it."""
-    value = stored.registry.resolver_for(part.typename)(part, stored)
-    return value.to_numpy()  # type: ignore[no-any-return]
+    """What ``to_numpy()`` makes of it; pandas shows it read-only where it is not a copy."""
+    values = stored.registry.resolver_for(part.typename)(part, stored).to_numpy()
+    copy = part.writable and not values.flags.writeable
+    return values.copy() if copy else values  # type: ignore[no-any-return]
 
 
 @builtin_registry.resolver("vineyard.table", as_=pd.DataFrame)

@@ -93,7 +93,10 @@ def column_of(part: StoredPart, stored: StoredObject) -> pa.ChunkedArray:
 @builtin_registry.resolver("vineyard.table", as_=pl.DataFrame)
 def frame_of(part: StoredPart, stored: StoredObject) -> pl.DataFrame:
     """A table as a frame; the types that polars knows otherwise are copied."""
-    return resolve_frame(StoredPart(FRAME, {}, resolve_table(part, stored)), stored)
+    frame: pl.DataFrame = resolve_frame(
+        StoredPart(FRAME, {}, resolve_table(part, stored), part.writable), stored
+    )
+    return frame
 
 
 @builtin_registry.resolver("vineyard.chunked_array", as_=pl.Series)
