@@ -309,7 +309,7 @@ class Registry:
 
     def _advice(self, typename: str) -> str:
         package = typename.partition(".")[0]
-        names = {name for each in self._chain for name in each._resolvers}
+        names = {name for each in self._chain for name in list(each._resolvers)}
         near = ", ".join(map(repr, difflib.get_close_matches(typename, names)))
         near = near and f"nearest: {near}; "
         if package == "vineyard":
@@ -321,9 +321,10 @@ class Registry:
 
     def nearest_builders(self, cls: type) -> str:
         """The end of a hint: types with a builder that are called much like ``cls``."""
-        names = {t.__qualname__: _name(t) for each in self._chain for t in each._builders}
-        near = difflib.get_close_matches(cls.__qualname__, names)
-        return f" (there is one for {', '.join(names[name] for name in near)})" if near else ""
+        types = {t for each in self._chain for t in list(each._builders)}
+        near = difflib.get_close_matches(cls.__name__, {t.__name__ for t in types})
+        names = ", ".join(sorted(_name(t) for t in types if t.__name__ in near))
+        return f"; nearest with a builder: {names}" if names else ""
 
     # ---- other forms
 

@@ -104,7 +104,7 @@ def series_of(part: StoredPart, stored: StoredObject) -> pl.Series:
     """A column as a series without a name."""
     series = pl.from_arrow(resolve_chunked(part, stored), rechunk=False)
     assert isinstance(series, pl.Series)
-    return series
+    return series.alias("")
 
 
 def _build(typename: str, frame: pl.DataFrame, encoder: Encoder) -> Part:
