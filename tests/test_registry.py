@@ -416,6 +416,8 @@ def test_a_missing_builder_is_named_with_the_nearest(shop: Registry) -> None:
         encoder.add(Baskets())
     assert "register a builder" in caught.value.hint
     assert f"nearest with a builder: {__name__}.Basket" in caught.value.hint
+    with pytest.raises(BuilderNotFoundError, match=r"value\[0\]: .*Baskets cannot be stored"):
+        encoder.add([np.array([Baskets()], dtype=object)])
     assert isinstance(caught.value, (TypeError, ValueError))
 
 

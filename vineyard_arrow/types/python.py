@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InvalidObjectError, VineyardArrowError
+from ..errors import BuilderNotFoundError, InvalidObjectError, VineyardArrowError
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .memory import BYTES, byte_batch, data_buffer
 from .pickling import (
@@ -85,7 +85,10 @@ def _add(value: Any, child: Any, encoder: Encoder) -> int:
         path = path_to(value, child)
         if not path or isinstance(error.__cause__, RecursionError):
             raise
-        raise InvalidObjectError(f"value{path}: {error.message}", error.hint) from error
+        kind = (
+            BuilderNotFoundError if isinstance(error, BuilderNotFoundError) else InvalidObjectError
+        )
+        raise kind(f"value{path}: {error.message}", error.hint) from error
 
 
 def _pickles(value: Any, leaves: list[Any], encoder: Encoder) -> Part:
