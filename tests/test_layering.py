@@ -13,9 +13,9 @@ PACKAGE = Path(vineyard_arrow.__file__).parent
 
 # A module may import from the layers below its own, and from its own.
 LAYERS = [
-    {"errors", "objects", "_compat", "_build_info", "__version__"},
+    {"errors", "objects", "plugins", "_compat", "_build_info", "__version__"},
     {"machine"},
-    {"config", "config_values", "registry"},
+    {"config", "config_values", "registry", "contexts"},
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop"},
     {"ipc.connection", "ipc.hugepages", "ipc.server", "types"},
     {"ipc.memory", "ipc.starter"},

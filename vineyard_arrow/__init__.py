@@ -13,6 +13,7 @@ Examples
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pyarrow  # noqa: F401  # first: the native core needs its libraries loaded
@@ -39,6 +40,16 @@ from .objects import ObjectID, ObjectMeta
 
 if TYPE_CHECKING:
     from .client import Client
+    from .contexts import builder_context, resolver_context
+    from .registry import (
+        Encoder,
+        Part,
+        Registry,
+        StoredObject,
+        StoredPart,
+        builder,
+        resolver,
+    )
 
 __version__ = "0.1.0"
 
@@ -51,22 +62,46 @@ __all__ = [
     "ConfigError",
     "ConnectionLostError",
     "DeadlineExceededError",
+    "Encoder",
     "InvalidObjectError",
     "ObjectExistsError",
     "ObjectID",
     "ObjectInUseError",
     "ObjectMeta",
     "ObjectNotFoundError",
+    "Part",
     "ProtocolError",
+    "Registry",
     "ResolverNotFoundError",
     "StoreFullError",
+    "StoredObject",
+    "StoredPart",
     "VineyardArrowError",
+    "builder",
+    "builder_context",
     "connect",
     "default_client",
     "delete",
     "get",
     "put",
+    "resolver",
+    "resolver_context",
 ]
+
+# Where names are that would load more than a program needs which only puts and gets.
+_LATER = {"builder_context": "contexts", "resolver_context": "contexts"} | dict.fromkeys(
+    ("Encoder", "Part", "Registry", "StoredObject", "StoredPart", "builder", "resolver"),
+    "registry",
+)
+
+
+def __getattr__(name: str) -> Any:
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
+
 
 _default: Client | None = None
 _default_lock = threading.Lock()

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from .config import ClientConfig, client_config
+from .contexts import current_registry
 from .errors import (
     DeadlineExceededError,
     InvalidObjectError,
@@ -18,7 +19,15 @@ from .ipc import protocol as p
 from .ipc.attached import Attached
 from .ipc.process import attach, release
 from .objects import MemberMeta, ObjectID, ObjectMeta
-from .registry import Encoder, Registry, StoredObject, StoredPart, default_registry
+from .registry import (
+    Encoder,
+    Form,
+    Registry,
+    Resolver,
+    StoredObject,
+    StoredPart,
+    default_registry,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,11 +112,19 @@ class Client:
         return [ObjectID(i) for i in self._a.put(objects, strict=_is_strict(seal))]
 
     def _encode(self, value: Any) -> list[Any]:
-        encoder = Encoder(self._registry)
+        encoder = Encoder(current_registry(self._registry))
         encoder.add(value)
         return encoder.parts
 
-    def get(self, key: Key, *, mode: Mode = "ro", timeout_s: float | None = None) -> Any:
+    def get(
+        self,
+        key: Key,
+        *,
+        mode: Mode = "ro",
+        timeout_s: float | None = None,
+        as_: Form | None = None,
+        resolver: Resolver | None = None,
+    ) -> Any:
         """The value of an object, over the store's own memory: nothing is copied.
 
         Parameters
@@ -119,11 +136,19 @@ class Client:
             "copy" copies to memory of this process. With the last two, arrays are writable.
         timeout_s : float, optional
             Wait that long for the object or name to appear; not at all by default.
+        as_ : type or str, optional
+            Not what was put but this: a type such as ``polars.DataFrame``, or a library
+            (``"arrow"``, ``"numpy"``, ``"pandas"``, ``"polars"``, ``"duckdb"``, ...) for what
+            is natural there. Copied only where that library cannot do without.
+        resolver : callable, optional
+            Make the value by ``resolver(part, stored)``, this time.
 
         Raises
         ------
         ObjectNotFoundError
             If there is none, or DeadlineExceededError when waiting was in vain.
+        ResolverNotFoundError
+            If nobody knows the object's typename, or how to give it as ``as_``.
         """
         object_id = self._resolve(key, timeout_s)
         attached = self._a
@@ -135,7 +160,12 @@ class Client:
             raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
         writable = mode != "ro"
         parts = [StoredPart(t, params, table, writable) for t, params, table in raw]
-        return StoredObject(parts, self._registry).resolve()
+        stored = StoredObject(parts, current_registry(self._registry))
+        if resolver is None:
+            return stored.resolve(0, as_)
+        if as_ is not None:
+            raise InvalidObjectError("get takes as_ or resolver, not both")
+        return resolver(parts[0], stored)
 
     def get_many(self, keys: Iterable[Key], *, mode: Mode = "ro") -> list[Any]:
         """The values of many objects; no round trip once their segments are mapped."""
@@ -411,7 +441,11 @@ def _is_strict(seal: str) -> bool:
 
 
 def connect(
-    socket: str | None = None, *, timeout_s: float | None = None, autostart: bool | None = None
+    socket: str | None = None,
+    *,
+    timeout_s: float | None = None,
+    autostart: bool | None = None,
+    registry: Registry = default_registry,
 ) -> Client:
     """Connect to the store of this host, starting a daemon if none runs.
 
@@ -424,6 +458,8 @@ def connect(
         Deadline of every call, 30 s by default.
     autostart : bool, optional
         Start a daemon if none listens (the default). It lives until it is stopped.
+    registry : Registry, optional
+        Builders and resolvers of this client, on top of those that all clients have.
 
     Raises
     ------
@@ -432,4 +468,5 @@ def connect(
     AccessDeniedError
         If the store is another user's.
     """
-    return Client(client_config(socket=socket, timeout_s=timeout_s, autostart=autostart))
+    config = client_config(socket=socket, timeout_s=timeout_s, autostart=autostart)
+    return Client(config, registry)

@@ -90,8 +90,8 @@ class InvalidObjectError(VineyardArrowError, ValueError):
     code = "invalid"
 
 
-class BuilderNotFoundError(VineyardArrowError, TypeError):
-    """A value of this type cannot be stored."""
+class BuilderNotFoundError(InvalidObjectError, TypeError):
+    """A value cannot be stored: its type has no builder, and pickle refuses it."""
 
     code = "no-builder"
 

@@ -6,24 +6,41 @@ and a small JSON-able descriptor. A value with nested values adds a part for eac
 the builder by the value's type along its MRO, the resolver by exact typename. It knows
 no sockets and no shared memory; where the buffers lie is somebody else's business.
 
+A lookup goes through a chain of registries: those of the contexts it is made in, the
+client's own, `default_registry` for what a program registers, `builtin_registry` for ours.
 The modules of `vineyard_arrow.types` register themselves when the first value of their
-library (or the first object of their typename) turns up, so no engine is imported early.
+library (or the first object of their typename) turns up, so no engine is imported early;
+other packages are loaded by their entry points when something is found in none of these.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import msgspec
+import pyarrow as pa
 
-from .errors import BuilderNotFoundError, ResolverNotFoundError
+from .errors import InvalidObjectError, ResolverNotFoundError
+from .plugins import load_plugins
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["Encoder", "Part", "Registry", "StoredObject", "StoredPart", "default_registry"]
+__all__ = [
+    "Builder",
+    "Encoder",
+    "Form",
+    "Part",
+    "Registry",
+    "Resolver",
+    "StoredObject",
+    "StoredPart",
+    "builder",
+    "builtin_registry",
+    "default_registry",
+    "resolver",
+]
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):
@@ -65,52 +82,58 @@ class StoredPart(msgspec.Struct, frozen=True, eq=False):
 
 Builder = Callable[[Any, "Encoder"], Part]
 Resolver = Callable[[StoredPart, "StoredObject"], Any]
+Form = type | str
+"""What a stored object is asked for as: a type, or a library by its name."""
 
 
-class Encoder:
+class Encoder(msgspec.Struct, eq=False):
     """Collects the parts of one object: the root is part 0, nested values follow.
 
     A builder calls ``encoder.add(child)`` and keeps the returned index in its descriptor
     or payload; the resolver hands that index to `StoredObject.resolve`.
     """
 
-    __slots__ = ("_parts", "_registry")
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._parts: list[Part | None] = []
+    registry: Registry
+    parts: list[Part] = []
 
     def add(self, value: Any) -> int:
         """Encode ``value`` as a part of its own; return the part's index."""
-        index = len(self._parts)
-        self._parts.append(None)
-        self._parts[index] = self._registry.builder_for(value)(value, self)
+        parts = self.parts
+        index = len(parts)
+        parts.append(None)  # type: ignore[arg-type]  # its place, before those of its children
+        build = self.registry.builder_for(value)
+        part = parts[index] = build(value, self)
+        if type(part) is not Part:
+            raise InvalidObjectError(
+                f"the builder of {_name(type(value))} returned a {_name(type(part))}",
+                "a builder returns a vineyard_arrow.Part",
+            )
         return index
 
     def add_part(self, part: Part) -> int:
         """Add a part made by hand; return its index."""
-        self._parts.append(part)
-        return len(self._parts) - 1
-
-    @property
-    def parts(self) -> list[Part]:
-        """All parts, the root first."""
-        return self._parts  # type: ignore[return-value]  # filled once add() has returned
+        self.parts.append(part)
+        return len(self.parts) - 1
 
 
-class StoredObject:
+class StoredObject(msgspec.Struct, frozen=True, eq=False):
     """The mapped parts of one stored object, on the way back to a value."""
 
-    __slots__ = ("_registry", "parts")
+    parts: Sequence[StoredPart]
+    registry: Registry
 
-    def __init__(self, parts: Sequence[StoredPart], registry: Registry) -> None:
-        self.parts = parts
-        self._registry = registry
+    def resolve(self, index: int = 0, as_: Form | None = None) -> Any:
+        """Make the value of part ``index``, as it was put or as another type.
 
-    def resolve(self, index: int = 0) -> Any:
-        """Make the value of part ``index``."""
+        Raises
+        ------
+        ResolverNotFoundError
+            If nobody knows the part's typename, or how to give it as ``as_``.
+        """
         part = self.parts[index]
-        return self._registry.resolver_for(part.typename)(part, self)
+        if as_ is None:
+            return self.registry.resolver_for(part.typename)(part, self)
+        return self.registry._resolve_as(part, self, as_)
 
 
 # Which of our modules holds the builders of a library's types, by top-level package ...
@@ -119,6 +142,7 @@ _BUILDER_MODULES = {
     "numpy": "numpy",
     "pandas": "pandas",
     "polars": "polars",
+    "duckdb": "duckdb",
 }
 # ... and the resolvers of a typename, by its second component.
 _RESOLVER_MODULES = {
@@ -136,30 +160,78 @@ _RESOLVER_MODULES |= dict.fromkeys(
 _RESOLVER_MODULES |= dict.fromkeys(("tensor",), "numpy")
 
 
-class Registry:
-    """Builders by type and resolvers by typename."""
+# Forms through which any other is reached, and the typename whose resolvers start there.
+_HUBS = ((pa.Table, "vineyard.table"), (pa.ChunkedArray, "vineyard.chunked_array"))
+# Loaded to tell what can be had, since all of them are installed.
+_ENGINES = ("arrow", "numpy", "pandas", "polars")
 
-    def __init__(self) -> None:
+
+class _Found(msgspec.Struct, frozen=True, eq=False):
+    """Results of earlier searches, true while ``changes`` is what it was."""
+
+    changes: object
+    builders: dict[type, Builder]
+    resolvers: dict[str, Resolver]
+
+
+class Registry:
+    """Builders by type and resolvers by typename, on top of another registry.
+
+    Parameters
+    ----------
+    parent : Registry, optional
+        Where what is not found here is looked up; the default registry if not given. What
+        is registered there later is found too, nothing is copied.
+
+    Examples
+    --------
+    >>> site = Registry()
+    >>> @site.resolver("shop.basket")
+    ... def resolve_basket(part, stored):
+    ...     return part.table.to_pylist()
+    >>> site.resolver_for("shop.basket") is resolve_basket
+    True
+    """
+
+    # Another one whenever anything was registered anywhere: what was found before is not certain.
+    _changes: ClassVar[object] = object()
+
+    def __init__(self, parent: Registry | None = None) -> None:
         self._builders: dict[type, Builder] = {}
-        self._found: dict[type, Builder] = {}
         self._resolvers: dict[str, Resolver] = {}
+        self._forms: dict[str, dict[Form, Resolver]] = {}
+        self._chain: tuple[Registry, ...] = (self, *(parent._chain if parent else _base))
+        self._found = _Found(None, {}, {})
 
     def builder(self, *types: type) -> Callable[[Builder], Builder]:
         """Register the decorated function as the builder of ``types`` and subclasses."""
 
         def register(function: Builder) -> Builder:
-            for t in types:
-                self._builders[t] = function
-            self._found.clear()
+            self._builders.update(dict.fromkeys(types, function))
+            Registry._changes = object()
             return function
 
         return register
 
-    def resolver(self, typename: str) -> Callable[[Resolver], Resolver]:
-        """Register the decorated function as the resolver of ``typename``."""
+    def resolver(self, *typenames: str, as_: Form | None = None) -> Callable[[Resolver], Resolver]:
+        """Register the decorated function as the resolver of ``typenames``.
+
+        Parameters
+        ----------
+        *typenames : str
+            Exact names.
+        as_ : type or str, optional
+            Not what `get` returns of itself, but what ``get(as_=...)`` does. The first type
+            of a library that is registered for a typename also answers to the library's name.
+        """
 
         def register(function: Resolver) -> Resolver:
-            self._resolvers[typename] = function
+            for typename in typenames:
+                if as_ is None:
+                    self._resolvers[typename] = function
+                else:
+                    self._forms.setdefault(typename, {})[_checked(as_)] = function
+            Registry._changes = object()
             return function
 
         return register
@@ -167,26 +239,29 @@ class Registry:
     def builder_for(self, value: Any) -> Builder:
         """The builder of the first class in the MRO of ``type(value)`` that has one.
 
-        Raises
-        ------
-        BuilderNotFoundError
-            If no class in the MRO has one (``object`` has: pickling).
+        There always is one: that of ``object`` pickles.
         """
         cls = type(value)
-        found = self._found.get(cls)
-        if found is not None:
-            return found
-        for base in cls.__mro__:
-            module = _BUILDER_MODULES.get(base.__module__.partition(".")[0], "python")
-            _load(module)
-            found = self._builders.get(base)
+        known = self._found
+        if known.changes is Registry._changes:
+            found = known.builders.get(cls)
             if found is not None:
-                self._found[cls] = found
                 return found
-        raise BuilderNotFoundError(
-            f"no builder for {cls.__module__}.{cls.__qualname__}",
-            "register one with @builder",
-        )
+        return self._find_builder(cls)
+
+    def _find_builder(self, cls: type) -> Builder:
+        if _is_foreign(cls) and not any(cls in each._builders for each in self._chain):
+            load_plugins(default_registry)
+        for base in cls.__mro__:
+            _load(_BUILDER_MODULES.get(_library(base), "python"))
+        known = self._known()
+        for base in cls.__mro__:
+            for each in self._chain:
+                found = each._builders.get(base)
+                if found is not None:
+                    known.builders[cls] = found
+                    return found
+        raise AssertionError("types/python.py has a builder of object")
 
     def resolver_for(self, typename: str) -> Resolver:
         """The resolver of ``typename``.
@@ -196,22 +271,202 @@ class Registry:
         ResolverNotFoundError
             If none is registered under that exact name.
         """
-        found = self._resolvers.get(typename)
+        known = self._found
+        if known.changes is Registry._changes:
+            found = known.resolvers.get(typename)
+            if found is not None:
+                return found
+        return self._find_resolver(typename)
+
+    def _find_resolver(self, typename: str) -> Resolver:
+        found = self._resolver(typename)
         if found is None:
-            module = _RESOLVER_MODULES.get((typename + ".").split(".")[1])
-            if module is not None:
-                _load(module)
-                found = self._resolvers.get(typename)
+            _load(_RESOLVER_MODULES.get(_kind(typename)))
+            found = self._resolver(typename)
         if found is None:
-            raise ResolverNotFoundError(
-                f"no resolver for typename {typename!r}",
-                f"known here: {', '.join(sorted(self._resolvers))}",
-            )
+            load_plugins(default_registry)
+            found = self._resolver(typename)
+        if found is None:
+            raise ResolverNotFoundError(f"no resolver for {typename!r}", self._advice(typename))
         return found
 
+    def _resolver(self, typename: str) -> Resolver | None:
+        known = self._known()
+        for each in self._chain:
+            found = each._resolvers.get(typename)
+            if found is not None:
+                known.resolvers[typename] = found
+                return found
+        return None
 
-def _load(module: str) -> None:
-    importlib.import_module(f"{__package__}.types.{module}")
+    def _known(self) -> _Found:
+        """What was found since the last change; take it before looking."""
+        known = self._found
+        if known.changes is not Registry._changes:
+            # Replaced, not cleared: another thread may be about to add what it found earlier.
+            known = self._found = _Found(Registry._changes, {}, {})
+        return known
+
+    def _advice(self, typename: str) -> str:
+        package = typename.partition(".")[0]
+        names = {name for each in self._chain for name in list(each._resolvers)}
+        near = ", ".join(map(repr, difflib.get_close_matches(typename, names)))
+        near = near and f"nearest: {near}; "
+        if package == "vineyard":
+            return f"{near}was it put by another release of vineyard_arrow?"
+        return (
+            f"{near}register one with @vineyard_arrow.resolver({typename!r}), or import or "
+            f"install the package that does, perhaps {package!r}"
+        )
+
+    def nearest_builders(self, cls: type) -> str:
+        """The end of a hint: types with a builder that are called much like ``cls``."""
+        types = {t for each in self._chain for t in list(each._builders)}
+        near = difflib.get_close_matches(cls.__name__, {t.__name__ for t in types})
+        names = ", ".join(sorted(_name(t) for t in types if t.__name__ in near))
+        return f"; nearest with a builder: {names}" if names else ""
+
+    # ---- other forms
+
+    def _resolve_as(self, part: StoredPart, stored: StoredObject, as_: Form) -> Any:
+        as_ = _checked(as_)
+        typename = part.typename
+        own = _RESOLVER_MODULES.get(_kind(typename))
+        home = as_ if isinstance(as_, str) else _home(as_)
+        _load(own)
+        if home in _BUILDER_MODULES.values():
+            _load(home)
+        # What is stored may be what is asked for: of its own library, or of anybody's.
+        maybe_itself = own in (home, "python", None)
+        resolve = None
+        if own != as_:  # a library's name means first of all what was put
+            resolve = self._direct_form(typename, as_)
+        if resolve is None and maybe_itself:
+            value = self.resolver_for(typename)(part, stored)
+            if _fits(value, as_):
+                return value
+        resolve = resolve or self._form(typename, as_)
+        if resolve is None:
+            load_plugins(default_registry)
+            resolve = self._form(typename, as_)
+        if resolve is None:
+            stored_as = type(self.resolver_for(typename)(part, stored))
+            raise self._no_form(typename, as_, stored_as)
+        return resolve(part, stored)
+
+    def _form(self, typename: str, as_: Form) -> Resolver | None:
+        """What gives ``typename`` as ``as_``, be it by way of a table or a column."""
+        found = self._direct_form(typename, as_)
+        if found is not None:
+            return found
+        for hub, hub_typename in _HUBS:
+            there = self._direct_form(typename, hub)
+            onward = self._direct_form(hub_typename, as_)
+            if there is not None and onward is not None:
+                return _by_way_of(hub_typename, there, onward)
+        return None
+
+    def _direct_form(self, typename: str, as_: Form) -> Resolver | None:
+        for each in self._chain:
+            forms = each._forms.get(typename, {})
+            if as_ in forms:
+                return forms[as_]
+            if isinstance(as_, str):
+                for form, function in list(forms.items()):
+                    if not isinstance(form, str) and _home(form) == as_:
+                        return function
+        return None
+
+    def _no_form(self, typename: str, as_: Form, stored_as: type) -> ResolverNotFoundError:
+        for module in _ENGINES:
+            _load(module)
+        names = [typename, *(name for hub, name in _HUBS if self._direct_form(typename, hub))]
+        forms = {
+            form for each in self._chain for name in names for form in each._forms.get(name, ())
+        }
+        known = sorted({_form_name(form) for form in forms} - {_name(stored_as)})
+        return ResolverNotFoundError(
+            f"no resolver gives {typename!r} as {_form_name(as_)}",
+            f"it can be had as {', '.join([_name(stored_as) + ' (as stored)', *known])}",
+        )
 
 
+def _by_way_of(typename: str, there: Resolver, onward: Resolver) -> Resolver:
+    def resolve(part: StoredPart, stored: StoredObject) -> Any:
+        value = there(part, stored)
+        table = value if isinstance(value, pa.Table) else pa.table([value], ["data"])
+        return onward(StoredPart(typename, {}, table, part.writable), stored)
+
+    return resolve
+
+
+# ---- names and candidates
+
+
+def _library(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+def _home(cls: type) -> str:
+    """Name of the library of ``cls``, as ``as_=`` has it."""
+    library = _library(cls)
+    return _BUILDER_MODULES.get(library, library)
+
+
+def _kind(typename: str) -> str:
+    return (typename + ".").split(".")[1] if typename.startswith("vineyard.") else ""
+
+
+def _is_foreign(cls: type) -> bool:
+    library = _library(cls)
+    return library not in _BUILDER_MODULES and library not in sys.stdlib_module_names
+
+
+def _fits(value: Any, as_: Form) -> bool:
+    return _home(type(value)) == as_ if isinstance(as_, str) else isinstance(value, as_)
+
+
+def _checked(as_: Form) -> Form:
+    if isinstance(as_, str):
+        return _BUILDER_MODULES.get(as_, as_)
+    if isinstance(as_, type):
+        return as_
+    raise InvalidObjectError(
+        f"as_={as_!r} is neither a type nor the name of a library",
+        "for example as_=polars.DataFrame or as_='polars'",
+    )
+
+
+def _name(cls: type) -> str:
+    library = _library(cls)
+    return f"{library if library in _BUILDER_MODULES else cls.__module__}.{cls.__qualname__}"
+
+
+def _form_name(as_: Form) -> str:
+    return repr(as_) if isinstance(as_, str) else _name(as_)
+
+
+# ---- loading
+
+
+def _load(module: str | None) -> None:
+    if module is None:
+        return
+    try:
+        importlib.import_module(f"{__package__}.types.{module}")
+    except ModuleNotFoundError as error:
+        raise ResolverNotFoundError(
+            f"{error.name} is needed for this, but it is not installed", f"pip install {error.name}"
+        ) from error
+
+
+# ---- the registries there are
+
+_base: tuple[Registry, ...] = ()
+builtin_registry = Registry()
+_base = builtin_registry._chain
 default_registry = Registry()
+_base = default_registry._chain
+
+builder = default_registry.builder
+resolver = default_registry.resolver

@@ -13,15 +13,18 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import InvalidObjectError
-from ..registry import Encoder, Part, StoredObject, StoredPart, default_registry
+from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .memory import BYTES, byte_batch, data_buffer
 from .pickling import pickle_part
 
 __all__: list[str] = []
 
-_builder = default_registry.builder
-_resolver = default_registry.resolver
+_builder = builtin_registry.builder
+_resolver = builtin_registry.resolver
 _SCHEMA = "schema"
+# What a table gives back, and an array, by whatever name it was put.
+_TABLES = ("vineyard.table", "vineyard.record_batch", "vineyard.arrow.reader")
+_COLUMNS = ("vineyard.chunked_array", "vineyard.array")
 # sizeof(struct ArrowArray) of the Arrow C data interface
 _SIZEOF_ARROW_ARRAY = 80
 
@@ -37,9 +40,16 @@ def build_table(table: pa.Table, encoder: Encoder) -> Part:
 
 
 @_resolver("vineyard.table")
+@_resolver(*_TABLES, as_=pa.Table)
 def resolve_table(part: StoredPart, stored: StoredObject) -> pa.Table:
     """The mapped table itself."""
     return _typed_table(part, stored) if part.params else part.table
+
+
+@_resolver("vineyard.table", as_=pa.RecordBatchReader)
+def reader_of(part: StoredPart, stored: StoredObject) -> pa.RecordBatchReader:
+    """A reader over the batches of a table."""
+    return resolve_table(part, stored).to_reader()
 
 
 @_builder(pa.RecordBatch)
@@ -94,9 +104,17 @@ def build_chunked(array: pa.ChunkedArray, encoder: Encoder) -> Part:
 
 
 @_resolver("vineyard.chunked_array")
+@_resolver(*_COLUMNS, as_=pa.ChunkedArray)
 def resolve_chunked(part: StoredPart, stored: StoredObject) -> pa.ChunkedArray:
     """The part's column, with the chunks it was put with."""
     return _typed_table(part, stored).column(0)
+
+
+@_resolver("vineyard.chunked_array", as_=pa.Array)
+def array_of(part: StoredPart, stored: StoredObject) -> pa.Array:
+    """The only chunk; several are copied together."""
+    column = resolve_chunked(part, stored)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 @_builder(pa.Array)
@@ -188,14 +206,20 @@ def _params(schema: pa.Schema, encoder: Encoder) -> dict[str, Any]:
     """Descriptor of a part: empty, unless the schema has types that IPC would lose."""
     # Walking a schema costs more than all the rest, and only classes defined outside of
     # pyarrow and pandas (which registers its own) can be unregistered.
-    for cls in pa.ExtensionType.__subclasses__():
-        if cls.__module__.partition(".")[0] not in ("pyarrow", "pandas"):
-            break
-    else:
+    global _registered
+    classes = pa.ExtensionType.__subclasses__()
+    if classes == _registered:
+        return {}
+    if all(cls.__module__.partition(".")[0] in ("pyarrow", "pandas") for cls in classes):
+        _registered = classes
         return {}
     if all(_is_readable(field.type) for field in schema):
         return {}
     return {_SCHEMA: encoder.add_part(pickle_part(schema, encoder, nested=False))}
+
+
+# The extension types there were when last there was none of a third party.
+_registered: list[type] = []
 
 
 def _is_readable(type_: pa.DataType) -> bool:

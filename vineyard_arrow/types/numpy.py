@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..registry import Encoder, Part, StoredObject, StoredPart, default_registry
+from ..errors import InvalidObjectError
+from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .memory import BYTES, byte_batch, data_buffer, memory_of
 from .pickling import pickle_part
 from .plain import NotPlainError
@@ -30,6 +31,7 @@ ARROW_TYPES: dict[np.dtype[Any], pa.DataType] = {
     for t in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 }
 """Types of Arrow whose values lie in memory just as NumPy's."""
+_DTYPES = {type_: dtype for dtype, type_ in ARROW_TYPES.items()}
 _INT64 = pa.int64()
 _SCHEMAS = {
     t: pa.schema([pa.field("data", t, nullable=False)]) for t in {*ARROW_TYPES.values(), _INT64}
@@ -41,7 +43,7 @@ _SIMPLE_KINDS = frozenset("biufcmMSU")
 _PLAIN_CLASSES = {np.ndarray: None, np.memmap: None, np.recarray: "recarray", np.matrix: "matrix"}
 _CLASSES = {"recarray": np.recarray, "matrix": np.matrix}
 
-default_registry.builder(np.generic)(build_python)
+builtin_registry.builder(np.generic)(build_python)
 
 
 # -- dtypes -------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ def flat_buffer(array: np.ndarray[Any, Any], order: str) -> pa.Buffer:
     return pa.py_buffer(array.reshape(-1, order=order).view(np.uint8))  # type: ignore[call-overload]
 
 
-@default_registry.builder(np.ndarray)
+@builtin_registry.builder(np.ndarray)
 def build_array(array: np.ndarray[Any, Any], encoder: Encoder) -> Part:
     """An array: C and Fortran contiguous ones by their memory, others made C first."""
     cls = type(array)
@@ -138,7 +140,7 @@ def build_array(array: np.ndarray[Any, Any], encoder: Encoder) -> Part:
     return Part(TENSOR, schema, [pa.RecordBatch.from_arrays([column], schema=schema)], params)
 
 
-@default_registry.resolver(TENSOR)
+@builtin_registry.resolver(TENSOR)
 def resolve_array(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
     """An array over the mapped memory, read-only unless that is private."""
     params = part.params
@@ -148,6 +150,55 @@ def resolve_array(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any
     )
     name = params.get("class")
     return array if name is None else array.view(_CLASSES[name])
+
+
+# -- as and from Arrow ----------------------------------------------------------------------
+
+
+@builtin_registry.resolver(TENSOR, as_="arrow")
+def arrow_of(part: StoredPart, stored: StoredObject) -> pa.Array | pa.Tensor:
+    """An array of one dimension, a tensor of more; booleans and texts are copied."""
+    if len(part.params["shape"]) != 1:
+        return tensor_of(part, stored)
+    return pa.array(resolve_array(part, stored))
+
+
+@builtin_registry.resolver(TENSOR, as_=pa.Tensor)
+def tensor_of(part: StoredPart, stored: StoredObject) -> pa.Tensor:
+    """A tensor over the same memory."""
+    array = resolve_array(part, stored)
+    if array.dtype not in ARROW_TYPES:
+        raise InvalidObjectError(
+            f"Arrow has no tensors of {array.dtype}", "get it as it was put, without as_"
+        )
+    return pa.Tensor.from_numpy(array)
+
+
+@builtin_registry.resolver(TENSOR, as_=pa.ChunkedArray)
+def column_of(part: StoredPart, stored: StoredObject) -> pa.ChunkedArray:
+    """An array of one dimension as a column."""
+    shape = part.params["shape"]
+    if len(shape) != 1:
+        raise InvalidObjectError(
+            f"an array of shape {tuple(shape)} is no column", "get it with as_=pyarrow.Tensor"
+        )
+    return pa.chunked_array([arrow_of(part, stored)])
+
+
+@builtin_registry.resolver("vineyard.blob", as_=np.ndarray)
+def bytes_of(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
+    """The bytes of a blob as uint8."""
+    return np.frombuffer(memory_of(data_buffer(part.table.column(0)), part.writable), np.uint8)
+
+
+@builtin_registry.resolver("vineyard.chunked_array", as_=np.ndarray)
+def values_of(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
+    """A column: null-free numbers in one chunk over their memory, all others copied."""
+    column = part.table.column(0)
+    dtype = _DTYPES.get(column.type)
+    if dtype is None or column.null_count or column.num_chunks > 1:
+        return column.to_numpy()  # type: ignore[no-any-return]
+    return np.frombuffer(memory_of(data_buffer(column), part.writable), dtype)
 
 
 # -- object arrays ------------------------------------------------------------------------
@@ -164,7 +215,7 @@ def _build_objects(array: np.ndarray[Any, Any], encoder: Encoder) -> Part:
         return pickle_part(array, encoder)
 
 
-@default_registry.resolver(OBJECTS)
+@builtin_registry.resolver(OBJECTS)
 def resolve_objects(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
     """An array of the objects, made anew."""
     shape, order, items = value_of(part, stored)
@@ -177,7 +228,7 @@ def resolve_objects(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, A
 # -- masked arrays ------------------------------------------------------------------------
 
 
-@default_registry.builder(np.ma.MaskedArray)
+@builtin_registry.builder(np.ma.MaskedArray)
 def build_masked(array: Any, encoder: Encoder) -> Part:
     """A masked array as its data, mask and fill value."""
     data = array.data
@@ -193,7 +244,7 @@ def build_masked(array: Any, encoder: Encoder) -> Part:
         return pickle_part(array, encoder)
 
 
-@default_registry.resolver(MASKED)
+@builtin_registry.resolver(MASKED)
 def resolve_masked(part: StoredPart, stored: StoredObject) -> Any:
     """The masked array over mapped data and mask."""
     data, mask, fill_value, hard_mask = value_of(part, stored)

@@ -8,13 +8,18 @@ a frame of 200 float columns is a handful of parts and comes back as the block i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pandas.api.internals import create_dataframe_from_blocks
 
-from ..registry import Encoder, Part, StoredObject, StoredPart, default_registry
+from ..errors import InvalidObjectError
+from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
+from .arrow import resolve_chunked, resolve_table
 from .pandas_arrays import ARRAY_TYPES, INDEX_TYPES, ArrayReader, ArrayWriter
 from .pickling import pickle_part
 from .plain import NotPlainError
@@ -44,7 +49,7 @@ def _read(part: StoredPart, stored: StoredObject) -> tuple[ArrayReader, Any]:
     return ArrayReader(groups, part.writable), form
 
 
-@default_registry.builder(pd.DataFrame)
+@builtin_registry.builder(pd.DataFrame)
 def build_frame(frame: pd.DataFrame, encoder: Encoder) -> Part:
     """A frame by its blocks, as consolidated as it is."""
     if type(frame) is not pd.DataFrame:
@@ -60,7 +65,7 @@ def build_frame(frame: pd.DataFrame, encoder: Encoder) -> Part:
     return _build(FRAME, frame, describe, encoder)
 
 
-@default_registry.resolver(FRAME)
+@builtin_registry.resolver(FRAME)
 def resolve_frame(part: StoredPart, stored: StoredObject) -> pd.DataFrame:
     """The frame, its blocks over mapped memory."""
     reader, (blocks, index, columns, attrs, duplicates) = _read(part, stored)
@@ -72,7 +77,7 @@ def resolve_frame(part: StoredPart, stored: StoredObject) -> pd.DataFrame:
     return _with_flags(frame, attrs, duplicates)
 
 
-@default_registry.builder(pd.Series)
+@builtin_registry.builder(pd.Series)
 def build_series(series: pd.Series[Any], encoder: Encoder) -> Part:
     """A series by its array and index."""
     if type(series) is not pd.Series:
@@ -87,7 +92,7 @@ def build_series(series: pd.Series[Any], encoder: Encoder) -> Part:
     return _build(SERIES, series, describe, encoder)
 
 
-@default_registry.resolver(SERIES)
+@builtin_registry.resolver(SERIES)
 def resolve_series(part: StoredPart, stored: StoredObject) -> pd.Series[Any]:
     """The series over mapped memory."""
     reader, (form, index, name, attrs, duplicates) = _read(part, stored)
@@ -104,7 +109,59 @@ def _with_flags(value: Any, attrs: dict[Any, Any], duplicates: bool) -> Any:
     return value
 
 
-@default_registry.builder(pd.Index)
+# -- as and from Arrow and NumPy ---------------------------------------------------------
+
+
+@builtin_registry.resolver(FRAME, as_=pa.Table)
+def table_of(part: StoredPart, stored: StoredObject) -> pa.Table:
+    """The frame as a table, its index too where it is more than a range; NaN as null."""
+    with _telling(part):
+        return pa.Table.from_pandas(resolve_frame(part, stored))
+
+
+@builtin_registry.resolver(SERIES, INDEX, ARRAY, as_=pa.ChunkedArray)
+def column_of(part: StoredPart, stored: StoredObject) -> pa.ChunkedArray:
+    """A series without its index, an index or an array as a column; NaN as null."""
+    with _telling(part):
+        values = pa.array(stored.registry.resolver_for(part.typename)(part, stored))
+    return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+
+
+@builtin_registry.resolver(FRAME, SERIES, INDEX, ARRAY, as_=np.ndarray)
+def values_of(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
+    """What ``to_numpy()`` makes of it; pandas shows it read-only where it is not a copy."""
+    values = stored.registry.resolver_for(part.typename)(part, stored).to_numpy()
+    copy = part.writable and not values.flags.writeable
+    return values.copy() if copy else values  # type: ignore[no-any-return]
+
+
+@builtin_registry.resolver("vineyard.table", as_=pd.DataFrame)
+def frame_of(part: StoredPart, stored: StoredObject) -> pd.DataFrame:
+    """A table as a frame of Arrow's dtypes: nothing is copied."""
+    return resolve_table(part, stored).to_pandas(types_mapper=pd.ArrowDtype)
+
+
+@builtin_registry.resolver("vineyard.chunked_array", as_=pd.Series)
+def series_of(part: StoredPart, stored: StoredObject) -> pd.Series[Any]:
+    """A column as a series of Arrow's dtype: nothing is copied."""
+    return pd.Series(pd.arrays.ArrowExtensionArray(resolve_chunked(part, stored)))
+
+
+@contextmanager
+def _telling(part: StoredPart) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise InvalidObjectError(
+            f"Arrow has no type for what is in this {part.typename}: {error}",
+            "get it as it was put, without as_",
+        ) from error
+
+
+# -- indexes and extension arrays ----------------------------------------------------------
+
+
+@builtin_registry.builder(pd.Index)
 def build_index(index: pd.Index[Any], encoder: Encoder) -> Part:
     """Any index of pandas' own."""
     if type(index) not in INDEX_TYPES:
@@ -112,14 +169,14 @@ def build_index(index: pd.Index[Any], encoder: Encoder) -> Part:
     return _build(INDEX, index, lambda writer: writer.index(index), encoder)
 
 
-@default_registry.resolver(INDEX)
+@builtin_registry.resolver(INDEX)
 def resolve_index(part: StoredPart, stored: StoredObject) -> Any:
     """The index over mapped memory."""
     reader, form = _read(part, stored)
     return reader.index(form)
 
 
-@default_registry.builder(*ARRAY_TYPES)
+@builtin_registry.builder(*ARRAY_TYPES)
 def build_array(array: Any, encoder: Encoder) -> Part:
     """An extension array of pandas' own."""
     if type(array) not in ARRAY_TYPES:
@@ -127,7 +184,7 @@ def build_array(array: Any, encoder: Encoder) -> Part:
     return _build(ARRAY, array, lambda writer: writer.array(array), encoder)
 
 
-@default_registry.resolver(ARRAY)
+@builtin_registry.resolver(ARRAY)
 def resolve_array(part: StoredPart, stored: StoredObject) -> Any:
     """The array over mapped memory."""
     reader, form = _read(part, stored)

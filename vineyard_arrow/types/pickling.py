@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
-from ..errors import InvalidObjectError, VineyardArrowError
+from ..errors import BuilderNotFoundError, InvalidObjectError, VineyardArrowError
 from ..registry import Builder, Encoder, Part, StoredObject, StoredPart
 from .memory import BYTES, byte_batch, data_buffers, memory_of
 from .plain import INLINE_NBYTES
@@ -47,7 +47,7 @@ def kept_in_pickles(builder: Builder) -> Builder:
 
 def becomes_part(value: Any, encoder: Encoder) -> bool:
     """Whether ``value``, met inside another, is stored as a part of its own."""
-    return encoder._registry.builder_for(value) not in _kept
+    return encoder.registry.builder_for(value) not in _kept
 
 
 def nested_part(index: int) -> Any:
@@ -111,7 +111,7 @@ def pickle_part(value: Any, encoder: Encoder, nested: bool = True) -> Part:
     except VineyardArrowError:
         raise
     except Exception as error:  # a __reduce__ may raise anything
-        raise _refusal(value, error) from error
+        raise _refusal(value, error, encoder) from error
     return Part(PICKLE, BYTES, [byte_batch(data) for data in (stream.getbuffer(), *buffers)])
 
 
@@ -182,11 +182,11 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{name}", item) for name, item in getattr(value, "__dict__", {}).items())
 
 
-def _refusal(value: Any, error: Exception) -> InvalidObjectError:
+def _refusal(value: Any, error: Exception, encoder: Encoder) -> InvalidObjectError:
     if isinstance(error, RecursionError):
         return too_deep(value)
     path, culprit, why = unpicklable(value) or ("", value, error)
-    return refused(path, culprit, why)
+    return refused(path, culprit, why, encoder)
 
 
 def too_deep(value: Any) -> InvalidObjectError:
@@ -197,12 +197,13 @@ def too_deep(value: Any) -> InvalidObjectError:
     )
 
 
-def refused(path: str, culprit: Any, why: Exception) -> InvalidObjectError:
+def refused(path: str, culprit: Any, why: Exception, encoder: Encoder) -> BuilderNotFoundError:
     """The error for a ``culprit`` that pickle refuses, found at ``path`` in the value."""
     where = f" (at value{path})" if path else ""
-    return InvalidObjectError(
+    return BuilderNotFoundError(
         f"a {_name(culprit)} cannot be stored{where}: {why}",
-        "leave it out, or register a builder and a resolver for its type",
+        f"leave it out, or register a builder and a resolver for {_name(culprit)}"
+        + encoder.registry.nearest_builders(type(culprit)),
     )
 
 

@@ -13,7 +13,8 @@ import polars as pl
 import pyarrow as pa
 
 from ..errors import InvalidObjectError
-from ..registry import Encoder, Part, StoredObject, StoredPart, default_registry
+from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
+from .arrow import resolve_chunked, resolve_table
 from .pickling import pickle_part
 
 __all__: list[str] = []
@@ -26,7 +27,7 @@ _survives: dict[Any, bool] = {}
 _MAX_KNOWN = 1024
 
 
-@default_registry.builder(pl.DataFrame)
+@builtin_registry.builder(pl.DataFrame)
 def build_frame(frame: pl.DataFrame, encoder: Encoder) -> Part:
     """A frame as the table it is in Arrow, strings as views."""
     if type(frame) is not pl.DataFrame:
@@ -34,7 +35,7 @@ def build_frame(frame: pl.DataFrame, encoder: Encoder) -> Part:
     return _build(FRAME, frame, encoder)
 
 
-@default_registry.builder(pl.Series)
+@builtin_registry.builder(pl.Series)
 def build_series(series: pl.Series, encoder: Encoder) -> Part:
     """A series as a table of one column."""
     if type(series) is not pl.Series:
@@ -42,7 +43,7 @@ def build_series(series: pl.Series, encoder: Encoder) -> Part:
     return _build(SERIES, series.to_frame(), encoder)
 
 
-@default_registry.resolver(FRAME)
+@builtin_registry.resolver(FRAME)
 def resolve_frame(part: StoredPart, stored: StoredObject) -> pl.DataFrame:
     """The frame over mapped memory (booleans and numbers as they are, codes copied)."""
     table = part.table
@@ -60,11 +61,50 @@ def resolve_frame(part: StoredPart, stored: StoredObject) -> pl.DataFrame:
     return frame
 
 
-@default_registry.resolver(SERIES)
+@builtin_registry.resolver(SERIES)
 def resolve_series(part: StoredPart, stored: StoredObject) -> pl.Series:
     """The series over mapped memory."""
     series: pl.Series = resolve_frame(part, stored).to_series(0)
     return series
+
+
+# -- as and from Arrow -------------------------------------------------------------------
+
+
+@builtin_registry.resolver(FRAME, as_=pa.Table)
+def table_of(part: StoredPart, stored: StoredObject) -> pa.Table:
+    """The table that a frame is stored as."""
+    aside = part.params.get("aside")
+    if aside is not None:
+        names = ", ".join(repr(name) for _, name, _ in stored.resolve(aside))
+        raise InvalidObjectError(
+            f"Arrow has no type for columns of this {part.typename}: {names}",
+            "get it as it was put, without as_",
+        )
+    return part.table
+
+
+@builtin_registry.resolver(SERIES, as_=pa.ChunkedArray)
+def column_of(part: StoredPart, stored: StoredObject) -> pa.ChunkedArray:
+    """The column that a series is stored as."""
+    return table_of(part, stored).column(0)
+
+
+@builtin_registry.resolver("vineyard.table", as_=pl.DataFrame)
+def frame_of(part: StoredPart, stored: StoredObject) -> pl.DataFrame:
+    """A table as a frame; the types that polars knows otherwise are copied."""
+    frame: pl.DataFrame = resolve_frame(
+        StoredPart(FRAME, {}, resolve_table(part, stored), part.writable), stored
+    )
+    return frame
+
+
+@builtin_registry.resolver("vineyard.chunked_array", as_=pl.Series)
+def series_of(part: StoredPart, stored: StoredObject) -> pl.Series:
+    """A column as a series without a name."""
+    series = pl.from_arrow(resolve_chunked(part, stored), rechunk=False)
+    assert isinstance(series, pl.Series)
+    return series.alias("")
 
 
 def _build(typename: str, frame: pl.DataFrame, encoder: Encoder) -> Part:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import InvalidObjectError, VineyardArrowError
-from ..registry import Encoder, Part, StoredObject, StoredPart, default_registry
+from ..errors import BuilderNotFoundError, InvalidObjectError, VineyardArrowError
+from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .memory import BYTES, byte_batch, data_buffer
 from .pickling import (
     PICKLE,
@@ -29,7 +29,7 @@ __all__ = ["VALUE", "build_python", "value_of", "value_part"]
 VALUE = "vineyard.python.value"
 
 
-@default_registry.builder(object)
+@builtin_registry.builder(object)
 @kept_in_pickles
 def build_python(value: Any, encoder: Encoder) -> Part:
     """Any value: plain if its exact type is, else pickled."""
@@ -85,7 +85,10 @@ def _add(value: Any, child: Any, encoder: Encoder) -> int:
         path = path_to(value, child)
         if not path or isinstance(error.__cause__, RecursionError):
             raise
-        raise InvalidObjectError(f"value{path}: {error.message}", error.hint) from error
+        kind = (
+            BuilderNotFoundError if isinstance(error, BuilderNotFoundError) else InvalidObjectError
+        )
+        raise kind(f"value{path}: {error.message}", error.hint) from error
 
 
 def _pickles(value: Any, leaves: list[Any], encoder: Encoder) -> Part:
@@ -96,11 +99,11 @@ def _pickles(value: Any, leaves: list[Any], encoder: Encoder) -> Part:
             found = unpicklable(leaf)
             if found is not None:
                 path, culprit, why = found
-                raise refused((path_to(value, leaf) or "") + path, culprit, why) from why
+                raise refused((path_to(value, leaf) or "") + path, culprit, why, encoder) from why
         raise
 
 
-@default_registry.resolver(VALUE)
+@builtin_registry.resolver(VALUE)
 def value_of(part: StoredPart, stored: StoredObject) -> Any:
     """The value that `value_part` stored."""
     version, tree, parts, pickles = unpackb(data_buffer(part.table.column(0)))
@@ -130,7 +133,7 @@ def _no_part(*_: int) -> Any:
     raise InvalidObjectError("the value refers to parts that the object does not have")
 
 
-@default_registry.resolver(PICKLE)
+@builtin_registry.resolver(PICKLE)
 def resolve_pickle(part: StoredPart, stored: StoredObject) -> Any:
     """A pickled value."""
     return unpickle_part(part, stored)
