@@ -136,6 +136,20 @@ def client(daemon: Daemon) -> Iterator[Client]:
 
 
 @pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Kinds of the requests that connections make from here on."""
+    made: list[str] = []
+    request = Connection.request
+
+    def counting(self: Connection, message: object, timeout_s: float | None = None) -> object:
+        made.append(type(message).__name__)
+        return request(self, message, timeout_s)
+
+    monkeypatch.setattr(Connection, "request", counting)
+    return made
+
+
+@pytest.fixture
 def make_daemon(folder: Path) -> Iterator[Callable[..., Daemon]]:
     """Start daemons of the test's own: ``make_daemon("--memory-limit", "64MiB")``."""
     made: list[Daemon] = []

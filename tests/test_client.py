@@ -60,20 +60,6 @@ def python(code: str, *arguments: object, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Kinds of the requests that connections make from here on."""
-    made: list[str] = []
-    request = Connection.request
-
-    def counting(self: Connection, message: Any, timeout_s: float | None = None) -> Any:
-        made.append(type(message).__name__)
-        return request(self, message, timeout_s)
-
-    monkeypatch.setattr(Connection, "request", counting)
-    return made
-
-
 # ---- put and get
 
 
@@ -290,7 +276,7 @@ def test_meta(client: Client, daemon: Daemon) -> None:
     meta = client.get_meta("also")
     assert (meta.id, meta.typename, meta.nbytes) == (oid, "vineyard.table", 24)
     assert meta.schema.equals(schema, check_metadata=True)
-    assert (meta.num_rows, meta.members[0].num_batches) == (3, 2)
+    assert (meta.num_rows, meta.parts[0].num_batches) == (3, 2)
     assert meta.names == ("<i>", "also")
     assert meta.instance == client.instance == daemon.status().instance
     assert before <= meta.created <= datetime.now(UTC)
@@ -302,7 +288,7 @@ def test_meta(client: Client, daemon: Daemon) -> None:
     assert "&lt;i&gt;, also" in html
     assert "<b>" not in html
     nested = client.get_meta(client.put([pa.table({"x": [1]}), 2]))
-    assert len(nested.members) > 1
+    assert len(nested.parts) > 1
     assert "parts" in nested._repr_html_()
     with pytest.raises(AttributeError):
         meta.nbytes = 1

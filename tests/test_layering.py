@@ -17,7 +17,7 @@ LAYERS = [
     {"machine"},
     {"config", "config_values", "registry", "contexts"},
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop"},
-    {"ipc.connection", "ipc.hugepages", "ipc.server", "types"},
+    {"ipc.connection", "ipc.hugepages", "ipc.server", "types", "composition", "handles"},
     {"ipc.memory", "ipc.starter"},
     {"metadata.catalog", "ipc.attached", "ipc.blocks", "sessions"},
     {"puts"},

@@ -130,7 +130,7 @@ assert default_registry.resolver_for("vineyard.polars.frame") is resolve
 def test_clients_have_registries_of_their_own(daemon: Any, shop: Registry) -> None:
     with daemon.connect(registry=shop) as ours, daemon.connect() as other:
         oid = ours.put({"of": [Basket("ann", [1, 2])]})
-        assert BASKET in [part.typename for part in ours.get_meta(oid).members]
+        assert BASKET in [part.typename for part in ours.get_meta(oid).parts]
         assert ours.get(oid)["of"][0].items == [1, 2]
         oid = ours.put(Basket("ann", [1, 2]))
         assert ours.get_meta(oid).typename == BASKET

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from .composition import MEMBERS, VALUES, create_metadata, members_of, members_part, shallow_copy
 from .config import ClientConfig, client_config
 from .contexts import current_registry
 from .errors import (
@@ -15,13 +16,15 @@ from .errors import (
     ObjectNotFoundError,
     VineyardArrowError,
 )
+from .handles import ObjectHandle
 from .ipc import protocol as p
-from .ipc.attached import Attached
+from .ipc.attached import Attached, Draft
 from .ipc.process import attach, release
-from .objects import MemberMeta, ObjectID, ObjectMeta
+from .objects import Member, ObjectID, ObjectMeta, PartMeta
 from .registry import (
     Encoder,
     Form,
+    Part,
     Registry,
     Resolver,
     StoredObject,
@@ -91,8 +94,8 @@ class Client:
         InvalidObjectError
             If the value cannot be stored.
         """
-        objects = [(self._encode(value), _checked(name))]
-        return ObjectID(self._a.put(objects, strict=_is_strict(seal))[0])
+        drafts = [self._encode(value, _checked(name))]
+        return ObjectID(self._a.put(drafts, strict=_is_strict(seal))[0])
 
     def put_many(
         self,
@@ -108,13 +111,25 @@ class Client:
             raise InvalidObjectError(f"{len(values)} values but {len(names)} names")
         if not values:
             return []
-        objects = [(self._encode(v), _checked(n)) for v, n in zip(values, names, strict=True)]
-        return [ObjectID(i) for i in self._a.put(objects, strict=_is_strict(seal))]
+        drafts = [self._encode(v, _checked(n)) for v, n in zip(values, names, strict=True)]
+        return [ObjectID(i) for i in self._a.put(drafts, strict=_is_strict(seal))]
 
-    def _encode(self, value: Any) -> list[Any]:
-        encoder = Encoder(current_registry(self._registry))
+    def _encode(self, value: Any, name: str | None = None) -> Draft:
+        encoder = Encoder(current_registry(self._registry), self._typename)
         encoder.add(value)
-        return encoder.parts
+        if encoder.members:
+            return _draft(encoder.parts, encoder.members, name)
+        return Draft(encoder.parts, name)
+
+    def _put_parts(
+        self,
+        parts: list[Part],
+        members: Mapping[str, Member],
+        name: str | None = None,
+        signature: int = 0,
+    ) -> ObjectID:
+        """Put parts that are made already, with members."""
+        return ObjectID(self._a.put([_draft(parts, members, _checked(name), signature)])[0])
 
     def get(
         self,
@@ -150,6 +165,8 @@ class Client:
         ResolverNotFoundError
             If nobody knows the object's typename, or how to give it as ``as_``.
         """
+        if as_ is not None and resolver is not None:
+            raise InvalidObjectError("get takes as_ or resolver, not both")
         object_id = self._resolve(key, timeout_s)
         attached = self._a
         try:
@@ -158,14 +175,31 @@ class Client:
             if not timeout_s:
                 raise
             raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
+        stored = self._stored(object_id, raw, mode)
+        return stored.resolve(0, as_) if resolver is None else resolver(stored.parts[0], stored)
+
+    def _stored(self, object_id: int, raw: list[Any], mode: str) -> StoredObject:
         writable = mode != "ro"
         parts = [StoredPart(t, params, table, writable) for t, params, table in raw]
-        stored = StoredObject(parts, current_registry(self._registry))
-        if resolver is None:
-            return stored.resolve(0, as_)
-        if as_ is not None:
-            raise InvalidObjectError("get takes as_ or resolver, not both")
-        return resolver(parts[0], stored)
+        return StoredObject(parts, current_registry(self._registry), self, object_id, mode)
+
+    def get_member(self, stored: StoredObject, name: str, as_: Form | None = None) -> Any:
+        """The value of a member of an object that a resolver is making; see `StoredObject.member`.
+
+        The first one whose memory is not mapped yet has all of the object's mapped.
+        """
+        last = stored.parts[-1]
+        found = members_of(last.typename, last.table.schema, last.params).get(name)
+        if found is None:
+            raise ObjectNotFoundError(f"{ObjectID(stored.id)} has no member {name!r}")
+        try:
+            raw = self._a.read(found.id, stored.mode, stored.id)
+        except ObjectNotFoundError:
+            raise ObjectNotFoundError(
+                f"member {name!r} ({found.id}) of {ObjectID(stored.id)} is gone",
+                "it was deleted by force",
+            ) from None
+        return self._stored(found.id, raw, stored.mode).resolve(0, as_)
 
     def get_many(self, keys: Iterable[Key], *, mode: Mode = "ro") -> list[Any]:
         """The values of many objects; no round trip once their segments are mapped."""
@@ -192,21 +226,32 @@ class Client:
                 return self._a.wait_for(key, timeout_s)
             raise
 
-    def delete(self, keys: Key | Iterable[Key]) -> None:
+    def delete(self, keys: Key | Iterable[Key], *, force: bool = False, deep: bool = True) -> None:
         """Delete objects with their names, all or none.
 
         They are gone at once. Memory is reused only when the last reader lets go of it.
+
+        Parameters
+        ----------
+        keys : ObjectID, int or str, or several
+        force : bool
+            Also those that are members of objects that stay (whose readers will miss them).
+        deep : bool
+            Their members go with them, however deep, as soon as nobody reads the object any
+            more: those that are members of nothing else and have no name.
 
         Raises
         ------
         ObjectNotFoundError
             If one is unknown; nothing is deleted then.
+        ObjectInUseError
+            If one is a member of an object that stays.
         """
         several: Any = keys
         if isinstance(keys, str) or not isinstance(keys, Iterable):
             several = [keys]
         ids = [self._resolve(key) for key in several]
-        self._a.request(p.Delete(ids))
+        self._a.request(p.Delete(ids, force, deep))
 
     def exists(self, key: Key) -> bool:
         """Whether there is such an object or name."""
@@ -251,24 +296,82 @@ class Client:
         return self._meta(info)
 
     def _meta(self, info: p.ObjectInfo) -> ObjectMeta:
-        nbytes, created_ns, copied, gathered, shared, parts, _ = self._a.describe(info.id)
-        object_id = ObjectID(info.id)
-        return ObjectMeta(
-            object_id,
-            info.typename,
-            nbytes,
-            tuple(MemberMeta(*part) for part in parts),
-            object_id.instance,
-            datetime.fromtimestamp(created_ns / 1e9, UTC),
-            tuple(info.names),
-            copied,
-            gathered,
-            shared,
+        return self._sealed_meta(
+            info.id,
+            names=tuple(info.names),
+            parents=info.parents,
+            labels=info.labels,
+            signature=ObjectID(info.signature),
         )
 
-    def list_objects(self, pattern: str = "*", *, limit: int = 1000) -> list[ObjectMeta]:
-        """Objects with a name or typename that ``pattern`` matches (as in a shell), by id."""
-        reply, _ = self._a.request(p.ListObjects(pattern, limit))
+    def _sealed_meta(self, object_id: int, pin: Any = None, **catalogued: Any) -> ObjectMeta:
+        """What the object itself says, and what the catalog knows; no round trip."""
+        described = self._a.describe(object_id, pin)
+        nbytes, created_ns, copied, gathered, shared, parts, _ = described
+        root, last = parts[0], parts[-1]
+        return ObjectMeta.sealed(
+            root[0],
+            root[4].get(VALUES, {}),
+            id=ObjectID(object_id),
+            instance=ObjectID(object_id).instance,
+            nbytes=nbytes,
+            parts=tuple(PartMeta(*part[:4]) for part in parts if part[0] != MEMBERS),
+            members=members_of(last[0], last[1], last[4]),
+            created=datetime.fromtimestamp(created_ns / 1e9, UTC),
+            copied=copied,
+            gathered=gathered,
+            shared=shared,
+            **catalogued,
+        )
+
+    def _typename(self, object_id: int) -> str:
+        return str(self._a.describe(object_id)[5][0][0])
+
+    def create_metadata(self, meta: ObjectMeta, *, name: str | None = None) -> ObjectMeta:
+        """Seal an object that is composed of values and members; return its metadata.
+
+        Members stay objects of their own, and may be members of others. Metadata among them
+        that is not sealed yet is sealed first; all of it, or nothing.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If a member is gone.
+        InvalidObjectError
+            If metadata is a member of itself.
+        """
+        return create_metadata(self, meta, name)
+
+    def get_object(self, key: Key) -> ObjectHandle:
+        """A handle on an object, with its members as attributes. Nothing is mapped yet."""
+        return ObjectHandle(self, ObjectID(self._resolve(key)))
+
+    def shallow_copy(self, key: Key, extra: Mapping[str, Any] | None = None) -> ObjectID:
+        """A new object with the same data and members, and ``extra`` among its values.
+
+        Nothing is copied but metadata. Both have the same signature.
+        """
+        return shallow_copy(self, key, extra)
+
+    def label(self, key: Key, labels: Mapping[str, str]) -> None:
+        """Set labels of an object: short texts about it that, unlike all else, may change.
+
+        An empty text drops one. `get_meta` and `list_objects` show them.
+        """
+        self._a.request(p.Label(self._resolve(key), dict(labels)))
+
+    def list_objects(
+        self,
+        pattern: str = "*",
+        *,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 1000,
+    ) -> list[ObjectMeta]:
+        """Objects with a name or typename that ``pattern`` matches (as in a shell), by id.
+
+        ``labels``: only those that have all of these.
+        """
+        reply, _ = self._a.request(p.ListObjects(pattern, limit, dict(labels or {})))
         out = []
         for info in reply.objects:
             try:
@@ -416,12 +519,24 @@ class Blob:
         self.buffer = None
 
 
+def _draft(
+    parts: list[Part], members: Mapping[str, Member], name: str | None, signature: int = 0
+) -> Draft:
+    ids = [int(member.id) for member in members.values()]
+    parts = [*parts, members_part(members)] if members else parts
+    return Draft(parts, name, ids, signature)
+
+
 def _unreadable(info: p.ObjectInfo) -> ObjectMeta:
     """What is known of an object whose stored schema makes no sense."""
-    object_id = ObjectID(info.id)
-    created = datetime.fromtimestamp(info.created_ns / 1e9, UTC)
-    return ObjectMeta(
-        object_id, info.typename, info.nbytes, (), object_id.instance, created, tuple(info.names)
+    return ObjectMeta.sealed(
+        info.typename,
+        {},
+        id=ObjectID(info.id),
+        instance=ObjectID(info.id).instance,
+        nbytes=info.nbytes,
+        names=tuple(info.names),
+        created=datetime.fromtimestamp(info.created_ns / 1e9, UTC),
     )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .errors import InvalidObjectError, ObjectNotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["MemberMeta", "ObjectID", "ObjectMeta"]
+__all__ = ["Member", "ObjectID", "ObjectMeta", "PartMeta"]
 
 _DIGITS = frozenset("0123456789abcdefABCDEF")
 
@@ -60,8 +63,8 @@ class ObjectID(int):
 
 
 @dataclass(frozen=True, slots=True)
-class MemberMeta:
-    """One part of an object: its typename, Arrow schema, rows and batches."""
+class PartMeta:
+    """One Arrow stream of an object: its typename, schema, rows and batches."""
 
     typename: str
     schema: pa.Schema
@@ -70,63 +73,249 @@ class MemberMeta:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One object that another is composed of."""
+
+    id: ObjectID
+    typename: str
+
+
+# What meta["..."] also answers to, as Vineyard's does; a user's own keys are others.
+_RESERVED = ("id", "typename", "nbytes", "instance_id", "signature")
+
+
 class ObjectMeta:
-    """What the catalog knows of one sealed object.
+    """What describes an object: a typename, values of the user's, members; a mapping of values.
+
+    Make one, fill it, and let `Client.create_metadata` seal it; `Client.get_meta` gives that of
+    any object. A sealed one refuses changes.
+
+    Parameters
+    ----------
+    typename : str
+        Selects the resolver of the object, `Client.get`'s; without one it's got as a handle.
+    values : mapping, optional
+        First values, see `__setitem__`.
 
     Attributes
     ----------
-    id : ObjectID
-    typename : str
-        Kind of the root part, e.g. ``"vineyard.table"``.
+    id : ObjectID or None
+        None until it is sealed.
     nbytes : int
-        Payload in bytes: the sum of the object's buffers, shared ones counted in full.
-    members : tuple of MemberMeta
-        The object's parts; the root first.
+        Payload in bytes: the sum of the object's own buffers, shared ones counted in full.
+    parts : tuple of PartMeta
+        The object's own Arrow streams; the root first.
+    members : dict of str to Member
+        Objects that it is composed of, by name, in the order they were added.
+    parents : int
+        At how many places it is a member itself.
     instance : int
         Number of the owning instance.
     created : datetime
         When it was sealed (UTC).
     names : tuple of str
         Names that point to it.
+    labels : dict of str to str
+        See `Client.label`.
+    signature : ObjectID or None
+        Equal for copies: an object's own id, or that of the object it's a copy of.
     copied, gathered, shared : int
         How its put came by the payload, in bytes: copied into the store, small buffers
         gathered by copy, and buffers taken as they lay in the store.
+
+    Examples
+    --------
+    >>> meta = ObjectMeta("shop.basket")
+    >>> meta["owner"] = "Ann"
+    >>> meta.add_member("items", ObjectID("o0000010000000002"))
+    >>> meta["owner"], list(meta.members)
+    ('Ann', ['items'])
     """
 
-    id: ObjectID
-    typename: str
-    nbytes: int
-    members: tuple[MemberMeta, ...]
-    instance: int
-    created: datetime
-    names: tuple[str, ...] = ()
-    copied: int = 0
-    gathered: int = 0
-    shared: int = 0
+    def __init__(
+        self, typename: str = "vineyard.object", values: Mapping[str, Any] | None = None
+    ) -> None:
+        self.id: ObjectID | None = None
+        self.typename = typename
+        self.nbytes = 0
+        self.parts: tuple[PartMeta, ...] = ()
+        self.members: dict[str, Any] = {}
+        self.parents = 0
+        self.instance = 0
+        self.created = datetime.min
+        self.names: tuple[str, ...] = ()
+        self.labels: dict[str, str] = {}
+        self.signature: ObjectID | None = None
+        self.copied = self.gathered = self.shared = 0
+        self._values: dict[str, Any] = {}
+        for key, value in (values or {}).items():
+            self[key] = value
+
+    @classmethod
+    def sealed(cls, typename: str, values: dict[str, Any], **attributes: Any) -> ObjectMeta:
+        """That of an object in a store, ``id`` and all."""
+        meta = cls(typename)
+        meta.__dict__.update(attributes, _values=values)
+        return meta
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("id") is not None:
+            raise AttributeError(f"object {self.id} is sealed: {name!r} cannot be set")
+        super().__setattr__(name, value)
+
+    # ---- values
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Set a value: None, bool, int within 64 bits, float, str, lists and dicts of them.
+
+        Raises
+        ------
+        InvalidObjectError
+            For anything else, and once the object is sealed.
+        """
+        self._check_open()
+        if not isinstance(key, str):
+            raise InvalidObjectError(f"a key is a str, this one a {type(key).__name__}")
+        if key == "typename" and isinstance(value, str):
+            self.typename = value
+        elif key in _RESERVED:
+            raise InvalidObjectError(f"{key!r} is not for its user to set", "use another key")
+        else:
+            self._values[key] = _plain(value, key)
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._values:
+            return self._values[key]
+        if key in _RESERVED:
+            return getattr(self, "instance" if key == "instance_id" else key)
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def keys(self) -> KeysView[str]:
+        """Names of the values."""
+        return self._values.keys()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value, or ``default``."""
+        return self._values.get(key, default)
+
+    # ---- members
+
+    def add_member(self, name: str, member: Any) -> None:
+        """Add an object that this one is to be composed of.
+
+        Parameters
+        ----------
+        name : str
+            Unique in this object.
+        member : ObjectID, int, str, ObjectMeta or handle
+            An object's id, its printed form, its metadata or handle. Metadata that is not
+            sealed yet is sealed with this one.
+        """
+        self._check_open()
+        if not isinstance(name, str) or not name:
+            raise InvalidObjectError(f"{name!r} is no name of a member", "use a str")
+        if name in self.members:
+            raise InvalidObjectError(f"there is a member {name!r} already")
+        if isinstance(member, ObjectMeta):
+            self.members[name] = member
+            return
+        member = getattr(member, "id", member)
+        if isinstance(member, bool) or not isinstance(member, int | str):
+            raise InvalidObjectError(
+                f"a {type(member).__name__} is no member",
+                "put it first, and add the id that put returns",
+            )
+        try:
+            self.members[name] = Member(ObjectID(member), "")
+        except ValueError as error:
+            raise InvalidObjectError(str(error)) from None
+
+    def get_member(self, name: str) -> Member:
+        """A member by its name; ObjectNotFoundError if there is none of that name."""
+        found = self.members.get(name)
+        if found is None:
+            import difflib
+
+            near = ", ".join(difflib.get_close_matches(name, self.members, cutoff=0.4))
+            raise ObjectNotFoundError(
+                f"{self.typename} {self.id or ''} has no member {name!r}",
+                f"nearest: {near}" if near else "meta.members names those it has",
+            )
+        return found  # type: ignore[no-any-return]
+
+    # ---- the whole
+
+    def _check_open(self) -> None:
+        if self.id is not None:
+            raise InvalidObjectError(
+                f"object {self.id} is sealed", "shallow_copy makes one with other values"
+            )
 
     @property
     def schema(self) -> pa.Schema:
         """Arrow schema of the root part."""
-        return self.members[0].schema
+        return self.parts[0].schema
 
     @property
     def num_rows(self) -> int:
         """Rows of the root part."""
-        return self.members[0].num_rows
+        return self.parts[0].num_rows
+
+    def __repr__(self) -> str:
+        words = [str(self.id) if self.id is not None else "not sealed", self.typename]
+        words += [f"{k}={v!r}" for k, v in self._values.items()]
+        if self.members:
+            words.append(f"members: {', '.join(self.members)}")
+        return f"<ObjectMeta {' '.join(words)}>"
 
     def _repr_html_(self) -> str:
+        def cell(value: object) -> str:
+            return html.escape(str(value)) or "&mdash;"
+
         rows = [
             ("id", f"<code>{self.id}</code>"),
-            ("type", html.escape(self.typename)),
+            ("type", cell(self.typename)),
             ("bytes", f"{self.nbytes:,}"),
-            ("rows", f"{self.num_rows:,}"),
-            ("names", html.escape(", ".join(self.names)) or "&mdash;"),
+            ("names", cell(", ".join(self.names))),
             ("instance", f"{self.instance:06x}"),
-            ("created", html.escape(self.created.isoformat(" ", "seconds"))),
-            ("schema", f"<pre>{html.escape(self.schema.to_string())}</pre>"),
+            ("created", cell(self.created.isoformat(" ", "seconds"))),
         ]
-        if len(self.members) > 1:
-            kinds = ", ".join(m.typename for m in self.members[1:])
-            rows.insert(4, ("parts", html.escape(kinds)))
+        rows += [(cell(key), cell(value)) for key, value in self._values.items()]
+        rows += [(f"label {cell(k)}", cell(v)) for k, v in self.labels.items()]
+        for name, member in self.members.items():
+            rows.append(
+                (f"member {cell(name)}", f"<code>{member.id}</code> {cell(member.typename)}")
+            )
+        if self.parts:
+            rows.append(("rows", f"{self.num_rows:,}"))
+            if len(self.parts) > 1:
+                kinds = ", ".join(part.typename for part in self.parts[1:])
+                rows.append(("parts", cell(kinds)))
+            rows.append(("schema", f"<pre>{cell(self.schema.to_string())}</pre>"))
         body = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows)
         return f"<table class='vineyard-object'>{body}</table>"
+
+
+def _plain(value: Any, where: str) -> Any:
+    """``value``, if it is one that JSON gives back as it was."""
+    if value is None or isinstance(value, bool | float | str):
+        return value
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 64:
+        return int(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+    raise InvalidObjectError(
+        f"{where!r} is a {type(value).__name__}, which no metadata holds",
+        "put it, and add it as a member",
+    )

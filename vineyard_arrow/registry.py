@@ -19,12 +19,13 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 import pyarrow as pa
 
 from .errors import InvalidObjectError, ResolverNotFoundError
+from .objects import Member, ObjectID
 from .plugins import load_plugins
 
 __all__ = [
@@ -80,6 +81,16 @@ class StoredPart(msgspec.Struct, frozen=True, eq=False):
     writable: bool = False
 
 
+class Source(Protocol):
+    """Where a stored object's members come from."""
+
+    def get_member(self, stored: StoredObject, name: str, as_: Form | None) -> Any:
+        """The value of a member."""
+
+    def get_object(self, key: int) -> Any:
+        """A handle on an object."""
+
+
 Builder = Callable[[Any, "Encoder"], Part]
 Resolver = Callable[[StoredPart, "StoredObject"], Any]
 Form = type | str
@@ -94,7 +105,9 @@ class Encoder(msgspec.Struct, eq=False):
     """
 
     registry: Registry
+    typename_of: Callable[[int], str] | None = None
     parts: list[Part] = []
+    members: dict[str, Member] = {}
 
     def add(self, value: Any) -> int:
         """Encode ``value`` as a part of its own; return the part's index."""
@@ -115,12 +128,46 @@ class Encoder(msgspec.Struct, eq=False):
         self.parts.append(part)
         return len(self.parts) - 1
 
+    def add_member(self, name: str, key: int | str) -> None:
+        """Make a stored object a member of this one: kept with it, not copied.
+
+        Parameters
+        ----------
+        name : str
+            By which the resolver asks for it: `StoredObject.member`.
+        key : ObjectID, int or str
+            The member's id, or its printed form.
+        """
+        if name in self.members:
+            raise InvalidObjectError(f"there is a member {name!r} already")
+        object_id = ObjectID(key)
+        typename = self.typename_of(object_id) if self.typename_of is not None else ""
+        self.members[name] = Member(object_id, typename)
+
 
 class StoredObject(msgspec.Struct, frozen=True, eq=False):
-    """The mapped parts of one stored object, on the way back to a value."""
+    """The mapped parts of one stored object, on the way back to a value.
+
+    ``source`` is the client it was got by; ``id`` and ``mode`` are those of that get.
+    """
 
     parts: Sequence[StoredPart]
     registry: Registry
+    source: Source | None = None
+    id: int = 0
+    mode: str = "ro"
+
+    def member(self, name: str, as_: Form | None = None) -> Any:
+        """The value of a member, got as the object itself was.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If there is no member of that name, or it was deleted by force.
+        """
+        if self.source is None:
+            raise InvalidObjectError("these parts came from no store: they have no members")
+        return self.source.get_member(self, name, as_)
 
     def resolve(self, index: int = 0, as_: Form | None = None) -> Any:
         """Make the value of part ``index``, as it was put or as another type.
@@ -143,6 +190,7 @@ _BUILDER_MODULES = {
     "pandas": "pandas",
     "polars": "polars",
     "duckdb": "duckdb",
+    "vineyard_arrow": "object",
 }
 # ... and the resolvers of a typename, by its second component.
 _RESOLVER_MODULES = {
@@ -158,6 +206,7 @@ _RESOLVER_MODULES |= dict.fromkeys(
     ("table", "record_batch", "chunked_array", "array", "scalar", "schema", "blob"), "arrow"
 )
 _RESOLVER_MODULES |= dict.fromkeys(("tensor",), "numpy")
+_RESOLVER_MODULES |= dict.fromkeys(("object",), "object")
 
 
 # Forms through which any other is reached, and the typename whose resolvers start there.

@@ -398,7 +398,8 @@ class Service:
         self._answer_all()
 
     def _list_objects(self, session: Session, _: int, m: p.ListObjects) -> tuple[Any, list[int]]:
-        records = list(self.catalog.match(m.pattern))
+        wanted = m.labels.items()
+        records = [r for r in self.catalog.match(m.pattern) if wanted <= r.labels.items()]
         return p.Objects([self._info(r) for r in records[: max(m.limit, 0)]], len(records)), []
 
     def _describe(self, session: Session, _: int, m: p.Describe) -> tuple[Any, list[int]]:

@@ -103,6 +103,7 @@ def _add_values(command: object) -> None:
     rm = command("rm", "delete objects, all or none")
     rm.add_argument("key", nargs="*", help="id or name")
     rm.add_argument("--all", action="store_true", help="delete everything")
+    rm.add_argument("--force", action="store_true", help="members of other objects too")
     rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 

@@ -104,7 +104,7 @@ def get(args: Namespace) -> Report:
         check_writable(target)
     with _running_client(args) as client:
         meta = client.get_meta(args.key)
-        value = client.get(meta.id)
+        value = client.get(str(meta.id))
         if target is not None:
             return _write(meta, value, target)
         lines, data = _preview(value, args.head)
@@ -240,9 +240,8 @@ def rm(args: Namespace) -> Report:
     if args.all:
         return _remove_all(args)
     with _running_client(args) as client:
-        metas = {m.id: m for m in map(client.get_meta, args.key)}
-        client.delete(list(metas))
-    ids = [str(i) for i in metas]
+        ids = list(dict.fromkeys(str(client.get_meta(key).id) for key in args.key))
+        client.delete(ids, force=args.force)
     told = f"deleted {ids[0]}" if len(ids) == 1 else f"deleted {len(ids)} objects"
     return Report([Line(told)], {"deleted": len(ids), "ids": ids})
 

@@ -46,7 +46,7 @@ cdef extern from "layout.h" namespace "vineyard" nogil:
         int64_t load()
         void fetch_add(int64_t)
     cdef cppclass Slot:
-        Atomic64 offset, nbytes
+        Atomic64 key, offset, nbytes
     cdef cppclass IndexView:
         IndexHeader* header
         Slot* slots
@@ -271,6 +271,12 @@ cdef SchemaEntry schema_entry(const RawPart& part):
     return entry
 
 
+cdef class Pin:
+    """Keeps an object readable, deleted or not."""
+    cdef shared_ptr[CBuffer] body
+    cdef int64_t slot
+
+
 cdef class Attachment:
     """A process's mapping of a store. Not thread-safe but for what the GIL gives."""
 
@@ -399,14 +405,23 @@ cdef class Attachment:
             return MISS
         return target
 
-    cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, uint8_t** streams, BlobHeader* header, list missing):
-        """Pin the object. Null on a miss; `missing` receives ids of unmapped segments."""
+    cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, Pin pin, uint8_t** streams,
+                                       BlobHeader* header, list missing):
+        """Pin the object, or take it as pinned already, which finds it even if it is deleted.
+
+        Null on a miss; `missing` receives ids of unmapped segments.
+        """
         cdef shared_ptr[CBuffer] body
-        cdef int64_t slot = self.a.pin(key)
+        cdef int64_t slot = self.a.pin(key) if pin is None else pin.slot
         if slot < 0:
             return body
-        body = make_pinned(self.a, slot)
         cdef Slot* s = &self.a.index.slots[slot]
+        if pin is None:
+            body = make_pinned(self.a, slot)
+        elif s.key.load() == key:
+            body = pin.body
+        else:  # a pin inherited by a fork that no connection was prepared for
+            return body
         cdef uint64_t offset = s.offset.load(), nbytes = s.nbytes.load()
         cdef IndexHeader* h = self.a.index.header
         if (nbytes < sizeof(BlobHeader) or offset < h.catalog_offset
@@ -424,18 +439,19 @@ cdef class Attachment:
         streams[0] = blob + start
         return body
 
-    def read(self, uint64_t key, int mode):
+    def read(self, uint64_t key, int mode, Pin pin=None):
         """The parts of an object as a list of (typename, params, table).
 
-        Returns MISS when the index does not know the object, BUSY while another thread
-        forks, a tuple of segment ids when these must be mapped first. mode: 0 read-only, 1 copy-on-write, 2 copy.
+        Returns MISS when the index does not know the object (unless it is held by `pin`),
+        BUSY while another thread forks, a tuple of segment ids when these must be mapped
+        first. mode: 0 read-only, 1 copy-on-write, 2 copy.
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
             return BUSY
         cdef uint8_t* streams = NULL
         cdef BlobHeader header
         cdef list missing = []
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, &streams, &header, missing)
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, missing)
         if body.get() == NULL:
             return MISS
         if missing:
@@ -469,17 +485,29 @@ cdef class Attachment:
             out.append((entry.typename, entry.params, table))
         return out
 
-    def describe(self, uint64_t key):
+    def hold(self, uint64_t key):
+        """A pin on an object, until it dies; MISS when unknown, BUSY while another thread forks."""
+        if self.forking and self.forking != PyThread_get_thread_ident():
+            return BUSY
+        cdef int64_t slot = self.a.pin(key)
+        if slot < 0:
+            return MISS
+        cdef Pin pin = Pin()
+        pin.body = make_pinned(self.a, slot)
+        pin.slot = slot
+        return pin
+
+    def describe(self, uint64_t key, Pin pin=None):
         """Header fields and parts of an object without its data; MISS when unknown.
 
         Returns (payload_nbytes, created_ns, copied, gathered, shared,
-        [(typename, schema, rows, batches)], ranges).
+        [(typename, schema, rows, batches, params)], ranges).
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
             return BUSY
         cdef uint8_t* streams = NULL
         cdef BlobHeader header
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, &streams, &header, [])
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, [])
         if body.get() == NULL:
             return MISS
         cdef vector[RawPart] raw = split_parts(streams, header.stream_nbytes)
@@ -488,7 +516,7 @@ cdef class Attachment:
         cdef size_t i
         for i in range(raw.size()):
             entry = schema_entry(raw[i])
-            parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches))
+            parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches, entry.params))
         return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared, parts,
                 from_ranges(c_buffer_ranges(streams, header.stream_nbytes, self.a.space)))
 

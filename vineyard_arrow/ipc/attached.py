@@ -50,6 +50,30 @@ _json = msgspec.json.Encoder()
 _core.set_params_decoder(lambda data: msgspec.json.decode(data) if data else {})
 
 
+class Draft(msgspec.Struct, frozen=True, eq=False):
+    """One object to be put: its parts, the root first, and what the catalog is to know of it."""
+
+    parts: Sequence[Part]
+    name: str | None = None
+    members: list[int] = []
+    signature: int = 0
+
+
+def _item(
+    object_id: int, draft: Draft, plan: _core.Plan, created_ns: int, strict: int | None = None
+) -> p.PutItem:
+    return p.PutItem(
+        object_id,
+        draft.parts[0].typename,
+        *plan.figures(),
+        created_ns,
+        draft.name,
+        strict,
+        draft.members,
+        draft.signature,
+    )
+
+
 @dataclass(slots=True)
 class _Prepared:
     """What a fork's child will need, made before the fork."""
@@ -154,11 +178,12 @@ class Attached:
     # ---- reading
 
     def read(
-        self, key: int, mode: str = "ro", root: int | None = None
+        self, key: int, mode: str = "ro", root: int | None = None, pin: _core.Pin | None = None
     ) -> list[tuple[str, dict[str, Any], Any]]:
         """The parts of object ``key``; no round trip once its segments are mapped.
 
-        One, if not, for all that ``root`` (``key`` by default) and its members lie in.
+        One, if not, for all that ``root`` (``key`` by default) and its members lie in. With
+        ``pin``, a pin on it, it is found even if it was deleted.
 
         Raises
         ------
@@ -169,16 +194,20 @@ class Attached:
         if number is None:
             raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
         parts: list[tuple[str, dict[str, Any], Any]] = self._look(
-            key, lambda: self._core.read(key, number), root
+            key, lambda: self._core.read(key, number, pin), root
         )
         return parts
 
-    def describe(self, key: int) -> tuple[Any, ...]:
+    def hold(self, key: int) -> _core.Pin:
+        """A pin on object ``key``: deleted or not, it is there until the pin dies."""
+        return self._look(key, lambda: self._core.hold(key))  # type: ignore[no-any-return]
+
+    def describe(self, key: int, pin: _core.Pin | None = None) -> tuple[Any, ...]:
         """Header and parts of object ``key`` without its data."""
 
         def look() -> Any:
-            found = self._core.describe(key)
-            return found if found is _core.MISS else [found]
+            found = self._core.describe(key, pin)
+            return found if found is _core.MISS or found is _core.BUSY else [found]
 
         return self._look(key, look)[0]  # type: ignore[no-any-return]
 
@@ -195,7 +224,7 @@ class Attached:
                 self._await_fork()
             elif found is _core.MISS:
                 # The index can miss what is just being moved in it; the daemon cannot.
-                self.request(p.Find(key, None, 0.0))
+                self.request(p.Find(int(key), None, 0.0))
             elif type(found) is tuple:
                 for segment in found:
                     self._map(segment, key if root is None else root)
@@ -209,7 +238,9 @@ class Attached:
             if self._core.has_segment(segment):
                 return
             try:
-                reply, fds = self.request(p.GetSegments(segment, root))
+                reply, fds = self.request(
+                    p.GetSegments(segment, None if root is None else int(root))
+                )
             except ObjectNotFoundError:
                 return  # retired meanwhile: the object is gone, and looking again says so
             for place, fd in zip(reply.segments, fds, strict=True):
@@ -305,9 +336,7 @@ class Attached:
             self._pool = self._core.make_pool()
         return self._pool
 
-    def put(
-        self, objects: Sequence[tuple[Sequence[Part], str | None]], *, strict: bool = False
-    ) -> list[int]:
+    def put(self, objects: Sequence[Draft], *, strict: bool = False) -> list[int]:
         """Store and publish objects, all or none; return their ids. One round trip.
 
         Raises
@@ -331,22 +360,19 @@ class Attached:
         except MemoryError as error:
             if isinstance(error, StoreFullError):
                 raise
-            batches = [b for parts, _ in objects for part in parts for b in part.batches]
+            batches = [b for draft in objects for part in draft.parts for b in part.batches]
             raise self._full(sum(b.nbytes for b in batches)) from None
 
-    def _put(
-        self, objects: Sequence[tuple[Sequence[Part], str | None]], *, share: bool
-    ) -> list[int]:
+    def _put(self, objects: Sequence[Draft], *, share: bool) -> list[int]:
         plans: list[_core.Plan] = []
         items: list[p.PutItem] = []
         created_ns = time.time_ns()
         try:
-            for object_id, (parts, name) in zip(self._take_ids(len(objects)), objects, strict=True):
-                plan = self._plan(parts)
+            for object_id, draft in zip(self._take_ids(len(objects)), objects, strict=True):
+                plan = self._plan(draft.parts)
                 plans.append(plan)
                 plan.place(share)
-                figures = plan.figures()
-                items.append(p.PutItem(object_id, parts[0].typename, *figures, created_ns, name))
+                items.append(_item(object_id, draft, plan, created_ns))
         except MemoryError:
             for plan in plans:  # now: the traceback keeps them
                 plan.abandon()
@@ -360,15 +386,17 @@ class Attached:
         if self.connection.lost:
             return False
         for plan, item in zip(plans, items, strict=True):
-            if item.name is not None or not plan.is_certain(not self._is_child):
+            if item.name is not None or item.members:
+                return False
+            if not plan.is_certain(not self._is_child):
                 return False
         return self._core.leave(p.encode_body(p.Put(items)), plans)
 
-    def _put_all_strict(self, objects: Sequence[tuple[Sequence[Part], str | None]]) -> list[int]:
+    def _put_all_strict(self, objects: Sequence[Draft]) -> list[int]:
         done: list[int] = []
         try:
-            for parts, name in objects:
-                done.append(self._put_strict(parts, name))
+            for draft in objects:
+                done.append(self._put_strict(draft))
         except BaseException:
             for object_id in done:
                 with contextlib.suppress(VineyardArrowError):
@@ -376,28 +404,21 @@ class Attached:
             raise
         return done
 
-    def _put_strict(self, parts: Sequence[Part], name: str | None) -> int:
-        plan = self._plan(parts)
+    def _put_strict(self, draft: Draft) -> int:
+        plan = self._plan(draft.parts)
         reply, (rw_fd,) = self.request(p.MakeStrict(plan.standalone_nbytes))
         try:
             # The daemon refuses to seal while this mapping exists.
             with mmap(rw_fd, reply.nbytes) as target:
                 plan.place_standalone(target, reply.offset)
             (object_id,) = self._take_ids(1)
-            figures = plan.figures()
+            item = _item(object_id, draft, plan, time.time_ns(), reply.segment)
         except BaseException:
             self.request(p.DropStrict(reply.segment))
             raise
         finally:
             os.close(rw_fd)
-        self._commit(
-            [plan],
-            [
-                p.PutItem(
-                    object_id, parts[0].typename, *figures, time.time_ns(), name, reply.segment
-                )
-            ],
-        )
+        self._commit([plan], [item])
         return object_id
 
     def _plan(self, parts: Sequence[Part]) -> _core.Plan:

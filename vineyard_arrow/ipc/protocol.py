@@ -136,6 +136,7 @@ class ListNames(_Message, tag="names"):
 class ListObjects(_Message, tag="objects"):
     pattern: str
     limit: int
+    labels: dict[str, str] = {}
 
 
 class Describe(_Message, tag="describe"):

@@ -1,0 +1,117 @@
+"""Objects made of other objects: how members are written, and read back.
+
+The members of an object are one more Arrow stream beside its own, the last: a schema with a
+field for each member, whose name is the member's and whose type is the extension type
+``vineyard.object`` with the member's typename as its parameter, and no batches. The ids are in
+the stream's descriptor, in the order of the fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from .errors import InvalidObjectError
+from .objects import Member, ObjectID, ObjectMeta
+from .registry import Part
+
+if TYPE_CHECKING:
+    from .client import Client
+
+MEMBERS = "vineyard.members"
+VALUES = "vineyard.meta"  # a user's values, in the descriptor of the root part
+
+
+def members_part(members: Mapping[str, Member]) -> Part:
+    """The stream that says what an object is composed of."""
+    fields = [
+        pa.field(
+            name,
+            pa.null(),
+            metadata={
+                "ARROW:extension:name": "vineyard.object",
+                "ARROW:extension:metadata": member.typename,
+            },
+        )
+        for name, member in members.items()
+    ]
+    ids = [str(member.id) for member in members.values()]
+    return Part(MEMBERS, pa.schema(fields), [], {"ids": ids})
+
+
+def members_of(typename: str, schema: pa.Schema, params: dict[str, Any]) -> dict[str, Member]:
+    """The members that an object's last part names; none if it is another kind of part."""
+    if typename != MEMBERS:
+        return {}
+    ids = params.get("ids", [])
+    if len(ids) != len(schema):
+        raise InvalidObjectError("the members of this object have lost their ids")
+    try:
+        return {
+            field.name: Member(ObjectID(each), (field.metadata or {})[_TYPENAME].decode())
+            for field, each in zip(schema, ids, strict=True)
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidObjectError(f"the members of this object make no sense: {error!r}") from None
+
+
+_TYPENAME = b"ARROW:extension:metadata"
+
+
+def create_metadata(client: Client, meta: ObjectMeta, name: str | None = None) -> ObjectMeta:
+    """Seal an object of values and members; see `Client.create_metadata`."""
+    created: list[ObjectID] = []
+    try:
+        return client.get_meta(_create(client, meta, name, created, []))
+    except BaseException:
+        for object_id in reversed(created):  # parents before their members
+            client.delete(object_id, deep=False)
+        raise
+
+
+def _create(
+    client: Client,
+    meta: ObjectMeta,
+    name: str | None,
+    created: list[ObjectID],
+    path: list[ObjectMeta],
+) -> ObjectID:
+    if any(meta is other for other in path):
+        names = " -> ".join(m.typename for m in [*path, meta])
+        raise InvalidObjectError(
+            f"a cycle among members: {names}", "an object cannot be a member of itself"
+        )
+    members: dict[str, Member] = {}
+    for member_name, member in meta.members.items():
+        if isinstance(member, ObjectMeta):
+            object_id = member.id
+            if object_id is None:
+                object_id = _create(client, member, None, created, [*path, meta])
+            members[member_name] = Member(object_id, member.typename)
+        else:
+            members[member_name] = Member(member.id, client._typename(member.id))
+    params = {VALUES: dict(meta._values)} if meta._values else {}
+    parts = [Part(meta.typename, pa.schema([]), [], params)]
+    object_id = client._put_parts(parts, members, name)
+    created.append(object_id)
+    return object_id
+
+
+def shallow_copy(client: Client, key: Any, values: Mapping[str, Any] | None) -> ObjectID:
+    """A new object over the same parts and members; see `Client.shallow_copy`."""
+    meta = client.get_meta(key)
+    assert meta.id is not None
+    merged = ObjectMeta(meta.typename, {**{k: meta[k] for k in meta}, **(values or {})})
+    raw = client._a.read(meta.id)
+    parts = [
+        Part(typename, table.schema, table.to_batches(), params)
+        for typename, params, table in raw
+        if typename != MEMBERS
+    ]
+    params = {k: v for k, v in parts[0].params.items() if k != VALUES}
+    if merged._values:
+        params[VALUES] = merged._values
+    parts[0] = Part(merged.typename, parts[0].schema, parts[0].batches, params)
+    return client._put_parts(parts, meta.members, None, int(meta.signature or meta.id))

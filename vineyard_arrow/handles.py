@@ -1,0 +1,134 @@
+"""A handle on a stored object: its members by name, its data when asked for.
+
+Made by `Client.get_object`. It holds a pin, so object and members can be read for as long as
+it lives, deleted or not. Nothing is mapped or made before it is used.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from .errors import VineyardArrowError
+from .objects import ObjectID, ObjectMeta
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .client import Client, Mode
+    from .registry import Form
+
+
+class ObjectHandle:
+    """See the module's docstring.
+
+    Members are attributes, themselves handles: ``client.get_object(oid).vertices.person``.
+    One whose name is no identifier, or is that of a method here: `member`.
+
+    Consumers of Arrow streams take a handle of tabular data as it is (``pyarrow.table(handle)``,
+    ``polars.DataFrame(handle)``), NumPy and consumers of DLPack one of an array.
+    """
+
+    __slots__ = ("__weakref__", "_client", "_meta", "_pin", "_root", "id")
+
+    def __init__(self, client: Client, object_id: ObjectID, root: ObjectHandle | None = None):
+        self.id = object_id
+        self._client = client
+        self._root = root  # keeps our pin's cause: a root that is deleted keeps its members
+        self._pin = client._a.hold(object_id)
+        self._meta: ObjectMeta | None = None
+
+    @property
+    def meta(self) -> ObjectMeta:
+        """Metadata, read once and without a round trip; names, labels and parents are unknown."""
+        if self._meta is None:
+            self._meta = self._client._sealed_meta(self.id, self._pin)
+        return self._meta
+
+    @property
+    def typename(self) -> str:
+        """What the object is."""
+        return self.meta.typename
+
+    @property
+    def nbytes(self) -> int:
+        """Payload in bytes, that of members not counted."""
+        return self.meta.nbytes
+
+    # ---- members
+
+    def member(self, name: str) -> ObjectHandle:
+        """A handle on a member; ObjectNotFoundError if there is none, or it is gone."""
+        return ObjectHandle(self._client, self.meta.get_member(name).id, self)
+
+    def __getattr__(self, name: str) -> ObjectHandle:
+        if name.startswith("_") or name not in self.meta.members:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute or member {name!r}"
+            )
+        return self.member(name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.meta.members]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the members."""
+        return iter(self.meta.members)
+
+    # ---- data
+
+    def get(self, *, mode: Mode = "ro", as_: Form | None = None) -> Any:
+        """The value, as `Client.get` makes it."""
+        root = None if self._root is None else self._root.id
+        raw = self._client._a.read(self.id, mode, root, self._pin)
+        return self._client._stored(self.id, raw, mode).resolve(0, as_)
+
+    def to_arrow(self) -> Any:
+        """The data as what is natural in Arrow: a `pyarrow.Table`, array, scalar or buffer."""
+        return self.get(as_="arrow")
+
+    def to_table(self) -> pa.Table:
+        """The data as a `pyarrow.Table`."""
+        import pyarrow as pa
+
+        return self.get(as_=pa.Table)
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        """The data batch by batch."""
+        return self.to_table().to_reader()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.to_table().__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> Any:
+        return self.meta.schema.__arrow_c_schema__()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        import numpy as np
+
+        return np.array(self.get(as_="numpy"), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        # Private pages: consumers write, and not all of them know that they must not.
+        return self.get(as_="numpy", mode="cow").__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # kDLCPU of DLPack's header
+
+    def __repr__(self) -> str:
+        members = f", members {', '.join(self)}" if self.meta.members else ""
+        return f"<{self.typename} {self.id}: {self.nbytes:,} bytes{members}>"
+
+    def _repr_html_(self) -> str:
+        return self.meta._repr_html_() + self._preview()
+
+    def _preview(self) -> str:
+        """The first rows, of what has rows."""
+        if not self.meta.nbytes:
+            return ""
+        try:
+            rows = self.to_table().slice(0, 5)
+        except VineyardArrowError:
+            return ""
+        return f"<pre>{html.escape(rows.to_string(preview_cols=8))}</pre>"
