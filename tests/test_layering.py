@@ -22,6 +22,7 @@ LAYERS = [
     {"metadata.catalog", "ipc.attached"},
     {"service", "ipc.process"},
     {"client"},
+    {"integrations"},
     {"daemon"},
     {"cli", "__main__"},
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -117,6 +118,7 @@ class Client:
         mode : {"ro", "cow", "copy"}
             "ro" maps read-only; "cow" maps privately, pages are copied as they are written;
             "copy" copies to memory of this process. With the last two, arrays are writable.
+            PyTorch tensors, which cannot be read-only, are mapped privately with "ro" too.
         timeout_s : float, optional
             Wait that long for the object or name to appear; not at all by default.
 
@@ -133,9 +135,9 @@ class Client:
             if not timeout_s:
                 raise
             raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
-        writable = mode != "ro"
-        parts = [StoredPart(t, params, table, writable) for t, params, table in raw]
-        return StoredObject(parts, self._registry).resolve()
+        parts = _parts(raw, mode != "ro")
+        remap = partial(_remapped, attached, object_id)
+        return StoredObject(parts, self._registry, remap).resolve()
 
     def get_many(self, keys: Iterable[Key], *, mode: Mode = "ro") -> list[Any]:
         """The values of many objects; no round trip once their segments are mapped."""
@@ -402,6 +404,14 @@ def _checked(name: _Name) -> _Name:
     if name is not None and not isinstance(name, str):
         raise InvalidObjectError(f"a name is a str, this one a {type(name).__name__}")
     return name
+
+
+def _parts(raw: list[tuple[str, dict[str, Any], Any]], writable: bool) -> list[StoredPart]:
+    return [StoredPart(t, params, table, writable) for t, params, table in raw]
+
+
+def _remapped(attached: Attached, object_id: int) -> list[StoredPart]:
+    return _parts(attached.read(object_id, "cow"), True)
 
 
 def _is_strict(seal: str) -> bool:

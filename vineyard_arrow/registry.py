@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .errors import BuilderNotFoundError, ResolverNotFoundError
+from .errors import BuilderNotFoundError, ObjectNotFoundError, ResolverNotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,18 +99,50 @@ class Encoder:
 
 
 class StoredObject:
-    """The mapped parts of one stored object, on the way back to a value."""
+    """The mapped parts of one stored object, on the way back to a value.
 
-    __slots__ = ("_registry", "parts")
+    Parameters
+    ----------
+    parts, registry
+        The parts in their order, and who knows the resolvers.
+    remap : callable, optional
+        Reads the same parts over memory private to this process, copy-on-write.
+    """
 
-    def __init__(self, parts: Sequence[StoredPart], registry: Registry) -> None:
+    __slots__ = ("_places", "_private", "_registry", "_remap", "parts")
+
+    def __init__(
+        self,
+        parts: Sequence[StoredPart],
+        registry: Registry,
+        remap: Callable[[], Sequence[StoredPart]] | None = None,
+    ) -> None:
         self.parts = parts
         self._registry = registry
+        self._remap = remap
+        self._private: Sequence[StoredPart] | None = None
+        self._places: dict[int, int] = {}
 
     def resolve(self, index: int = 0) -> Any:
         """Make the value of part ``index``."""
         part = self.parts[index]
         return self._registry.resolver_for(part.typename)(part, self)
+
+    def private(self, part: StoredPart) -> StoredPart:
+        """``part`` mapped copy-on-write, for values that have no read-only state.
+
+        ``part`` itself comes back if it is writable already, or if nothing can map it
+        anew (the object was deleted meanwhile): look at ``writable``, and copy.
+        """
+        if part.writable or self._remap is None:
+            return part
+        if self._private is None:
+            try:
+                self._private = self._remap()
+            except ObjectNotFoundError:
+                return part
+            self._places = {id(part): i for i, part in enumerate(self.parts)}
+        return self._private[self._places[id(part)]]
 
 
 # Which of our modules holds the builders of a library's types, by top-level package ...
@@ -119,13 +151,24 @@ _BUILDER_MODULES = {
     "numpy": "numpy",
     "pandas": "pandas",
     "polars": "polars",
+    "scipy": "scipy",
+    "sparse": "sparse",
+    "duckdb": "duckdb",
+    "_duckdb": "duckdb",
+    "torch": "torch",
 }
+# ... of classes that no builder knows, by a method that hands out their memory ...
+_PROTOCOLS = ("__arrow_c_stream__", "__arrow_c_array__", "__dlpack__")
 # ... and the resolvers of a typename, by its second component.
 _RESOLVER_MODULES = {
     "arrow": "arrow",
     "numpy": "numpy",
     "pandas": "pandas",
     "polars": "polars",
+    "scipy": "scipy",
+    "sparse": "sparse",
+    "duckdb": "duckdb",
+    "torch": "torch",
     "python": "python",
     "pickle": "python",
 }
@@ -142,6 +185,7 @@ class Registry:
     def __init__(self) -> None:
         self._builders: dict[type, Builder] = {}
         self._found: dict[type, Builder] = {}
+        self._protocols: dict[str, Builder] = {}
         self._resolvers: dict[str, Resolver] = {}
 
     def builder(self, *types: type) -> Callable[[Builder], Builder]:
@@ -150,6 +194,16 @@ class Registry:
         def register(function: Builder) -> Builder:
             for t in types:
                 self._builders[t] = function
+            self._found.clear()
+            return function
+
+        return register
+
+    def protocol(self, method: str) -> Callable[[Builder], Builder]:
+        """Register the builder of values that only their ``method`` tells anything of."""
+
+        def register(function: Builder) -> Builder:
+            self._protocols[method] = function
             self._found.clear()
             return function
 
@@ -167,6 +221,8 @@ class Registry:
     def builder_for(self, value: Any) -> Builder:
         """The builder of the first class in the MRO of ``type(value)`` that has one.
 
+        Before ``object``, whose builder pickles, come the Arrow PyCapsule protocol and DLPack.
+
         Raises
         ------
         BuilderNotFoundError
@@ -180,6 +236,8 @@ class Registry:
             module = _BUILDER_MODULES.get(base.__module__.partition(".")[0], "python")
             _load(module)
             found = self._builders.get(base)
+            if base is object:
+                found = self._protocol_builder(cls) or found
             if found is not None:
                 self._found[cls] = found
                 return found
@@ -187,6 +245,13 @@ class Registry:
             f"no builder for {cls.__module__}.{cls.__qualname__}",
             "register one with @builder",
         )
+
+    def _protocol_builder(self, cls: type) -> Builder | None:
+        for method in _PROTOCOLS:
+            if hasattr(cls, method):
+                _load("capsules")
+                return self._protocols.get(method)
+        return None
 
     def resolver_for(self, typename: str) -> Resolver:
         """The resolver of ``typename``.

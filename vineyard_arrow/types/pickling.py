@@ -1,9 +1,9 @@
 """The fallback: pickle, with every large thing inside it kept out of the stream.
 
 A part of typename ``vineyard.pickle``: its first batch is the stream (protocol 5), the
-others are the stream's out-of-band buffers in order. Arrow, NumPy, pandas and polars
-objects anywhere in the value become parts of their own; in the stream each is a call of
-`nested_part` with the part's index.
+others are the stream's out-of-band buffers in order. Objects anywhere in the value that
+have a builder of their own (Arrow's, arrays, frames, tensors) become parts of their own;
+in the stream each is a call of `nested_part` with the part's index.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from ..errors import InvalidObjectError, VineyardArrowError
-from ..registry import Builder, Encoder, Part, StoredObject, StoredPart
+from ..registry import Builder, Encoder, Part, StoredObject, StoredPart, default_registry
 from .memory import BYTES, byte_batch, data_buffers, memory_of
 from .plain import INLINE_NBYTES
 
@@ -155,10 +155,9 @@ def unpicklable(value: Any, depth: int = 0) -> tuple[str, Any, Exception] | None
 
 class _Probe(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        library = type(obj).__module__.partition(".")[0]
-        if library in ("numpy", "pyarrow", "pandas", "polars"):
-            return nested_part, (0,)
-        return NotImplemented
+        if isinstance(obj, _IN_STREAM) or default_registry.builder_for(obj) in _kept:
+            return NotImplemented
+        return nested_part, (0,)
 
 
 def path_to(value: Any, target: Any, depth: int = 0) -> str | None:

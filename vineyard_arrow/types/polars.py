@@ -1,5 +1,8 @@
 """polars frames and series, by the Arrow memory they already lie in.
 
+A LazyFrame is a plan over data that other processes may not have, so what is stored is
+its result; it comes back lazy, over the mapped columns.
+
 The part is a table; polars keeps what Arrow cannot say (categories, enums) in field
 metadata. Columns that Arrow would not give back with the same dtype (128-bit integers,
 objects) are set aside in a nested value, ``[[position, values], ...]``.
@@ -20,6 +23,7 @@ __all__: list[str] = []
 
 FRAME = "vineyard.polars.frame"
 SERIES = "vineyard.polars.series"
+LAZY = "vineyard.polars.lazyframe"
 _NEWEST = pl.CompatLevel.newest()
 # Dtypes found to survive Arrow, or not. They are few; the bound is against generated enums.
 _survives: dict[Any, bool] = {}
@@ -40,6 +44,14 @@ def build_series(series: pl.Series, encoder: Encoder) -> Part:
     if type(series) is not pl.Series:
         return pickle_part(series, encoder)
     return _build(SERIES, series.to_frame(), encoder)
+
+
+@default_registry.builder(pl.LazyFrame)
+def build_lazy(frame: pl.LazyFrame, encoder: Encoder) -> Part:
+    """The result of a lazy frame, which is collected for it."""
+    if type(frame) is not pl.LazyFrame:
+        return pickle_part(frame, encoder)
+    return _build(LAZY, frame.collect(), encoder)
 
 
 @default_registry.resolver(FRAME)
@@ -65,6 +77,13 @@ def resolve_series(part: StoredPart, stored: StoredObject) -> pl.Series:
     """The series over mapped memory."""
     series: pl.Series = resolve_frame(part, stored).to_series(0)
     return series
+
+
+@default_registry.resolver(LAZY)
+def resolve_lazy(part: StoredPart, stored: StoredObject) -> pl.LazyFrame:
+    """A lazy frame that scans the mapped columns."""
+    frame: pl.LazyFrame = resolve_frame(part, stored).lazy()
+    return frame
 
 
 def _build(typename: str, frame: pl.DataFrame, encoder: Encoder) -> Part:
