@@ -66,7 +66,7 @@ def register(connection: Any, name: str, key: Key, client: Client | None = None)
     if typename == RELATION:
         from ..types.duckdb import relation_over
 
-        relation_over(table, params, connection).create_view(name, replace=True)
+        connection.register(name, relation_over(table, params, connection))
     elif typename in _TABLES and not params:
         connection.register(name, table)
     else:
@@ -77,9 +77,13 @@ def _as_table(value: Any, key: Key) -> Any:
     # DuckDB itself would take arrays and dictionaries of them, too, column by column.
     if type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "columns"):
         return value
-    if hasattr(value, "__arrow_c_stream__") and not isinstance(value, pa.ChunkedArray):
-        return pa.table(value)
+    why: Exception | None = None
+    if hasattr(value, "__arrow_c_stream__"):
+        try:
+            return pa.table(value)
+        except (pa.ArrowInvalid, TypeError) as error:
+            why = error
     raise InvalidObjectError(
-        f"{key} is a {type(value).__name__}, not a table",
+        f"{key} is a {type(value).__name__}, not a table that Arrow knows",
         "register takes tables, record batches, frames and DuckDB relations",
-    )
+    ) from why
