@@ -83,6 +83,17 @@ def test_nothing_is_pickled_or_copied() -> None:
     assert TABLE.column(0).chunk(0).buffers()[1].address in addresses
 
 
+class Holder:
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+def test_values_inside_a_pickle_keep_their_class() -> None:
+    back = roundtrip(Holder([Stream(TABLE)]))
+    assert type(back.held[0]) is Stream
+    assert_same(back.held[0].held, TABLE)
+
+
 def test_a_stream_is_stored(client: Client) -> None:
     assert_same(client.get(client.put(Stream(TABLE))), TABLE)
 

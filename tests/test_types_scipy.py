@@ -162,6 +162,13 @@ class Mine(sp.csr_array):
     """A class of somebody else."""
 
 
+def test_attributes_of_others_are_kept() -> None:
+    value = sp.csr_array(DENSE, maxprint=7)
+    assert roundtrip(value).maxprint == 7
+    value.name = "mine"
+    assert roundtrip(value).name == "mine"
+
+
 def test_subclasses_are_pickled_with_their_arrays_outside() -> None:
     value = Mine(large("csr"))
     assert typenames(value)[0] == "vineyard.pickle"

@@ -13,14 +13,18 @@ from types_harness import (
 from types_harness import (
     check_in_other_process,
     encode,
+    lies_within,
     part_addresses,
     place_of,
     roundtrip,
     run_other_process,
+    store,
     typenames,
 )
 
 from vineyard_arrow.client import Client
+from vineyard_arrow.errors import ObjectNotFoundError
+from vineyard_arrow.registry import StoredObject, default_registry
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings(
@@ -269,6 +273,28 @@ def test_state_dicts_keep_their_versions() -> None:
     assert type(back) is collections.OrderedDict
     assert back._metadata == state._metadata
     assert not model().load_state_dict(back).missing_keys
+
+
+def test_what_cannot_be_mapped_anew_is_copied() -> None:
+    def gone() -> Any:
+        raise ObjectNotFoundError("deleted meanwhile")
+
+    tensor = torch.arange(N)
+    stored, buffers = store(encode([tensor]))
+    back = StoredObject(stored.parts, default_registry, gone).resolve()[0]
+    assert not lies_within(back.data_ptr(), buffers)
+    assert_same(tensor, back.add_(1).sub_(1))
+
+
+def test_recurrent_modules_and_optimizers_come_back() -> None:
+    module = torch.nn.LSTM(4, 8)
+    inputs = torch.ones(3, 1, 4)
+    optimizer = torch.optim.Adam(module.parameters())
+    module(inputs)[0].sum().backward()
+    optimizer.step()
+    back, state = roundtrip([module, optimizer.state_dict()])
+    assert torch.equal(back(inputs)[0], module(inputs)[0])
+    assert_same(optimizer.state_dict(), state)
 
 
 class Mine(torch.Tensor):

@@ -3,7 +3,8 @@
 What such a value *is* only its library knows; what its memory holds the protocols tell:
 the Arrow PyCapsule interface a table, a record batch or an array, DLPack a tensor. That
 is stored, shared if it lies in the store and copied once if not, and that comes back: a
-pyarrow or NumPy value, not one of the library's class.
+pyarrow or NumPy value, not one of the library's class. (Inside an object that is pickled
+such values keep their class, on which the object counts.)
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import pyarrow as pa
 from ..registry import Encoder, Part, default_registry
 from . import arrow
 from . import numpy as tensors
-from .pickling import pickle_part
+from .pickling import changes_class, pickle_part
 
 __all__: list[str] = []
 
 
 @default_registry.protocol("__arrow_c_stream__")
+@changes_class
 def build_stream(value: Any, encoder: Encoder) -> Part:
     """A stream of batches as a table, one of arrays as a chunked array."""
     try:
@@ -32,6 +34,7 @@ def build_stream(value: Any, encoder: Encoder) -> Part:
 
 
 @default_registry.protocol("__arrow_c_array__")
+@changes_class
 def build_array(value: Any, encoder: Encoder) -> Part:
     """An array; one of structs without nulls is what a record batch looks like."""
     array = pa.array(value)
@@ -41,6 +44,7 @@ def build_array(value: Any, encoder: Encoder) -> Part:
 
 
 @default_registry.protocol("__dlpack__")
+@changes_class
 def build_tensor(value: Any, encoder: Encoder) -> Part:
     """A tensor that NumPy can view; another is pickled."""
     try:

@@ -1,7 +1,7 @@
 """SciPy's sparse matrices and arrays, by the arrays they are made of.
 
 The part, ``vineyard.scipy.csr_array`` and so on, is a descriptor without columns:
-``{"shape", "members", "dtype"?, "flags"?}``. The members are parts of their own, tensors
+``{"shape", "members", "facts"}``. The members are parts of their own, tensors
 over the matrix's own memory, in the order of `_MEMBERS`; ``coo`` has its coordinates, one
 an axis, and then its values. Lists (lil) and dictionaries (dok) of Python objects are
 stored as the same kinds of arrays, and made anew by a get.
@@ -30,7 +30,8 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
     "dia": ("data", "offsets"),
 }
 # Facts that SciPy keeps once it has found them out; unknown ones are left to be found out.
-_FLAGS = ("_has_sorted_indices", "_has_canonical_format", "has_canonical_format")
+_FACTS = ("_has_sorted_indices", "_has_canonical_format", "has_canonical_format", "maxprint")
+_ATTRIBUTES = {*_COMPRESSED, *_FACTS, "_shape", "_dict", "coords", "dtype", "offsets", "rows"}
 _FORMATS = (*_MEMBERS, "coo", "lil", "dok")
 _CLASSES: dict[str, Any] = {
     f"vineyard.scipy.{form}_{kind}": getattr(sp, f"{form}_{kind}")
@@ -44,14 +45,14 @@ _NO_COLUMNS = pa.schema([])
 @default_registry.builder(*_TYPENAMES)
 def build_sparse(matrix: Any, encoder: Encoder) -> Part:
     """A sparse matrix or array: its arrays are handed over as they are."""
-    typename = _TYPENAMES.get(type(matrix))
-    if typename is None:
+    typename, state = _TYPENAMES.get(type(matrix)), vars(matrix)
+    if typename is None or not state.keys() <= _ATTRIBUTES:
         return pickle_part(matrix, encoder)
-    params: dict[str, Any] = {"shape": list(map(int, matrix.shape))}
-    flags = {name: bool(vars(matrix)[name]) for name in _FLAGS if name in vars(matrix)}
-    if flags:
-        params["flags"] = flags
-    params["members"] = [encoder.add(array) for array in _arrays(matrix)]
+    params = {
+        "shape": list(map(int, matrix.shape)),
+        "facts": {name: int(state[name]) for name in _FACTS if name in state},
+        "members": [encoder.add(array) for array in _arrays(matrix)],
+    }
     return Part(typename, _NO_COLUMNS, [], params)
 
 
@@ -85,7 +86,8 @@ def _resolve(part: StoredPart, stored: StoredObject) -> Any:
     else:
         for name, array in zip(_MEMBERS[form], arrays, strict=True):
             setattr(matrix, name, array)
-    vars(matrix).update(params.get("flags", ()))
+    for name, fact in params["facts"].items():
+        vars(matrix)[name] = fact if name == "maxprint" else bool(fact)
     return matrix
 
 
