@@ -45,6 +45,18 @@ def arrow_memory(array: Any) -> Memory:
     return [(b.address, b.size) for b in buffers]
 
 
+def addressable(value: Any) -> Any:
+    """``value`` as something that tells its addresses; to be kept while they are compared.
+
+    polars tells them by its export to Arrow, which copies what is not Arrow's.
+    """
+    if isinstance(value, pl.LazyFrame):
+        value = value.collect()
+    if isinstance(value, pl.DataFrame):
+        return value.to_arrow(compat_level=pl.CompatLevel.newest())
+    return value
+
+
 def memory_of(value: Any) -> Memory:
     """The buffers a value works on."""
     if isinstance(value, np.ma.MaskedArray):
@@ -58,10 +70,6 @@ def memory_of(value: Any) -> Memory:
         return arrow_memory(value)
     if isinstance(value, pa.Table):
         return [m for column in value.columns for m in arrow_memory(column)]
-    if isinstance(value, pl.DataFrame):
-        return memory_of(value.to_arrow(compat_level=pl.CompatLevel.newest()))
-    if isinstance(value, pl.LazyFrame):
-        return memory_of(value.collect())
     if isinstance(value, pd.DataFrame):
         return [m for _, column in value.items() for m in pandas_memory(column.array)]
     if getattr(value, "format", None) == "dok":
@@ -120,7 +128,8 @@ def verdict(memory: Memory, inside: Callable[[int], bool], word: str = "shared")
 
 
 def put_verdict(value: Any) -> str:
-    own = memory_of(value)
+    kept = addressable(value)  # until the end: its memory must not be used again meanwhile
+    own = memory_of(kept)
 
     def inside(address: int) -> bool:
         return any(begin <= address < begin + nbytes for begin, nbytes in own)
@@ -130,7 +139,9 @@ def put_verdict(value: Any) -> str:
 
 def get_verdict(client: Client, value: Any, place: str = "store") -> str:
     word = "shared" if place == "store" else "shared until written"
-    return verdict(memory_of(value), lambda address: place_of(client, address) == place, word)
+    return verdict(
+        memory_of(addressable(value)), lambda address: place_of(client, address) == place, word
+    )
 
 
 def test_the_measure_knows_copies(client: Client) -> None:
