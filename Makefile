@@ -6,6 +6,7 @@ CXX ?= g++
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
+TORCH := 2.13.0
 BENCH_JSON := benchmarks/results.json
 NATIVE := $(wildcard vineyard_arrow/ipc/*.pyx vineyard_arrow/ipc/*.pxd vineyard_arrow/ipc/*.h)
 
@@ -42,6 +43,10 @@ $(VENV)/.installed: pyproject.toml setup.py
 	> $(VENV)/build-requires.txt
 	$(PIP) install -q -r $(VENV)/build-requires.txt
 	$(PIP) install -q --no-build-isolation -e '.[cli,demo,test,dev]'
+# PyTorch is tested where a wheel of it lies at hand (pip's find-links), since an index may send
+# gigabytes; elsewhere its tests skip themselves. The second call adds what it depends on.
+	! $(PIP) install -q --no-index --no-deps torch==$(TORCH) 2>/dev/null \
+	|| $(PIP) install -q torch==$(TORCH)
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(NATIVE)

@@ -22,6 +22,12 @@ from vineyard_arrow.ipc.starter import start_daemon
 START_S = 20.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-docs", action="store_true", help="write measured tables into docs/ anew"
+    )
+
+
 @dataclass
 class Daemon:
     """A daemon process of a test."""

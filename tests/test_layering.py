@@ -23,6 +23,7 @@ LAYERS = [
     {"puts"},
     {"service", "ipc.process"},
     {"client"},
+    {"integrations"},
     {"daemon", "shared_memory"},
     {"cli", "__main__"},
 ]
@@ -83,3 +84,18 @@ def test_import_is_light() -> None:
     )
     heavy = {"pandas", "polars", "etcd3", "grpc", "msgspec", "duckdb", "asyncio", "subprocess"}
     assert not heavy & set(done.stdout.split())
+
+
+def test_engines_are_imported_only_for_their_values() -> None:
+    code = (
+        "import sys, pyarrow as pa, vineyard_arrow.client;"
+        "from vineyard_arrow.registry import Encoder, default_registry;"
+        "Encoder(default_registry).add([1, {'k': pa.table({'a': [1]})}, ..., Encoder]);"
+        "default_registry.resolver_for('vineyard.table');"
+        "print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    engines = {"polars", "duckdb", "torch", "scipy", "sparse"}  # pyarrow itself imports pandas
+    assert not engines & set(done.stdout.split())

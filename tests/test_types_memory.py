@@ -119,6 +119,16 @@ def test_polars_columns_are_not_copied() -> None:
     assert lies_within(stored.resolve()["a"].to_numpy().ctypes.data, buffers)
 
 
+def test_lazy_frames_are_their_result_and_scan_it_in_place() -> None:
+    frame = pl.DataFrame({"a": np.arange(N)})
+    parts = encode(frame.lazy())
+    assert [part.typename for part in parts] == ["vineyard.polars.lazyframe"]
+    assert frame["a"].to_numpy().ctypes.data in part_addresses(parts)
+    stored, buffers = store(parts)
+    back = stored.resolve().select("a").collect()
+    assert lies_within(back["a"].to_numpy().ctypes.data, buffers)
+
+
 def test_read_only_frames_work_for_reading() -> None:
     n = 2000
     frame = pd.DataFrame({"k": np.arange(n) % 7, "v": np.arange(n) * 0.5, "w": np.arange(n)})

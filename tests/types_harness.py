@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import decimal
+import importlib
 import io
 import json
 import math
 import mmap
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +97,8 @@ def assert_same(a: Any, b: Any) -> None:
                 assert_same(x.to_list(), y.to_list())
             else:
                 polars.testing.assert_series_equal(x, y, check_exact=True)
+    elif isinstance(a, pl.LazyFrame):
+        assert_same(a.collect(), b.collect())
     elif isinstance(a, pl.Series):
         assert a.name == b.name
         assert_same(a.to_frame(), b.to_frame())
@@ -229,3 +235,51 @@ _STRICT: dict[str, Any] = {
     "check_freq": True,
     "check_flags": True,
 }
+
+
+_OTHER_PROCESS = """
+import importlib, sys
+from vineyard_arrow.client import connect
+
+module = importlib.import_module(sys.argv[2])
+client = connect(sys.argv[1], autostart=False)
+for name, make in module.VALUES:
+    try:
+        module.assert_same(make(), client.get(name))
+    except BaseException as error:
+        raise AssertionError(name) from error
+"""
+
+
+def run_other_process(client: Any, code: str, *arguments: str) -> str:
+    """Run ``code`` with the tests on its path, the store's socket as argument 1; its output."""
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(client._a.socket), *arguments],
+        env={"PYTHONPATH": f"{here.parent}:{here}"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_in_other_process(client: Any, module: str) -> None:
+    """Hold what another process gets to the module's ``VALUES``, by its ``assert_same``."""
+    values = importlib.import_module(module).VALUES
+    client.put_many([make() for _, make in values], names=[name for name, _ in values])
+    run_other_process(client, _OTHER_PROCESS, module)
+
+
+def place_of(client: Any, address: int) -> str:
+    """Where memory lies: "store", "private map" of a file (copy-on-write), or "own"."""
+    if client._a._core.offset_of(address) is not None:
+        return "store"
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            bounds, access, _, _, inode, *_ = line.split()
+            begin, end = (int(bound, 16) for bound in bounds.split("-"))
+            if begin <= address < end:
+                return "private map" if inode != "0" and access == "rw-p" else "own"
+    raise ValueError(f"{address:#x} is not mapped")

@@ -433,6 +433,8 @@ POLARS: Values = (
         ("polars-chunks", lambda: pl.concat(
             [pl.DataFrame({"c": [str(i)]}, schema={"c": pl.Categorical}) for i in range(3)],
             rechunk=False)),
+        ("polars-lazy", lambda: pl.DataFrame(_POLARS_COLUMNS).lazy()),
+        ("polars-plan", lambda: pl.LazyFrame({"a": [3, 1]}).sort("a").with_columns(b=pl.col("a"))),
         ("polars-none", pl.DataFrame),
         ("polars-height", lambda: pl.DataFrame(height=5)),
         ("polars-schema", lambda: pl.DataFrame(schema={"a": pl.Int8, "b": pl.String})),

@@ -149,6 +149,7 @@ class Client:
         mode : {"ro", "cow", "copy"}
             "ro" maps read-only; "cow" maps privately, pages are copied as they are written;
             "copy" copies to memory of this process. With the last two, arrays are writable.
+            PyTorch tensors, which cannot be read-only, are mapped privately with "ro" too.
         timeout_s : float, optional
             Wait that long for the object or name to appear; not at all by default.
         as_ : type or str, optional
@@ -182,6 +183,10 @@ class Client:
         writable = mode != "ro"
         parts = [StoredPart(t, params, table, writable) for t, params, table in raw]
         return StoredObject(parts, current_registry(self._registry), self, object_id, mode)
+
+    def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:
+        """The parts of an object that a resolver is making, anew and mapped copy-on-write."""
+        return self._stored(stored.id, self._a.read(stored.id, "cow"), "cow").parts
 
     def get_member(self, stored: StoredObject, name: str, as_: Form | None = None) -> Any:
         """The value of a member of an object that a resolver is making; see `StoredObject.member`.

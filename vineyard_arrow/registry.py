@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 import pyarrow as pa
 
-from .errors import InvalidObjectError, ResolverNotFoundError
+from .errors import InvalidObjectError, ObjectNotFoundError, ResolverNotFoundError
 from .objects import Member, ObjectID
 from .plugins import load_plugins
 
@@ -90,6 +90,9 @@ class Source(Protocol):
     def get_object(self, key: int) -> Any:
         """A handle on an object."""
 
+    def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:
+        """The same parts over memory private to this get, copy-on-write."""
+
 
 Builder = Callable[[Any, "Encoder"], Part]
 Resolver = Callable[[StoredPart, "StoredObject"], Any]
@@ -145,7 +148,7 @@ class Encoder(msgspec.Struct, eq=False):
         self.members[name] = Member(object_id, typename)
 
 
-class StoredObject(msgspec.Struct, frozen=True, eq=False):
+class StoredObject(msgspec.Struct, eq=False):
     """The mapped parts of one stored object, on the way back to a value.
 
     ``source`` is the client it was got by; ``id`` and ``mode`` are those of that get.
@@ -156,6 +159,7 @@ class StoredObject(msgspec.Struct, frozen=True, eq=False):
     source: Source | None = None
     id: int = 0
     mode: str = "ro"
+    remapped: dict[int, StoredPart] | None = None  # copy-on-write, by identity of the part
 
     def member(self, name: str, as_: Form | None = None) -> Any:
         """The value of a member, got as the object itself was.
@@ -182,6 +186,22 @@ class StoredObject(msgspec.Struct, frozen=True, eq=False):
             return self.registry.resolver_for(part.typename)(part, self)
         return self.registry._resolve_as(part, self, as_)
 
+    def private(self, part: StoredPart) -> StoredPart:
+        """``part`` mapped copy-on-write, for values that have no read-only state.
+
+        ``part`` itself comes back if it is writable already, or if nothing can map it
+        anew (the object was deleted meanwhile): look at ``writable``, and copy.
+        """
+        if part.writable or self.source is None:
+            return part
+        if self.remapped is None:
+            try:
+                parts = self.source.read_private(self)
+            except ObjectNotFoundError:
+                return part
+            self.remapped = {id(old): new for old, new in zip(self.parts, parts, strict=True)}
+        return self.remapped[id(part)]
+
 
 # Which of our modules holds the builders of a library's types, by top-level package ...
 _BUILDER_MODULES = {
@@ -190,14 +210,24 @@ _BUILDER_MODULES = {
     "pandas": "pandas",
     "polars": "polars",
     "duckdb": "duckdb",
+    "_duckdb": "duckdb",
+    "scipy": "scipy",
+    "sparse": "sparse",
+    "torch": "torch",
     "vineyard_arrow": "object",
 }
+# ... of classes that no builder knows, by a method that hands out their memory ...
+_PROTOCOLS = ("__arrow_c_stream__", "__arrow_c_array__", "__dlpack__")
 # ... and the resolvers of a typename, by its second component.
 _RESOLVER_MODULES = {
     "arrow": "arrow",
     "numpy": "numpy",
     "pandas": "pandas",
     "polars": "polars",
+    "scipy": "scipy",
+    "sparse": "sparse",
+    "duckdb": "duckdb",
+    "torch": "torch",
     "python": "python",
     "pickle": "python",
 }
@@ -247,6 +277,7 @@ class Registry:
 
     def __init__(self, parent: Registry | None = None) -> None:
         self._builders: dict[type, Builder] = {}
+        self._protocols: dict[str, Builder] = {}
         self._resolvers: dict[str, Resolver] = {}
         self._forms: dict[str, dict[Form, Resolver]] = {}
         self._chain: tuple[Registry, ...] = (self, *(parent._chain if parent else _base))
@@ -257,6 +288,16 @@ class Registry:
 
         def register(function: Builder) -> Builder:
             self._builders.update(dict.fromkeys(types, function))
+            Registry._changes = object()
+            return function
+
+        return register
+
+    def protocol(self, method: str) -> Callable[[Builder], Builder]:
+        """Register the builder of values that only their ``method`` tells anything of."""
+
+        def register(function: Builder) -> Builder:
+            self._protocols[method] = function
             Registry._changes = object()
             return function
 
@@ -288,7 +329,8 @@ class Registry:
     def builder_for(self, value: Any) -> Builder:
         """The builder of the first class in the MRO of ``type(value)`` that has one.
 
-        There always is one: that of ``object`` pickles.
+        There always is one: that of ``object`` pickles. Before it come the Arrow PyCapsule
+        protocol and DLPack.
         """
         cls = type(value)
         known = self._found
@@ -305,12 +347,22 @@ class Registry:
             _load(_BUILDER_MODULES.get(_library(base), "python"))
         known = self._known()
         for base in cls.__mro__:
+            found = self._protocol_builder(cls) if base is object else None
             for each in self._chain:
-                found = each._builders.get(base)
-                if found is not None:
-                    known.builders[cls] = found
-                    return found
+                found = found or each._builders.get(base)
+            if found is not None:
+                known.builders[cls] = found
+                return found
         raise AssertionError("types/python.py has a builder of object")
+
+    def _protocol_builder(self, cls: type) -> Builder | None:
+        for method in _PROTOCOLS:
+            if hasattr(cls, method):
+                _load("capsules")
+                for each in self._chain:
+                    if method in each._protocols:
+                        return each._protocols[method]
+        return None
 
     def resolver_for(self, typename: str) -> Resolver:
         """The resolver of ``typename``.

@@ -1,9 +1,9 @@
 """The fallback: pickle, with every large thing inside it kept out of the stream.
 
 A part of typename ``vineyard.pickle``: its first batch is the stream (protocol 5), the
-others are the stream's out-of-band buffers in order. Arrow, NumPy, pandas and polars
-objects anywhere in the value become parts of their own; in the stream each is a call of
-`nested_part` with the part's index.
+others are the stream's out-of-band buffers in order. Objects anywhere in the value that
+have a builder of their own (Arrow's, arrays, frames, tensors) become parts of their own;
+in the stream each is a call of `nested_part` with the part's index.
 """
 
 from __future__ import annotations
@@ -15,13 +15,22 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from ..errors import BuilderNotFoundError, InvalidObjectError, VineyardArrowError
-from ..registry import Builder, Encoder, Part, StoredObject, StoredPart
+from ..registry import (
+    Builder,
+    Encoder,
+    Part,
+    Registry,
+    StoredObject,
+    StoredPart,
+    default_registry,
+)
 from .memory import BYTES, byte_batch, data_buffers, memory_of
 from .plain import INLINE_NBYTES
 
 __all__ = [
     "PICKLE",
     "becomes_part",
+    "changes_class",
     "kept_in_pickles",
     "nested_part",
     "path_to",
@@ -37,11 +46,22 @@ _IN_STREAM = (type, FunctionType, BuiltinFunctionType)
 _MAX_SEARCH_DEPTH = 20
 # Builders whose values gain nothing from a part of their own: the generic one, schemas.
 _kept: set[Builder] = set()
+# Builders whose values come back as something else.
+_changing: set[Builder] = set()
 
 
 def kept_in_pickles(builder: Builder) -> Builder:
     """Decorate a builder of small values, that stay in the stream when inside a pickle."""
     _kept.add(builder)
+    return builder
+
+
+def changes_class(builder: Builder) -> Builder:
+    """Decorate a builder whose values come back as another class.
+
+    Inside a pickle they are left as they are: what holds them there counts on their class.
+    """
+    _changing.add(builder)
     return builder
 
 
@@ -56,6 +76,11 @@ def nested_part(index: int) -> Any:
         f"part {index} of a stored object was unpickled outside of its store",
         "read it by client.get",
     )
+
+
+def _is_part_of_pickle(value: Any, registry: Registry) -> bool:
+    builder = registry.builder_for(value)
+    return builder not in _kept and builder not in _changing
 
 
 class _Pickler(pickle.Pickler):
@@ -80,7 +105,7 @@ class _Pickler(pickle.Pickler):
         kind = type(obj)
         known = self._by_type.get(kind)
         if known is None:
-            known = self._by_type[kind] = becomes_part(obj, self._encoder)
+            known = self._by_type[kind] = _is_part_of_pickle(obj, self._encoder.registry)
         if not known or (kind.__module__ == "numpy" and obj.nbytes < INLINE_NBYTES):
             return NotImplemented
         return nested_part, (self._encoder.add(obj),)
@@ -155,10 +180,9 @@ def unpicklable(value: Any, depth: int = 0) -> tuple[str, Any, Exception] | None
 
 class _Probe(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        library = type(obj).__module__.partition(".")[0]
-        if library in ("numpy", "pyarrow", "pandas", "polars"):
-            return nested_part, (0,)
-        return NotImplemented
+        if isinstance(obj, _IN_STREAM) or not _is_part_of_pickle(obj, default_registry):
+            return NotImplemented
+        return nested_part, (0,)
 
 
 def path_to(value: Any, target: Any, depth: int = 0) -> str | None:

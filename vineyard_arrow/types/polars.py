@@ -1,5 +1,8 @@
 """polars frames and series, by the Arrow memory they already lie in.
 
+A LazyFrame is a plan over data that other processes may not have, so what is stored is
+its result; it comes back lazy, over the mapped columns.
+
 The part is a table; polars keeps what Arrow cannot say (categories, enums) in field
 metadata. Columns that Arrow would not give back with the same dtype (128-bit integers,
 objects) are set aside in a nested value, ``[[position, values], ...]``.
@@ -21,6 +24,7 @@ __all__: list[str] = []
 
 FRAME = "vineyard.polars.frame"
 SERIES = "vineyard.polars.series"
+LAZY = "vineyard.polars.lazyframe"
 _NEWEST = pl.CompatLevel.newest()
 # Dtypes found to survive Arrow, or not. They are few; the bound is against generated enums.
 _survives: dict[Any, bool] = {}
@@ -41,6 +45,14 @@ def build_series(series: pl.Series, encoder: Encoder) -> Part:
     if type(series) is not pl.Series:
         return pickle_part(series, encoder)
     return _build(SERIES, series.to_frame(), encoder)
+
+
+@builtin_registry.builder(pl.LazyFrame)
+def build_lazy(frame: pl.LazyFrame, encoder: Encoder) -> Part:
+    """The result of a lazy frame, which is collected for it."""
+    if type(frame) is not pl.LazyFrame:
+        return pickle_part(frame, encoder)
+    return _build(LAZY, frame.collect(), encoder)
 
 
 @builtin_registry.resolver(FRAME)
@@ -66,6 +78,13 @@ def resolve_series(part: StoredPart, stored: StoredObject) -> pl.Series:
     """The series over mapped memory."""
     series: pl.Series = resolve_frame(part, stored).to_series(0)
     return series
+
+
+@builtin_registry.resolver(LAZY)
+def resolve_lazy(part: StoredPart, stored: StoredObject) -> pl.LazyFrame:
+    """A lazy frame that scans the mapped columns."""
+    frame: pl.LazyFrame = resolve_frame(part, stored).lazy()
+    return frame
 
 
 # -- as and from Arrow -------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Helpers that bind stored objects to other engines; each imports its engine when asked for."""
