@@ -14,19 +14,18 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Daemon
+from conftest import DEADLINE_S, Daemon, Gate
 
 from vineyard_arrow.client import Client
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
-DEADLINE_S = 20.0
 ROWS = 100_000
 
 
@@ -84,37 +83,6 @@ def receive(fd: int, pid: int) -> bytes:
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     """What ``function(*arguments)`` returns in a forked child."""
     return Child(function, *arguments).wait()
-
-
-class Gate:
-    """Something to wait for, across processes: opened once, by one of them."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-
-    def open(self) -> None:
-        os.write(self._write, b"x")
-
-    def wait(self) -> None:
-        assert select.select([self._read], [], [], DEADLINE_S)[0], "the gate stays shut"
-        os.read(self._read, 1)
-
-    def close(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
-
-
-@pytest.fixture
-def make_gate() -> Iterator[Callable[[], Gate]]:
-    gates: list[Gate] = []
-
-    def make() -> Gate:
-        gates.append(Gate())
-        return gates[-1]
-
-    yield make
-    for gate in gates:
-        gate.close()
 
 
 def until(condition: Callable[[], bool]) -> None:
