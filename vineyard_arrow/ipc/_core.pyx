@@ -344,13 +344,14 @@ cdef class Attachment:
             return None
         return address - <uint64_t>self.a.base
 
-    def remove_segment(self, uint32_t segment):
-        """Unmap a segment that the daemon retired, and close its descriptor."""
-        found = self.segments.pop(segment, None)
-        if found is not None:
-            offset, nbytes, fd = found
-            self.a.unmap_segment(offset, nbytes)
-            close(fd)
+    def remove_segments(self, segments):
+        """Unmap segments that the daemon retired, and close their descriptors."""
+        for segment in segments:
+            found = self.segments.pop(segment, None)
+            if found is not None:
+                offset, nbytes, fd = found
+                self.a.unmap_segment(offset, nbytes)
+                close(fd)
 
     def sealed_in_use(self):
         """Sealed ranges that live pool blocks of this process still show."""

@@ -15,7 +15,6 @@ import os
 import socket
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from mmap import mmap
@@ -45,6 +44,7 @@ from . import _core  # noqa: E402  # only once pyarrow is known to be the right 
 MODES = {"ro": 0, "cow": 1, "copy": 2}
 READ_ATTEMPTS = 1000
 
+_forked = threading.Condition()  # told at the end of a fork, of which there is one at a time
 _json = msgspec.json.Encoder()
 _core.set_params_decoder(lambda data: msgspec.json.decode(data) if data else {})
 
@@ -70,7 +70,6 @@ class Attached:
         self._prepared: _Prepared | None = None
         self._lease_segment: int | None = None
         self._inherited: list[int] = []  # leases of the processes we were forked from
-        self._forked = threading.Condition()
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
         fds: list[int] = []  # ours to close
         try:
@@ -114,15 +113,8 @@ class Attached:
 
     def _take(self, connection: Connection, ids: tuple[int, int]) -> None:
         self.connection = connection
-        # Weakly, so that an attachment without users goes at once, not at a collection.
-        retired = weakref.WeakMethod(self._retired)
-
-        def on_retired(segments: list[int]) -> None:
-            method = retired()
-            if method is not None:
-                method(segments)
-
-        connection.on_retired = on_retired
+        # Not our method: an attachment without users goes at once, not at a collection.
+        connection.on_retired = self._core.remove_segments
         self._ids = iter(range(ids[0], ids[0] + ids[1]))
 
     @property
@@ -210,10 +202,6 @@ class Attached:
             except RuntimeError as error:
                 os.close(fds[0])
                 raise VineyardArrowError(f"cannot map the store: {error}") from None
-
-    def _retired(self, segments: list[int]) -> None:
-        for segment in segments:
-            self._core.remove_segment(segment)
 
     def find_name(self, name: str) -> int:
         """The id ``name`` points to; ObjectNotFoundError if there is no such name."""
@@ -452,19 +440,20 @@ class Attached:
 
     def _end_fork(self) -> None:
         self._core.forking = 0
-        with self._forked:
-            self._forked.notify_all()
+        with _forked:
+            _forked.notify_all()
 
     def _await_fork(self) -> None:
         """Wait while another thread forks."""
-        with self._forked:
-            self._forked.wait_for(lambda: not self._core.forking, self.timeout_s)
+        with _forked:
+            _forked.wait_for(lambda: not self._core.forking, self.timeout_s)
 
     def after_fork_in_child(self) -> None:
         """Let go of what is the parent's; take over the connection made for us."""
+        global _forked
+        _forked = threading.Condition()
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._forked = threading.Condition()
         self._core.forking = 0
         self._pool = None
         if self._lease_segment is not None:
@@ -514,7 +503,7 @@ class Attached:
             try:
                 _, fds = connection.request(p.GetSegment(segment))
             except ObjectNotFoundError:
-                self._core.remove_segment(segment)
+                self._core.remove_segments([segment])
             else:
                 for fd in fds:
                     os.close(fd)
