@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
 
@@ -39,7 +38,7 @@ from .starter import connect_or_start
 
 check_pyarrow()
 
-from . import _core  # noqa: E402  # only once pyarrow is known to be the right one
+from . import _core, fork  # noqa: E402  # only once pyarrow is known to be the right one
 
 MODES = {"ro": 0, "cow": 1, "copy": 2}
 READ_ATTEMPTS = 1000
@@ -47,14 +46,6 @@ READ_ATTEMPTS = 1000
 _forked = threading.Condition()  # told at the end of a fork, of which there is one at a time
 _json = msgspec.json.Encoder()
 _core.set_params_decoder(lambda data: msgspec.json.decode(data) if data else {})
-
-
-@dataclass(slots=True)
-class _Prepared:
-    """What a fork's child will need, made before the fork."""
-
-    fds: list[int]
-    reply: p.Forked
 
 
 class Attached:
@@ -67,7 +58,7 @@ class Attached:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._pool: Any = None
-        self._prepared: _Prepared | None = None
+        self._prepared: fork.Prepared | None = None
         self._lease_segment: int | None = None
         self._inherited: list[int] = []  # leases of the processes we were forked from
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
@@ -418,24 +409,13 @@ class Attached:
         self._core.forking = threading.get_ident()
         if os.getpid() != self._pid or not self.alive:
             return
-        extents = self._core.sealed_in_use()
-        if not self._core.pinned and not extents:
-            return
-        # A fork must not fail for our sake: without a connection the child's inherited
-        # values are unprotected, as they would be were the daemon dead.
-        with contextlib.suppress(VineyardArrowError):
-            reply, fds = self.request(p.Fork(extents))
-            self._prepared = _Prepared(fds, reply)
-
-    def _discard_prepared(self) -> None:
-        if self._prepared is not None:
-            for fd in self._prepared.fds:
-                os.close(fd)
-            self._prepared = None
+        self._prepared = fork.prepare(self._core, self.connection)
 
     def after_fork_in_parent(self) -> None:
         """Leave the child's connection to the child."""
-        self._discard_prepared()
+        if self._prepared is not None:
+            self._prepared.discard()
+            self._prepared = None
         self._end_fork()
 
     def _end_fork(self) -> None:
@@ -460,19 +440,13 @@ class Attached:
             self._inherited.append(self._lease_segment)
             self._lease_segment = None
         prepared, self._prepared = self._prepared, None
-        old = self.connection
+        sock_fd = fork.take_over(self._core, prepared)
+        self.connection.close()
         if prepared is None:
-            self._core.after_fork(-1, False)
-            old.close()
-            old.lost = "forked"
-            return
-        sock_fd, table_fd, event_fd = prepared.fds
-        self._core.after_fork(sock_fd, True)
-        self._core.set_table(table_fd, event_fd)
-        os.close(table_fd)
-        sock = socket.socket(fileno=os.dup(sock_fd))
-        old.close()
-        self._take(Connection(sock, self.timeout_s), prepared.reply.ids)
+            self.connection.lost = "forked"
+        else:
+            sock = socket.socket(fileno=os.dup(sock_fd))
+            self._take(Connection(sock, self.timeout_s), prepared.reply.ids)
 
     def _reconnect(self) -> None:
         """A child that inherited nothing pinned attaches itself when it first needs to."""
@@ -508,9 +482,15 @@ class Attached:
                 for fd in fds:
                     os.close(fd)
 
-    def close(self) -> None:
-        """End the connection for requests; mapped buffers keep theirs."""
+    def close(self) -> fork.Remnant | None:
+        """End the connection for requests; mapped buffers keep theirs.
+
+        Returns what the fork hooks must know from now on, if anything is still mapped.
+        """
         self.connection.close()
+        if self._pool is None and not self._core.in_use:
+            return None
+        return fork.Remnant(self._core, self.connection, self.timeout_s)
 
 
 def full_error(nbytes: int, status: p.Status) -> StoreFullError:

@@ -235,8 +235,15 @@ class Connection:
     def close(self) -> None:
         """Close this end; later requests raise ConnectionLostError."""
         self.lost = self.lost or "closed"
+        self.on_retired = None
         self._sock.close()
         self._drop_fds()
+
+    def resume(self, fd: int) -> None:
+        """After `close`, go on over another descriptor of the same socket (owned from here on)."""
+        with self._lock:
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+            self.lost = None
 
     def _drop_fds(self) -> None:
         """Close descriptors whose message has not come."""
