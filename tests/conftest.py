@@ -20,6 +20,7 @@ from vineyard_arrow.ipc.connection import Connection
 from vineyard_arrow.ipc.starter import start_daemon
 
 START_S = 20.0
+DEADLINE_S = 20.0  # of whatever another process is to do
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -172,3 +173,34 @@ def make_daemon(folder: Path) -> Iterator[Callable[..., Daemon]]:
         daemon.stop()
         for path in folder.glob(daemon.socket.name + "*"):
             path.unlink()
+
+
+class Gate:
+    """Something to wait for, across processes: opened once, by one of them."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+
+    def open(self) -> None:
+        os.write(self._write, b"x")
+
+    def wait(self) -> None:
+        assert select.select([self._read], [], [], DEADLINE_S)[0], "the gate stays shut"
+        os.read(self._read, 1)
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+@pytest.fixture
+def make_gate() -> Iterator[Callable[[], Gate]]:
+    gates: list[Gate] = []
+
+    def make() -> Gate:
+        gates.append(Gate())
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        gate.close()

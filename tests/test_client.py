@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Daemon, run_daemon
-from test_fork import DEADLINE_S, in_child, until
+from conftest import DEADLINE_S, Daemon, run_daemon
+from test_fork import in_child, until
 
 import vineyard_arrow
 from vineyard_arrow import ObjectID

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Daemon
-from test_fork import DEADLINE_S, Child, Gate, until
+from conftest import DEADLINE_S, Daemon, Gate
+from test_fork import Child, until
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import ObjectExistsError, ObjectNotFoundError, StoreFullError
@@ -29,19 +29,6 @@ def value_of(array: np.ndarray) -> int:
     first = int(array[0])
     assert (array == first).all(), "torn"
     return first
-
-
-@pytest.fixture
-def make_gate() -> Iterator[Callable[[], Gate]]:
-    gates: list[Gate] = []
-
-    def make() -> Gate:
-        gates.append(Gate())
-        return gates[-1]
-
-    yield make
-    for gate in gates:
-        gate.close()
 
 
 def work(client: Client, number: int, rounds: int) -> int:

@@ -58,6 +58,15 @@ def test_the_file_can_be_named(place, monkeypatch):
         daemon_config()
 
 
+def test_a_changed_file_is_seen(place):
+    path = write_file(place, "timeout_s = 1")
+    assert client_config().timeout_s == 1
+    path.write_text("timeout_s = 2")
+    assert client_config().timeout_s == 2
+    path.unlink()
+    assert client_config().timeout_s == 30
+
+
 @pytest.mark.parametrize("text", ["pages = ", b"\xff", "[daemon]\npages = 'huge'", "page = 1"])
 def test_a_bad_file_is_named(place, text):
     path = write_file(place, "")

@@ -14,19 +14,18 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Daemon
+from conftest import DEADLINE_S, Daemon, Gate
 
 from vineyard_arrow.client import Client
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
-DEADLINE_S = 20.0
 ROWS = 100_000
 
 
@@ -84,37 +83,6 @@ def receive(fd: int, pid: int) -> bytes:
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     """What ``function(*arguments)`` returns in a forked child."""
     return Child(function, *arguments).wait()
-
-
-class Gate:
-    """Something to wait for, across processes: opened once, by one of them."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-
-    def open(self) -> None:
-        os.write(self._write, b"x")
-
-    def wait(self) -> None:
-        assert select.select([self._read], [], [], DEADLINE_S)[0], "the gate stays shut"
-        os.read(self._read, 1)
-
-    def close(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
-
-
-@pytest.fixture
-def make_gate() -> Iterator[Callable[[], Gate]]:
-    gates: list[Gate] = []
-
-    def make() -> Gate:
-        gates.append(Gate())
-        return gates[-1]
-
-    yield make
-    for gate in gates:
-        gate.close()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -213,6 +181,135 @@ def test_a_pool_built_table_outlives_its_deletion(
     gate.open()
     assert child.wait() == {9}
     until(lambda: daemon.status().memory_used == 0)
+
+
+def built(client: Client, value: int) -> pa.Table:
+    """A table whose buffers lie in the pool of the client."""
+    with client.memory_pool:
+        return pa.table({"a": pa.array([value] * ROWS), "b": pa.array([value] * ROWS)})
+
+
+@pytest.mark.parametrize("kind", ["got", "built"])
+def test_a_fork_after_close_protects_what_lives_on(
+    daemon: Daemon, make_gate: Callable[[], Gate], kind: str
+) -> None:
+    gate, fds = make_gate(), len(os.listdir("/proc/self/fd"))
+    with daemon.connect() as client:
+        table = built(client, 9) if kind == "built" else table_of(9)
+        oid = client.put(table)
+        if kind == "got":
+            table = client.get(oid)
+    child = Child(check_in_child, gate, table)
+    del table
+    until(lambda: forked_only(daemon))
+    with daemon.connect() as client:
+        client.delete(oid)
+        overwrite_free_memory(client)
+        assert client.status().memory_used > 0
+        gate.open()
+        assert child.wait() == {9}
+        until(lambda: daemon.status().memory_used == 0)
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+def forked_only(daemon: Daemon) -> bool:
+    """Whether the daemon's one client is a forked child."""
+    return [c.program.endswith("(forked)") for c in daemon.status().clients] == [True]
+
+
+@pytest.mark.parametrize("kind", ["got", "built"])
+def test_a_fork_after_close_outlives_the_parent(
+    client: Client, daemon: Daemon, make_gate: Callable[[], Gate], kind: str
+) -> None:
+    gate, told = make_gate(), os.pipe()
+
+    def parent() -> None:
+        client.close()
+        own = daemon.connect()
+        table = built(own, 8) if kind == "built" else table_of(8)
+        oid = own.put(table, name="x")
+        if kind == "got":
+            table = own.get(oid)
+        own.close()
+        if os.fork() == 0:
+            try:
+                gate.wait()
+                os.write(told[1], repr(values_of(table)).encode())
+            finally:
+                os._exit(0)
+        os._exit(0)
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            parent()
+        finally:
+            os._exit(1)
+    os.close(told[1])
+    assert os.waitpid(pid, 0)[1] == 0
+    until(lambda: pid not in {c.pid for c in daemon.status().clients if "forked" not in c.program})
+    client.delete("x")
+    overwrite_free_memory(client)
+    gate.open()
+    assert receive(told[0], pid) == b"{8}"
+    until(lambda: daemon.status().memory_used == 0)
+
+
+def test_forks_nest_after_close(daemon: Daemon, make_gate: Callable[[], Gate]) -> None:
+    gate = make_gate()
+    with daemon.connect() as client:
+        oid = client.put(table_of(10))
+        table = client.get(oid)
+
+    def nested() -> set[int]:
+        inner = Child(check_in_child, gate, table)  # noqa: F821  # deleted below
+        return inner.wait() | values_of(table)  # noqa: F821
+
+    child = Child(nested)
+    until(lambda: len(daemon.status().clients) == 3)
+    del table
+    with daemon.connect() as client:
+        client.delete(oid)
+        overwrite_free_memory(client)
+        gate.open()
+        assert child.wait() == {10}
+        until(lambda: daemon.status().memory_used == 0)
+
+
+def test_a_child_closes_and_forks(client: Client, daemon: Daemon) -> None:
+    oid = client.put(table_of(5))
+    table = client.get(oid)
+
+    def close() -> set[int]:
+        client.close()
+        client.close()
+        assert in_child(values_of, table) == {5}
+        with daemon.connect() as own:
+            return values_of(table) | values_of(own.get(oid))
+
+    assert in_child(close) == {5}
+
+
+def test_the_hooks_keep_no_closed_attachment(daemon: Daemon) -> None:
+    """Not one is alive without buffers, and each fork leaves as many descriptors as before."""
+    with daemon.connect() as client:
+        table = client.get(client.put(table_of(1)))
+    fds, served = len(os.listdir("/proc/self/fd")), daemon.fds
+    for _ in range(5):
+        assert in_child(values_of, table) == {1}
+    until(lambda: [c.pid for c in daemon.status().clients] == [os.getpid()])
+    assert (len(os.listdir("/proc/self/fd")), daemon.fds) == (fds, served)
+    del table
+    until(lambda: not daemon.status().clients)
+    assert in_child(lambda: len(daemon.status().clients)) == 0
+
+
+def test_a_fork_after_close_and_the_daemons_end(make_daemon: Callable[..., Daemon]) -> None:
+    own = make_daemon("--memory-limit", "64MiB", "--pages", "small")
+    with own.connect() as client:
+        table = client.get(client.put(table_of(2)))
+    own.kill()
+    assert in_child(values_of, table) == {2}
 
 
 def test_a_child_puts_what_the_parent_built_and_did_not_seal(client: Client) -> None:

@@ -31,7 +31,7 @@ from vineyard_arrow.sessions import Session
 
 MIB = 1 << 20
 SLOTS = 64
-CREDIT, WANTED, RING_HEAD, RING_TAIL, RING = 64, 72, 192, 256, 4096  # of ClientTable in layout.h
+CREDIT, WANTED, RING_HEAD, RING_TAIL, RING = 0, 8, 128, 192, 4096  # of ClientTable in layout.h
 
 
 class Table:

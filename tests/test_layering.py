@@ -18,7 +18,7 @@ LAYERS = [
     {"config", "config_values", "registry", "contexts"},
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop"},
     {"ipc.connection", "ipc.hugepages", "ipc.server", "types", "composition", "handles"},
-    {"ipc.memory", "ipc.starter"},
+    {"ipc.memory", "ipc.starter", "ipc.fork"},
     {"metadata.catalog", "ipc.attached", "ipc.blocks", "sessions"},
     {"puts"},
     {"service", "ipc.process"},

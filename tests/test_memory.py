@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import Daemon
+from conftest import Daemon, Gate
 from test_fork import Child, in_child, until
 
 from vineyard_arrow.client import Client
@@ -224,6 +226,44 @@ def test_idle_memory_goes_back(make_daemon: Callable[..., Daemon]) -> None:
         until(lambda: committed(client) <= 32 * MIB / 10)
         until(lambda: client.status().memory_warm == 0)
         assert client.get(client.put(1)) == 1
+
+
+def test_the_last_reader_of_something_deleted_is_heard(
+    make_daemon: Callable[..., Daemon], make_gate: Callable[[], Gate]
+) -> None:
+    """It only reads, says nothing, and nobody else speaks to the daemon meanwhile."""
+    own = make_daemon("--memory-limit", "64MiB", "--pages", "small", "--idle-trim-s", "0.05")
+
+    def blocks() -> int:
+        """Bytes of pages of the daemon's files, seen without a message that would wake it."""
+        files = {}
+        for fd in os.listdir(f"/proc/{own.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(f"/proc/{own.pid}/fd/{fd}")
+                files[found.st_dev, found.st_ino] = found.st_blocks * 512
+        return sum(files.values())
+
+    pinned, deleted, seen = make_gate(), make_gate(), make_gate()
+
+    def read() -> bool:
+        value = client.get("z")
+        pinned.open()
+        deleted.wait()
+        read = bool(value.any())
+        del value
+        seen.wait()
+        return read
+
+    with own.connect() as client:
+        oid = client.put(zeros(16 * MIB), name="z")
+        reader = Child(read)
+        pinned.wait()
+        client.delete(oid)
+        assert blocks() >= 16 * MIB
+        deleted.open()
+        until(lambda: blocks() < 16 * MIB)
+        seen.open()
+        assert reader.wait() is False
 
 
 def test_trim_gives_memory_back_at_once(make_daemon: Callable[..., Daemon]) -> None:

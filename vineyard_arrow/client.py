@@ -446,10 +446,9 @@ class Client:
         self._a.request(p.Clear())
 
     def close(self) -> None:
-        """Close the client; what it got stays valid. May be called twice.
+        """Close the client; what it got stays valid, in children forked later too.
 
-        A child forked after that does not protect what it inherited: keep the client open
-        across forks.
+        May be called twice.
         """
         attached, self._attached = self._attached, None
         if attached is not None:

@@ -9,12 +9,14 @@ An empty variable counts as not set.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from vineyard_arrow.config_values import PARSERS, socket_path
@@ -93,6 +95,13 @@ class ClientConfig:
     autostart: bool = True
 
 
+# The settings of each, with their environment variables.
+_NAMES: dict[type, dict[str, str]] = {
+    cls: {field.name: ENV_PREFIX + field.name.upper() for field in fields(cls)}
+    for cls in (DaemonConfig, ClientConfig)
+}
+
+
 def daemon_config(**arguments: object) -> DaemonConfig:
     """Resolve a daemon's settings.
 
@@ -157,47 +166,57 @@ def _resolve(
     cls: type[DaemonConfig | ClientConfig], arguments: Mapping[str, object]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Parse the values given for settings of ``cls`` and say where each came from."""
-    names = [field.name for field in fields(cls)]
-    for unknown in sorted(arguments.keys() - names):
-        raise TypeError(f"no setting {unknown!r}; there are {', '.join(names)}")
+    names = _NAMES[cls]
+    for unknown in arguments:
+        if unknown not in names:
+            raise TypeError(f"no setting {unknown!r}; there are {', '.join(names)}")
     path, table = _read_file()
     values, origins = {}, {}
-    for name in names:
-        variable = ENV_PREFIX + name.upper()
-        candidates = (
-            (arguments.get(name), f"argument {name}"),
-            (os.environ.get(variable) or None, f"environment variable {variable}"),
-            (table.get(name), f"{path}: {name}"),
-        )
-        for raw, origin in candidates:
-            if raw is None:
-                continue
-            try:
-                values[name], origins[name] = PARSERS[name](raw), origin
-            except (ValueError, TypeError) as error:
-                message = f"setting {name} is {raw!r} (from {origin}); allowed: {error}"
-                raise ConfigError(message) from None
-            break
+    for name, variable in names.items():
+        raw, origin = arguments.get(name), f"argument {name}"
+        if raw is None:
+            raw, origin = os.environ.get(variable) or None, f"environment variable {variable}"
+        if raw is None:
+            raw, origin = table.get(name), f"{path}: {name}"
+        if raw is None:
+            continue
+        try:
+            values[name], origins[name] = PARSERS[name](raw), origin
+        except (ValueError, TypeError) as error:
+            message = f"setting {name} is {raw!r} (from {origin}); allowed: {error}"
+            raise ConfigError(message) from None
     return values, origins
 
 
-def _read_file() -> tuple[Path | None, dict[str, object]]:
+def _read_file() -> tuple[str | None, Mapping[str, object]]:
+    # Every `connect` comes here: a Path, or open(), would take longer than the look itself.
     named = os.environ.get(ENV_PREFIX + "CONFIG")
     xdg = os.environ.get("XDG_CONFIG_HOME", "")
     # A relative $XDG_CONFIG_HOME is to be ignored, says the XDG specification.
-    home = Path(xdg) if xdg.startswith("/") else Path(os.path.expanduser("~")) / ".config"
-    path = Path(named) if named else home / "vineyard-arrow" / "config.toml"
+    home = xdg if xdg.startswith("/") else os.path.expanduser("~/.config")
+    path = named or f"{home}/vineyard-arrow/config.toml"
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open(os.open(path, os.O_RDONLY), "rb") as file:
+            data = file.read()
     except (FileNotFoundError, NotADirectoryError):
         if not named:
             return None, {}
         raise ConfigError(f"{path} (from {ENV_PREFIX}CONFIG) does not exist") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    return path, _parse_file(path, data)
+
+
+@functools.lru_cache(maxsize=8)
+def _parse_file(path: str, data: bytes) -> Mapping[str, object]:
+    """The settings in a file of these bytes; kept by them, so that a changed file is seen."""
+    try:
+        table = tomllib.loads(data.decode())
+    except ValueError as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
     for key in sorted(table.keys() - PARSERS.keys()):
         raise ConfigError(f"{path}: {key} is no setting; allowed: {', '.join(sorted(PARSERS))}")
-    return path, table
+    return MappingProxyType(table)
 
 
 def private_folder() -> Path:

@@ -6,6 +6,7 @@ doesn't know where the value came from; see `config` for that.
 
 from __future__ import annotations
 
+import functools
 import grp
 import math
 import os
@@ -30,7 +31,14 @@ def socket_path(value: object) -> Path:
 def _path(value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ValueError("a path")
-    return Path(os.path.expanduser(value)).absolute()
+    path = os.path.expanduser(value)
+    return _absolute(path if os.path.isabs(path) else os.path.join(os.getcwd(), path))
+
+
+@functools.lru_cache(maxsize=64)
+def _absolute(path: str) -> Path:
+    """One Path for each path: it keeps its text and hash, which `connect` needs every time."""
+    return Path(path)
 
 
 def _memory_limit(value: object) -> int:

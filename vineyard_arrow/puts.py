@@ -63,7 +63,11 @@ class Puts:
 
     def take_mail(self) -> None:
         """Publish what lies in the outboxes."""
-        mail = [s for s in self._sessions if s.writer is not None and s.writer.table.has_mail]
+        mail = [
+            s
+            for s in self._sessions
+            if (w := s.writer) is not None and w.segment is not None and w.table.has_mail
+        ]
         for session in mail:  # a list: publishing wakes waiters, and finds some of them gone
             if session.writer is not None:
                 self._take(session, session.writer)

@@ -11,7 +11,6 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -140,7 +139,8 @@ class Service:
                 self._forget(waiter)
         writer, session.writer = session.writer, None
         if writer is not None:
-            self._watch(session.event_fd, None)
+            if session.heard:
+                self._watch(session.event_fd, None)
             os.close(session.event_fd)
             os.close(session.table_fd)
             if self._closing:  # the client lives on, with its unsealed memory: leave the pages
@@ -170,23 +170,34 @@ class Service:
         session.send(number, reply, fds)
 
     def _attach(self, session: Session, pid: int, program: str) -> None:
-        with ExitStack() as undo:
-            table_fd = os.memfd_create("vineyard-client", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            undo.callback(os.close, table_fd)
-            os.ftruncate(table_fd, _core.table_nbytes(self._slots))
+        fds = [os.memfd_create("vineyard-client", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)]
+        try:
+            os.ftruncate(fds[0], _core.table_nbytes(self._slots))
             # The client may write it, not cut it short: we would die of SIGBUS.
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(table_fd, fcntl.F_ADD_SEALS, seals)
-            event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            undo.callback(os.close, event_fd)
-            session.writer = Writer(_core.HostTable(table_fd, self._slots))
-            undo.pop_all()
-        session.table_fd, session.event_fd = table_fd, event_fd
+            fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, seals)
+            fds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            session.writer = Writer(_core.HostTable(fds[0], self._slots))
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        session.table_fd, session.event_fd = fds
         session.number, self._next_client = self._next_client, self._next_client + 1
         session.pid, session.program = pid, program
         self.memory.writers.add(session.writer)
-        self.puts.allow(session.writer)
-        self._watch(session.event_fd, lambda: self._kicked(session))
+        if self.catalog.deleted_pinned:
+            self._listen(session)
+
+    def _listen(self, session: Session) -> None:
+        """Heed the session's kicks. What it has kicked before is heard as well.
+
+        Until it has a lease, or something deleted is pinned, it has nothing to say by them,
+        and a connection that comes and goes is spared the watch.
+        """
+        if not session.heard:
+            session.heard = True
+            self._watch(session.event_fd, lambda: self._kicked(session))
 
     def _hello(self, session: Session, _: int, m: p.Hello) -> tuple[Any, list[int]]:
         if m.version != p.VERSION:
@@ -238,7 +249,9 @@ class Service:
         assert writer is not None
         if writer.segment is not None:
             raise ProtocolError("a client has one segment, and this one has it already")
+        self.puts.allow(writer)
         segment, free = self.memory.lease(writer, m.avoid)
+        self._listen(session)
         reply = p.Leased(
             segment.id, segment.offset, segment.nbytes, segment.huge, self.memory.idle_s, free
         )
@@ -394,6 +407,10 @@ class Service:
         return p.Done(), []
 
     def _after_delete(self) -> None:
+        if self.catalog.deleted_pinned:
+            for session in self.sessions:
+                if session.writer is not None:
+                    self._listen(session)
         self._tidy_soon()
         self._answer_all()
 

@@ -24,4 +24,5 @@ class Session:
     event_fd: int = -1
     table_fd: int = -1
     ids: list[range] = field(default_factory=list)
+    heard: bool = False  # its event descriptor is watched
     asking: bool = False  # waits for credit

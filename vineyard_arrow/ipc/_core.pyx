@@ -75,6 +75,11 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         CAttachment(int, int) except +
         void ref()
         void unref()
+        cbool try_ref()
+        cbool shared()
+        void watch()
+        void unwatch()
+        int socket()
         cbool contains(const void*)
         cbool in_child()
         cbool daemon_alive()
@@ -285,8 +290,9 @@ cdef class Attachment:
     cdef dict segments      # id -> (offset, nbytes, ro_fd)
     cdef public unsigned long forking  # the thread that forks just now: no other may pin
 
-    def __cinit__(self, int index_fd, int socket_fd):
-        self.a = new CAttachment(index_fd, socket_fd)
+    def __cinit__(self, index_fd=None, socket_fd=None):
+        if index_fd is not None:
+            self.a = new CAttachment(index_fd, socket_fd)
         self.segments = {}
         self.forking = 0
 
@@ -295,7 +301,8 @@ cdef class Attachment:
             self.a.unref()
         if self.segments:
             for _, _, fd in self.segments.values():
-                close(fd)
+                if fd >= 0:
+                    close(fd)
 
     def make_pool(self):
         """The Arrow memory pool over this attachment (one, made when first asked for)."""
@@ -306,6 +313,16 @@ cdef class Attachment:
 
     def set_table(self, int table_fd, int event_fd):
         self.a.set_table(table_fd, event_fd)
+
+    @property
+    def in_use(self):
+        """Whether anything but this object needs the mapping: a buffer, a block of the pool."""
+        return self.a.shared()
+
+    @property
+    def socket(self):
+        """The connection's descriptor, owned by the mapping; -1 if it is a parent's, or none."""
+        return -1 if self.a.in_child() else self.a.socket()
 
     def set_socket(self, int fd):
         """Take ownership of the connection's descriptor: closed with the last buffer."""
@@ -362,13 +379,15 @@ cdef class Attachment:
             return None
         return address - <uint64_t>self.a.base
 
-    def remove_segment(self, uint32_t segment):
-        """Unmap a segment that the daemon retired, and close its descriptor."""
-        found = self.segments.pop(segment, None)
-        if found is not None:
-            offset, nbytes, fd = found
-            self.a.unmap_segment(offset, nbytes)
-            close(fd)
+    def remove_segments(self, segments):
+        """Unmap segments that the daemon retired, and close their descriptors."""
+        for segment in segments:
+            found = self.segments.pop(segment, None)
+            if found is not None:
+                offset, nbytes, fd = found
+                self.a.unmap_segment(offset, nbytes)
+                if fd >= 0:
+                    close(fd)
 
     def sealed_in_use(self):
         """Sealed ranges that live pool blocks of this process still show."""
@@ -519,6 +538,30 @@ cdef class Attachment:
             parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches, entry.params))
         return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared, parts,
                 from_ranges(c_buffer_ranges(streams, header.stream_nbytes, self.a.space)))
+
+
+cdef class WeakAttachment:
+    """Finds an attachment again for as long as anything needs it, and keeps none alive."""
+
+    cdef CAttachment* a
+    cdef dict segments
+
+    def __cinit__(self, Attachment attachment):
+        self.a = attachment.a
+        self.a.watch()
+        self.segments = {i: (offset, nbytes, -1) for i, (offset, nbytes, _) in attachment.segments.items()}
+
+    def __dealloc__(self):
+        self.a.unwatch()
+
+    def __call__(self):
+        """The attachment, to fork with (its segments cannot be read from), or None."""
+        if not self.a.try_ref():
+            return None
+        cdef Attachment attachment = Attachment.__new__(Attachment)
+        attachment.a = self.a
+        attachment.segments = self.segments
+        return attachment
 
 
 cdef class _Written:

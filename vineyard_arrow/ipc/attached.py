@@ -16,9 +16,7 @@ import socket
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
 
@@ -41,11 +39,12 @@ from .starter import connect_or_start
 
 check_pyarrow()
 
-from . import _core  # noqa: E402  # only once pyarrow is known to be the right one
+from . import _core, fork  # noqa: E402  # only once pyarrow is known to be the right one
 
 MODES = {"ro": 0, "cow": 1, "copy": 2}
 READ_ATTEMPTS = 1000
 
+_forked = threading.Condition()  # told at the end of a fork, of which there is one at a time
 _json = msgspec.json.Encoder()
 _core.set_params_decoder(lambda data: msgspec.json.decode(data) if data else {})
 
@@ -74,14 +73,6 @@ def _item(
     )
 
 
-@dataclass(slots=True)
-class _Prepared:
-    """What a fork's child will need, made before the fork."""
-
-    fds: list[int]
-    reply: p.Forked
-
-
 class Attached:
     """See the module's docstring. Made by `attach`, closed when its last client closes."""
 
@@ -92,11 +83,10 @@ class Attached:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._pool: Any = None
-        self._prepared: _Prepared | None = None
+        self._prepared: fork.Prepared | None = None
         self._lease_segment: int | None = None
         self._is_child = False  # of a fork: some pins may be in no table of ours
         self._inherited: list[int] = []  # leases of the processes we were forked from
-        self._forked = threading.Condition()
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
         fds: list[int] = []  # ours to close
         try:
@@ -140,15 +130,8 @@ class Attached:
 
     def _take(self, connection: Connection, ids: tuple[int, int]) -> None:
         self.connection = connection
-        # Weakly, so that an attachment without users goes at once, not at a collection.
-        retired = weakref.WeakMethod(self._retired)
-
-        def on_retired(segments: list[int]) -> None:
-            method = retired()
-            if method is not None:
-                method(segments)
-
-        connection.on_retired = on_retired
+        # Not our method: an attachment without users goes at once, not at a collection.
+        connection.on_retired = self._core.remove_segments
         self._ids = iter(range(ids[0], ids[0] + ids[1]))
 
     @property
@@ -255,10 +238,6 @@ class Attached:
                     for left in fds[fds.index(fd) :]:
                         os.close(left)
                     raise VineyardArrowError(f"cannot map the store: {error}") from None
-
-    def _retired(self, segments: list[int]) -> None:
-        for segment in segments:
-            self._core.remove_segment(segment)
 
     def find_name(self, name: str) -> int:
         """The id ``name`` points to; ObjectNotFoundError if there is no such name."""
@@ -484,61 +463,45 @@ class Attached:
         self._core.forking = threading.get_ident()
         if os.getpid() != self._pid or not self.alive:
             return
-        extents = self._core.sealed_in_use()
-        if not self._core.pinned and not extents:
-            return
-        # A fork must not fail for our sake: without a connection the child's inherited
-        # values are unprotected, as they would be were the daemon dead.
-        with contextlib.suppress(VineyardArrowError):
-            reply, fds = self.request(p.Fork(extents))
-            self._prepared = _Prepared(fds, reply)
-
-    def _discard_prepared(self) -> None:
-        if self._prepared is not None:
-            for fd in self._prepared.fds:
-                os.close(fd)
-            self._prepared = None
+        self._prepared = fork.prepare(self._core, self.connection)
 
     def after_fork_in_parent(self) -> None:
         """Leave the child's connection to the child."""
-        self._discard_prepared()
+        if self._prepared is not None:
+            self._prepared.discard()
+            self._prepared = None
         self._end_fork()
 
     def _end_fork(self) -> None:
         self._core.forking = 0
-        with self._forked:
-            self._forked.notify_all()
+        with _forked:
+            _forked.notify_all()
 
     def _await_fork(self) -> None:
         """Wait while another thread forks."""
-        with self._forked:
-            self._forked.wait_for(lambda: not self._core.forking, self.timeout_s)
+        with _forked:
+            _forked.wait_for(lambda: not self._core.forking, self.timeout_s)
 
     def after_fork_in_child(self) -> None:
         """Let go of what is the parent's; take over the connection made for us."""
+        global _forked
+        _forked = threading.Condition()
         self._pid = os.getpid()
         self._is_child = True
         self._lock = threading.RLock()
-        self._forked = threading.Condition()
         self._core.forking = 0
         self._pool = None
         if self._lease_segment is not None:
             self._inherited.append(self._lease_segment)
             self._lease_segment = None
         prepared, self._prepared = self._prepared, None
-        old = self.connection
+        sock_fd = fork.take_over(self._core, prepared)
+        self.connection.close()
         if prepared is None:
-            self._core.after_fork(-1, False)
-            old.close()
-            old.lost = "forked"
-            return
-        sock_fd, table_fd, event_fd = prepared.fds
-        self._core.after_fork(sock_fd, True)
-        self._core.set_table(table_fd, event_fd)
-        os.close(table_fd)
-        sock = socket.socket(fileno=os.dup(sock_fd))
-        old.close()
-        self._take(Connection(sock, self.timeout_s), prepared.reply.ids)
+            self.connection.lost = "forked"
+        else:
+            sock = socket.socket(fileno=os.dup(sock_fd))
+            self._take(Connection(sock, self.timeout_s), prepared.reply.ids)
 
     def _reconnect(self) -> None:
         """A child that inherited nothing pinned attaches itself when it first needs to."""
@@ -569,14 +532,20 @@ class Attached:
             try:
                 _, fds = connection.request(p.GetSegments(segment))
             except ObjectNotFoundError:
-                self._core.remove_segment(segment)
+                self._core.remove_segments([segment])
             else:
                 for fd in fds:
                     os.close(fd)
 
-    def close(self) -> None:
-        """End the connection for requests; mapped buffers keep theirs."""
+    def close(self) -> fork.Remnant | None:
+        """End the connection for requests; mapped buffers keep theirs.
+
+        Returns what the fork hooks must know from now on, if anything is still mapped.
+        """
         self.connection.close()
+        if self._pool is None and not self._core.in_use:
+            return None
+        return fork.Remnant(self._core, self.connection, self.timeout_s)
 
 
 def full_error(nbytes: int, status: p.Status) -> StoreFullError:

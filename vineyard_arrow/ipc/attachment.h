@@ -4,6 +4,7 @@
 // Lifetime: counted. Python holds one reference, each body of a get and each block of the
 // pool another, so the mappings outlive the client object for as long as any Arrow buffer
 // needs them. The last one out closes the socket, which is how the daemon learns of it.
+// The fork hooks watch it until then, also when no client of Python's is left.
 #pragma once
 
 #include <arrow/buffer.h>
@@ -79,7 +80,22 @@ class Attachment {
 
   void ref() { refs_.fetch_add(1, std::memory_order_relaxed); }
   void unref() {
-    if (refs_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    if (refs_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    dispose();
+    unwatch();
+  }
+  // A reference if anybody still has one; else everything is given back already.
+  bool try_ref() {
+    int64_t n = refs_.load(std::memory_order_relaxed);
+    while (n > 0)
+      if (refs_.compare_exchange_weak(n, n + 1, std::memory_order_acquire)) return true;
+    return false;
+  }
+  bool shared() const { return refs_.load() > 1; }
+  // A watcher keeps these few bytes, so that it can try_ref, and nothing else.
+  void watch() { watchers_.fetch_add(1, std::memory_order_relaxed); }
+  void unwatch() {
+    if (watchers_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
 
   bool contains(const void* p) const {
@@ -119,6 +135,7 @@ class Attachment {
     table = nullptr;
   }
   void set_socket(int fd) { socket_fd_ = fd; }
+  int socket() const { return socket_fd_; }
 
   // ---- segments
 
@@ -245,7 +262,8 @@ class Attachment {
   uint64_t table_number = 0;  // of the table that pins go to; changes only in a fresh child
 
  private:
-  ~Attachment() {
+  ~Attachment() = default;
+  void dispose() {
     if (!in_child()) delete lease;
     unmap();
     if (event_fd_ >= 0) close(event_fd_);
@@ -271,6 +289,7 @@ class Attachment {
   }
 
   std::atomic<int64_t> refs_{1};
+  std::atomic<int64_t> watchers_{1};  // one for all references
   uint64_t generation_ = 0;
   void* wide_ = nullptr;
   void* index_address_ = nullptr;

@@ -28,6 +28,7 @@ from . import protocol as p
 RECV_NBYTES = 8 << 10
 MAX_FDS = 253  # the kernel's own limit
 MAX_TIMEOUT_S = 365 * 86400.0
+_timeval = struct.Struct("@ll")
 
 
 def _lost(reason: object) -> ConnectionLostError:
@@ -59,10 +60,11 @@ class Connection:
     """
 
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
+        if sock.gettimeout() is not None:  # somebody set a default timeout
+            sock.setblocking(True)
         self._sock = sock
         self._timeout_s = timeout_s
         self._kernel_timeout_s = 0.0
-        self._set_timeout(timeout_s)
         self.on_retired: Callable[[list[int]], None] | None = None
         self._lock = threading.Lock()
         self._frames = p.FrameReader(requests=False)
@@ -81,9 +83,10 @@ class Connection:
         AccessDeniedError
             If its permissions keep this user out.
         """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection = cls(sock, timeout_s)
         try:
-            sock.settimeout(timeout_s)
+            connection._set_timeout(min(timeout_s, MAX_TIMEOUT_S))
             sock.connect(os.fspath(path))
         except PermissionError:
             sock.close()
@@ -91,7 +94,7 @@ class Connection:
                 f"user {os.geteuid()} may not connect to {path}",
                 "ask its owner for `--mode 0660 --group NAME`, or start a store of your own",
             ) from None
-        except TimeoutError:
+        except BlockingIOError:
             sock.close()
             raise DeadlineExceededError(
                 f"{path} did not accept a connection within {timeout_s:g} s"
@@ -99,7 +102,7 @@ class Connection:
         except BaseException:
             sock.close()
             raise
-        return cls(sock, timeout_s)
+        return connection
 
     def fileno(self) -> int:
         """The descriptor; -1 once closed."""
@@ -138,8 +141,7 @@ class Connection:
         """Let the kernel end a blocking call: Python's own timeouts poll before each one."""
         if timeout_s != self._kernel_timeout_s:
             self._kernel_timeout_s = timeout_s
-            timeval = struct.pack("@ll", int(timeout_s), max(1, int(timeout_s % 1 * 1e6)))
-            self._sock.setblocking(True)
+            timeval = _timeval.pack(int(timeout_s), max(1, int(timeout_s % 1 * 1e6)))
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
 
@@ -235,8 +237,15 @@ class Connection:
     def close(self) -> None:
         """Close this end; later requests raise ConnectionLostError."""
         self.lost = self.lost or "closed"
+        self.on_retired = None
         self._sock.close()
         self._drop_fds()
+
+    def resume(self, fd: int) -> None:
+        """After `close`, go on over another descriptor of the same socket (owned from here on)."""
+        with self._lock:
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+            self.lost = None
 
     def _drop_fds(self) -> None:
         """Close descriptors whose message has not come."""

@@ -33,10 +33,7 @@ class MappedFile {
 class HostTable {  // one client's table
  public:
   HostTable(int fd, uint64_t num_slots)
-      : file_(fd, ClientTable::nbytes(num_slots)), t_(reinterpret_cast<ClientTable*>(file_.data())) {
-    t_->magic = kTableMagic;
-    t_->num_slots = num_slots;
-  }
+      : file_(fd, ClientTable::nbytes(num_slots)), t_(reinterpret_cast<ClientTable*>(file_.data())) {}
 
   int64_t wanted() const { return t_->wanted.load(); }
   int64_t unsealed() const { return t_->unsealed.load(std::memory_order_relaxed); }

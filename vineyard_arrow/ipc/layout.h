@@ -28,7 +28,6 @@ constexpr uint64_t kPage = 4096;
 constexpr uint64_t kHugePage = 2 << 20;
 constexpr int64_t kSealThreshold = 64 << 10;  // smaller buffers are gathered by copy
 constexpr uint64_t kIndexMagic = 0x3178646e49415956;  // "VYAIndx1"
-constexpr uint64_t kTableMagic = 0x316c626154415956;  // "VYATabl1"
 
 inline uint64_t round_up(uint64_t n, uint64_t unit) { return (n + unit - 1) / unit * unit; }
 inline uint64_t round_down(uint64_t n, uint64_t unit) { return n / unit * unit; }
@@ -148,8 +147,6 @@ constexpr uint64_t kMaxOutboxEntry = kOutboxNbytes / 2;
 constexpr uint64_t kPinsOffset = kOutboxOffset + kOutboxNbytes;
 
 struct ClientTable {
-  uint64_t magic;
-  uint64_t num_slots;
   // Credit: bytes the writer may still commit. The daemon adds, either side takes.
   alignas(64) std::atomic<int64_t> credit;
   std::atomic<int64_t> wanted;       // > 0: the writer waits for that much

@@ -62,6 +62,12 @@ class Loop:
         """No longer; nothing happens if it was not watched."""
         self._change(fd, self._writers, None)
 
+    def forget(self, fd: int) -> None:
+        """Neither any longer."""
+        if (self._readers.pop(fd, None) or self._writers.pop(fd, None)) is not None:
+            self._writers.pop(fd, None)
+            self._epoll.unregister(fd)
+
     def _change(self, fd: int, table: dict[int, Callback], callback: Callback | None) -> None:
         known = fd in self._readers or fd in self._writers
         if callback is None:

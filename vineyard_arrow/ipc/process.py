@@ -10,9 +10,12 @@ from pathlib import Path
 
 from ..config import ClientConfig
 from .attached import Attached
+from .fork import Remnant
 
 _attached: dict[Path, Attached] = {}
 _all: weakref.WeakSet[Attached] = weakref.WeakSet()
+_remnants: list[Remnant] = []  # of those that are closed
+_forking: list[Attached | Remnant] = []  # that the fork under way is about
 _registry_lock = threading.Lock()
 _fork_lock = threading.Lock()
 _hooked = False
@@ -45,18 +48,24 @@ def release(attached: Attached) -> None:
         if attached.users == 0:
             if _attached.get(attached.socket) is attached:
                 del _attached[attached.socket]
-            attached.close()
+            _all.discard(attached)
+            remnant = attached.close()
+            _remnants[:] = [r for r in _remnants if r.alive]
+            if remnant is not None:
+                _remnants.append(remnant)
 
 
 def _before_fork() -> None:
     _fork_lock.acquire()  # one fork at a time: until its after-hook
-    for attached in list(_all):
-        attached.before_fork()
+    _forking[:] = [*_all, *_remnants]
+    for each in _forking:
+        each.before_fork()
 
 
 def _after_in_parent() -> None:
-    for attached in list(_all):
-        attached.after_fork_in_parent()
+    for each in _forking:
+        each.after_fork_in_parent()
+    _forking.clear()
     _fork_lock.release()
 
 
@@ -65,5 +74,6 @@ def _after_in_child() -> None:
     _registry_lock = threading.Lock()
     _fork_lock = threading.Lock()
     with contextlib.ExitStack() as stack:
-        for attached in list(_all):
-            stack.callback(attached.after_fork_in_child)
+        for each in _forking:
+            stack.callback(each.after_fork_in_child)
+    _forking.clear()

@@ -18,6 +18,7 @@ from .loop import Loop
 
 log = logging.getLogger("vineyard_arrow.server")
 
+_ucred = struct.Struct("3i")
 _received = bytearray(256 << 10)  # of one connection at a time
 MAX_UNSENT = 64 << 20  # a client that does not read its replies is cut off
 
@@ -137,8 +138,7 @@ class Connection:
         """Close the socket and report it, once."""
         if self._sock.fileno() < 0:
             return
-        self._loop.remove_reader(self._sock.fileno())
-        self._loop.remove_writer(self._sock.fileno())
+        self._loop.forget(self._sock.fileno())
         self._sock.close()
         self._drop_unsent()
         self._on_close()
@@ -146,8 +146,8 @@ class Connection:
 
 def peer_of(sock: socket.socket) -> tuple[int, int]:
     """(pid, uid) of the process at the other end, from the kernel."""
-    size = struct.calcsize("3i")
-    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _ucred.size)
+    pid, uid, _ = _ucred.unpack(credentials)
     return pid, uid
 
 
