@@ -267,6 +267,8 @@ class Service:
             os.eventfd_read(session.event_fd)
         except BlockingIOError:
             return
+        if session.writer is not None:
+            session.writer.table.heard()
         self.puts.take_mail()
         self.catalog.reap()
         self._tidy_soon()

@@ -74,12 +74,13 @@ class HostTable {  // one client's table
 
   // ---- the outbox
 
+  // The daemon has heard the kick, and looks at the outbox next: later mail kicks again.
+  void heard() { t_->out_kicked.store(0); }
   bool has_mail() const { return t_->out_head.load() != t_->out_tail.load(std::memory_order_relaxed); }
   // The messages left since the last time. The writer may be hostile: what it says of
   // lengths is read once and checked. Throws on nonsense.
   std::vector<std::string> take_mail() {
     std::vector<std::string> out;
-    t_->out_kicked.store(0);
     uint64_t tail = t_->out_tail.load(), head = t_->out_head.load();
     if (head - tail > kOutboxNbytes) throw std::invalid_argument("the outbox is overfull");
     while (tail != head) {
