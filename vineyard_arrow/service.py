@@ -27,7 +27,7 @@ from .ipc import _core
 from .ipc import protocol as p
 from .ipc.hugepages import SharedFiles
 from .ipc.memory import Memory, Writer
-from .metadata.catalog import Catalog, Record
+from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record
 from .objects import ObjectID
 from .puts import Puts
 from .sessions import Session
@@ -369,7 +369,7 @@ class Service:
     # ---- names and waiting
 
     def _put_name(self, session: Session, _: int, m: p.PutName) -> tuple[Any, list[int]]:
-        self.puts.make_room(1)
+        self.puts.make_room(1, MAX_NAME_NBYTES)
         self.catalog.put_name(m.name, m.id)
         self._wake(m.name, m.id)
         return p.Done(), []

@@ -890,7 +890,7 @@ cdef class MetadataArena:
 
     @property
     def spare(self):
-        """Bytes never committed, or given back."""
+        """Bytes of the largest piece that is given to nothing."""
         return self.m.spare()
 
     @property

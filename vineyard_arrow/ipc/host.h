@@ -22,7 +22,6 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
   uint8_t* data() const { return static_cast<uint8_t*>(at_); }
-  uint64_t nbytes() const { return nbytes_; }
   void keep() { at_ = nullptr; }  // mapped until the process ends
 
  private:
@@ -338,7 +337,7 @@ class MetadataArena final : public Backing {
   void free(uint64_t offset, uint64_t nbytes) { pieces_.insert(offset, round_up(nbytes, 64)); }
   uint8_t* at(uint64_t offset) const { return file_.data() + offset; }
   uint64_t committed() const { return committed_; }
-  uint64_t spare() const { return file_.nbytes() - committed_; }
+  uint64_t spare() const { return free_.largest(); }
   uint64_t used() const { return committed_ - pieces_.total() - free_.warm_nbytes(); }
 
   void trim() {
@@ -367,6 +366,7 @@ class MetadataArena final : public Backing {
     if (!fit) {
       uint64_t more = round_up(nbytes, 16 * kPage);
       auto offset = free_.allocate(more);
+      if (!offset) offset = free_.allocate(more = round_up(nbytes, kPage));  // in small pieces
       if (!offset) return std::nullopt;
       pieces_.insert(*offset, more);
       fit = pieces_.best_fit(nbytes);
