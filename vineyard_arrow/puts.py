@@ -67,7 +67,11 @@ class Puts:
 
     def take_mail(self) -> None:
         """Publish what lies in the outboxes."""
-        mail = [s for s in self._sessions if s.writer is not None and s.writer.table.has_mail]
+        mail = [
+            s
+            for s in self._sessions
+            if s.writer is not None and not s.refused and s.writer.table.has_mail
+        ]
         for session in mail:  # a list: publishing wakes waiters, and finds some of them gone
             if session.writer is not None:
                 self._take(session, session.writer)
@@ -84,13 +88,14 @@ class Puts:
             expected = isinstance(error, (ValueError, VineyardArrowError))
             log.warning("a bad put of process %d: %s", session.pid, error, exc_info=not expected)
             self.forget(writer)
+            session.refused = True
             session.refuse(ProtocolError(f"the daemon refused a put that was left to it: {error}"))
         else:
             self.allow(writer)
 
     def _spend(self, writer: Writer, objects: int) -> None:
-        if objects > writer.allowed:
-            raise ProtocolError("more objects than were allowed were left in an outbox")
+        if not 0 < objects <= writer.allowed:
+            raise ProtocolError("no objects, or more than were allowed, were left in an outbox")
         writer.allowed -= objects
         self._allowed -= objects
 

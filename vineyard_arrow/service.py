@@ -149,6 +149,8 @@ class Service:
     def handle(self, session: Session, number: int, request: Any) -> None:
         """Carry out one request and send its reply."""
         self.puts.take_mail()
+        if session.refused:  # it knows by now, and takes this as not done
+            return
         try:
             method = _HANDLERS.get(type(request))
             if method is None or (session.writer is None and type(request) not in _UNATTACHED):

@@ -25,3 +25,4 @@ class Session:
     table_fd: int = -1
     ids: list[range] = field(default_factory=list)
     asking: bool = False  # waits for credit
+    refused: bool = False  # left a bad put: its outbox is looked at no more
