@@ -101,6 +101,8 @@ class Puts:
 
     def allow(self, writer: Writer) -> None:
         """Fill the writer's allowance up, if index and metadata have room to spare."""
+        if writer not in self._memory.writers:  # gone, of what its put has set off
+            return
         more = ALLOWANCE - writer.allowed
         if not self._has_room(more, 0, len(self._memory.writers)):
             return self._disallow(writer)
@@ -195,7 +197,8 @@ class Puts:
             self._memory.discard_strict(item.strict)  # if the object has no bytes to put there
             self._catalog.publish(record, item.name)
             self._count(item)
-            self._published(record.id, item.name)
+        for item in items:  # sets off anything: only once all are accounted for
+            self._published(item.id, item.name)
 
     def _prepare(self, session: Session, writer: Writer, item: p.PutItem) -> Record:
         """All of a put but its publication: extents counted, metadata stored."""

@@ -200,7 +200,8 @@ class Catalog:
     def reap(self) -> None:
         """Reclaim deleted objects that nobody pins any more."""
         for slot, record in list(self._deleted.items()):
-            if not self._pins(slot):
+            # Looking at pins takes up puts, which may end a session, which reaps as well.
+            if not self._pins(slot) and self._deleted.get(slot) is record:
                 del self._deleted[slot]
                 self._reclaim(record)
 
