@@ -119,8 +119,8 @@ class Wire:
 
     def close(self) -> None:
         self.sock.close()
-        for fd in self.fds:
-            os.close(fd)
+        while self.fds:
+            os.close(self.fds.pop())
 
     def __enter__(self) -> Wire:
         return self
