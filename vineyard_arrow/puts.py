@@ -3,7 +3,8 @@
 A client need not wait for a put that cannot be refused: it leaves the message in the outbox
 of its client table. Whatever looks at the catalog calls `Puts.take_mail` first, so nobody
 can tell the difference. What could be refused is decided beforehand: room in the index and
-for metadata by an *allowance* of objects, memory by credit, names by going over the socket.
+for metadata by an *allowance* of objects, which is room kept free of other puts; memory by
+credit; names by going over the socket.
 
 Knows no sockets. Single-threaded.
 """
@@ -18,12 +19,15 @@ from .errors import InvalidObjectError, ProtocolError, VineyardArrowError
 from .ipc import _core
 from .ipc import protocol as p
 from .ipc.memory import Memory, Writer
-from .metadata.catalog import Catalog, Record
+from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record
 from .sessions import Session
 
 log = logging.getLogger("vineyard_arrow.puts")
 
 ALLOWANCE = 256  # objects that a client may leave in its outbox between two visits
+# Metadata is stored in pieces of many pages, which may end up half empty.
+_PER_OUTBOX = 2 * _core.OUTBOX_NBYTES
+_PER_PUT = 128 << 10
 _MOST = (1 << 63) - 1
 
 
@@ -66,7 +70,10 @@ class Puts:
         mail = [
             s
             for s in self._sessions
-            if (w := s.writer) is not None and w.segment is not None and w.table.has_mail
+            if (w := s.writer) is not None
+            and w.segment is not None
+            and not s.refused
+            and w.table.has_mail
         ]
         for session in mail:  # a list: publishing wakes waiters, and finds some of them gone
             if session.writer is not None:
@@ -86,21 +93,23 @@ class Puts:
             expected = isinstance(error, (ValueError, VineyardArrowError))
             log.warning("a bad put of process %d: %s", session.pid, error, exc_info=not expected)
             self.forget(writer)
+            session.refused = True
             session.refuse(ProtocolError(f"the daemon refused a put that was left to it: {error}"))
         else:
             self.allow(writer)
 
     def _spend(self, writer: Writer, objects: int) -> None:
-        if objects > writer.allowed:
-            raise ProtocolError("more objects than were allowed were left in an outbox")
+        if not 0 < objects <= writer.allowed:
+            raise ProtocolError("no objects, or more than were allowed, were left in an outbox")
         writer.allowed -= objects
         self._allowed -= objects
 
     def allow(self, writer: Writer) -> None:
         """Fill the writer's allowance up, if index and metadata have room to spare."""
+        if writer not in self._memory.writers:  # gone, of what its put has set off
+            return
         more = ALLOWANCE - writer.allowed
-        outboxes = len(self._memory.writers) * 2 * _core.OUTBOX_NBYTES
-        if self._catalog.room - self._allowed < more or self._catalog.spare_nbytes < outboxes:
+        if not self._has_room(more, 0, len(self._memory.writers)):
             return self._disallow(writer)
         writer.table.allow(more)
         writer.allowed += more
@@ -118,15 +127,33 @@ class Puts:
         self._allowed -= writer.allowed
         writer.allowed = 0
 
-    def make_room(self, entries: int) -> None:
-        """Take allowances back if the index lacks room for so many objects and names."""
-        if self._catalog.room - self._allowed >= entries:
+    def _has_room(self, entries: int, nbytes: int, outboxes: int) -> bool:
+        """Whether so much fits beside what may still come out of so many outboxes."""
+        return (
+            self._catalog.room - self._allowed >= entries
+            and self._catalog.spare_nbytes >= outboxes * _PER_OUTBOX + nbytes
+        )
+
+    def make_room(self, entries: int, nbytes: int) -> None:
+        """Take allowances back if they stand in the way of other objects and names.
+
+        ``nbytes``: of their metadata, at most. StoreFullError when what has been left, or is
+        just being left, still does.
+        """
+        nbytes = 2 * nbytes + _PER_PUT
+        if self._has_room(entries, nbytes, len(self._memory.writers)):
             return
-        for writer in self._memory.writers:
-            self._disallow(writer)
+        for _ in range(2):
+            for writer in self._memory.writers:
+                self._disallow(writer)
+            outboxes = sum(1 for writer in self._memory.writers if writer.allowed)
+            # Without any, what is free in smaller pieces counts as well: try.
+            if self._has_room(entries, nbytes if outboxes else 0, outboxes):
+                return
+            self.take_mail()
         if self._catalog.room - self._allowed < entries:
-            self.take_mail()  # what has been left meanwhile
             raise self._catalog.full()
+        raise self._catalog.arena_full()
 
     # ---- puts
 
@@ -136,7 +163,10 @@ class Puts:
         assert writer is not None
         strict = [i.strict for i in items if self._memory.owns_strict(writer, i.strict)]
         try:
-            self.make_room(sum(1 if item.name is None else 2 for item in items))
+            self.make_room(
+                sum(1 if item.name is None else 2 for item in items),
+                sum(2 * len(item.streams) + MAX_NAME_NBYTES for item in items),
+            )
             self._put(session, writer, items)
         except BaseException:
             for segment_id in strict:
@@ -175,7 +205,8 @@ class Puts:
             self._memory.discard_strict(item.strict)  # if the object has no bytes to put there
             self._catalog.publish(record, item.name)
             self._count(item)
-            self._published(record.id, item.name)
+        for item in items:  # sets off anything: only once all are accounted for
+            self._published(item.id, item.name)
 
     def _prepare(self, session: Session, writer: Writer, item: p.PutItem) -> Record:
         """All of a put but its publication: extents counted, metadata stored."""

@@ -29,7 +29,7 @@ from .ipc import protocol as p
 from .ipc.blocks import Block, Blocks
 from .ipc.hugepages import SharedFiles
 from .ipc.memory import Memory, Writer
-from .metadata.catalog import Catalog, Record
+from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record
 from .objects import ObjectID
 from .puts import Puts
 from .sessions import Session
@@ -155,6 +155,8 @@ class Service:
     def handle(self, session: Session, number: int, request: Any) -> None:
         """Carry out one request and send its reply."""
         self.puts.take_mail()
+        if session.refused:  # it knows by now, and takes this as not done
+            return
         try:
             method = _HANDLERS.get(type(request))
             if method is None or (session.writer is None and type(request) not in _UNATTACHED):
@@ -297,6 +299,8 @@ class Service:
             os.eventfd_read(session.event_fd)
         except BlockingIOError:
             return
+        if session.writer is not None:
+            session.writer.table.heard()
         self.puts.take_mail()
         self.catalog.reap()
         self._tidy_soon()
@@ -457,7 +461,7 @@ class Service:
     # ---- names and waiting
 
     def _put_name(self, session: Session, _: int, m: p.PutName) -> tuple[Any, list[int]]:
-        self.puts.make_room(1)
+        self.puts.make_room(1, MAX_NAME_NBYTES)
         self.catalog.put_name(m.name, m.id)
         self._wake(m.name, m.id)
         return p.Done(), []

@@ -26,3 +26,4 @@ class Session:
     ids: list[range] = field(default_factory=list)
     heard: bool = False  # its event descriptor is watched
     asking: bool = False  # waits for credit
+    refused: bool = False  # left a bad put: its outbox is looked at no more

@@ -148,6 +148,7 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         void answer(cbool)
         void ask_trim()
         cbool give_back(uint64_t, uint64_t)
+        void heard()
         cbool has_mail()
         vector[string] take_mail() except +
         void allow(int64_t)
@@ -795,6 +796,10 @@ cdef class HostTable:
     def give_back(self, uint64_t offset, uint64_t nbytes):
         return self.t.give_back(offset, nbytes)
 
+    def heard(self):
+        """The writer's kick has come; to be called before its outbox is looked at."""
+        self.t.heard()
+
     @property
     def has_mail(self):
         return self.t.has_mail()
@@ -958,7 +963,7 @@ cdef class MetadataArena:
 
     @property
     def spare(self):
-        """Bytes never committed, or given back."""
+        """Bytes of the largest piece that is given to nothing."""
         return self.m.spare()
 
     @property

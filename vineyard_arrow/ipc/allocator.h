@@ -7,6 +7,7 @@
 // is not cold.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
@@ -69,6 +70,7 @@ class RangeSet {
 
   const std::map<uint64_t, uint64_t>& ranges() const { return by_offset_; }
   uint64_t total() const { return total_; }
+  uint64_t largest() const { return by_size_.empty() ? 0 : by_size_.rbegin()->first; }
 
  private:
   using Iterator = std::map<uint64_t, uint64_t>::iterator;
@@ -168,6 +170,8 @@ class Allocator {
   }
 
   uint64_t warm_nbytes() const { return warm_.total(); }
+  // Bytes that `allocate` finds in one piece, credit permitting.
+  uint64_t largest() const { return std::max(warm_.largest(), cold_.largest()); }
 
  private:
   static bool same(const std::optional<Range>& a, const Range& b) {

@@ -22,7 +22,6 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
   uint8_t* data() const { return static_cast<uint8_t*>(at_); }
-  uint64_t nbytes() const { return nbytes_; }
   void keep() { at_ = nullptr; }  // mapped until the process ends
 
  private:
@@ -71,12 +70,13 @@ class HostTable {  // one client's table
 
   // ---- the outbox
 
+  // The daemon has heard the kick, and looks at the outbox next: later mail kicks again.
+  void heard() { t_->out_kicked.store(0); }
   bool has_mail() const { return t_->out_head.load() != t_->out_tail.load(std::memory_order_relaxed); }
   // The messages left since the last time. The writer may be hostile: what it says of
   // lengths is read once and checked. Throws on nonsense.
   std::vector<std::string> take_mail() {
     std::vector<std::string> out;
-    t_->out_kicked.store(0);
     uint64_t tail = t_->out_tail.load(), head = t_->out_head.load();
     if (head - tail > kOutboxNbytes) throw std::invalid_argument("the outbox is overfull");
     while (tail != head) {
@@ -335,7 +335,7 @@ class MetadataArena final : public Backing {
   void free(uint64_t offset, uint64_t nbytes) { pieces_.insert(offset, round_up(nbytes, 64)); }
   uint8_t* at(uint64_t offset) const { return file_.data() + offset; }
   uint64_t committed() const { return committed_; }
-  uint64_t spare() const { return file_.nbytes() - committed_; }
+  uint64_t spare() const { return free_.largest(); }
   uint64_t used() const { return committed_ - pieces_.total() - free_.warm_nbytes(); }
 
   void trim() {
@@ -364,6 +364,7 @@ class MetadataArena final : public Backing {
     if (!fit) {
       uint64_t more = round_up(nbytes, 16 * kPage);
       auto offset = free_.allocate(more);
+      if (!offset) offset = free_.allocate(more = round_up(nbytes, kPage));  // in small pieces
       if (!offset) return std::nullopt;
       pieces_.insert(*offset, more);
       fit = pieces_.best_fit(nbytes);

@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import InvalidObjectError, ProtocolError, VineyardArrowError
 
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<II")
 MAX_FRAME = 256 << 20
 UNASKED = 0

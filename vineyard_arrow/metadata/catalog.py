@@ -107,7 +107,7 @@ class Catalog:
 
     @property
     def spare_nbytes(self) -> int:
-        """Bytes of the metadata segment that were given to nothing so far."""
+        """Bytes of the largest piece of the metadata segment that is given to nothing."""
         return self._arena.spare
 
     @property
@@ -153,7 +153,7 @@ class Catalog:
         """
         place = self._arena.store_object(data, segments, *figures)
         if place is None:
-            raise self._arena_full()
+            raise self.arena_full()
         try:
             return place, None if name is None else self._store_name(name)
         except StoreFullError:
@@ -164,10 +164,11 @@ class Catalog:
         data = name.encode()
         offset = self._arena.store(data)
         if offset < 0:
-            raise self._arena_full()
+            raise self.arena_full()
         return offset, len(data)
 
-    def _arena_full(self) -> StoreFullError:
+    def arena_full(self) -> StoreFullError:
+        """The error for a metadata segment without room."""
         return StoreFullError(
             f"no room for metadata: {self._arena.used:,} bytes are in use",
             "delete objects, or store the same data in fewer columns and chunks",
@@ -250,7 +251,8 @@ class Catalog:
     def reap(self) -> None:
         """Reclaim deleted objects that nobody pins any more."""
         for slot, record in list(self._deleted.items()):
-            if slot in self._deleted and not self._pins(slot):
+            # Looking at pins takes up puts, which may end a session, which reaps as well.
+            if not self._pins(slot) and self._deleted.get(slot) is record:
                 del self._deleted[slot]
                 self._reclaim(record)
 
