@@ -165,7 +165,8 @@ def stop(args: Namespace) -> Report:
     except NoDaemonError:
         return Report([Line(f"no daemon runs at {config.socket}")], data)
     try:
-        pid = get_status(connection).pid
+        # By the kernel: a daemon of another release may say things we cannot read.
+        pid = connection.peer_pid() or get_status(connection).pid
         gone = _watch_end(pid, connection)
         try:
             connection.request(p.Stop())

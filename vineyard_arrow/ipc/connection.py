@@ -108,6 +108,12 @@ class Connection:
         """The descriptor; -1 once closed."""
         return self._sock.fileno()
 
+    def peer_pid(self) -> int:
+        """Pid of the daemon, from the kernel; 0 if it is in another pid namespace."""
+        size = struct.calcsize("3i")
+        credentials = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        return int(struct.unpack("3i", credentials)[0])
+
     def request(self, message: Any, timeout_s: float | None = None) -> tuple[Any, list[int]]:
         """Send ``message``, return the reply and the descriptors that came with it (owned).
 
