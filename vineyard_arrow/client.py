@@ -18,7 +18,7 @@ from .errors import (
 )
 from .handles import ObjectHandle
 from .ipc import protocol as p
-from .ipc.attached import Attached, Draft
+from .ipc.attached import SEVERAL_USERS, Attached, Draft
 from .ipc.process import attach, release
 from .objects import Member, ObjectID, ObjectMeta, PartMeta
 from .registry import (
@@ -55,8 +55,14 @@ class Client:
     that are mapped, since a dead daemon's index may be out of date.
     """
 
-    def __init__(self, config: ClientConfig, registry: Registry = default_registry) -> None:
+    def __init__(
+        self,
+        config: ClientConfig,
+        registry: Registry = default_registry,
+        trusted: bool | None = None,
+    ) -> None:
         self._registry = registry
+        self._trusted = trusted
         self._attached: Attached | None = attach(config)
 
     @property
@@ -139,6 +145,7 @@ class Client:
         timeout_s: float | None = None,
         as_: Form | None = None,
         resolver: Resolver | None = None,
+        trusted: bool | None = None,
     ) -> Any:
         """The value of an object, over the store's own memory: nothing is copied.
 
@@ -158,6 +165,10 @@ class Client:
             is natural there. Copied only where that library cannot do without.
         resolver : callable, optional
             Make the value by ``resolver(part, stored)``, this time.
+        trusted : bool, optional
+            Whether pickles may be loaded, which may run any code: True loads all, False
+            refuses all. By default (here and of `connect`) those are loaded that a process of
+            this user put, in memory that only this user's processes can write.
 
         Raises
         ------
@@ -165,6 +176,8 @@ class Client:
             If there is none, or DeadlineExceededError when waiting was in vain.
         ResolverNotFoundError
             If nobody knows the object's typename, or how to give it as ``as_``.
+        AccessDeniedError
+            If there is a pickle in it that may not be loaded.
         """
         if as_ is not None and resolver is not None:
             raise InvalidObjectError("get takes as_ or resolver, not both")
@@ -176,13 +189,32 @@ class Client:
             if not timeout_s:
                 raise
             raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
-        stored = self._stored(object_id, raw, mode)
+        stored = self._stored(object_id, raw, mode, trusted)
         return stored.resolve(0, as_) if resolver is None else resolver(stored.parts[0], stored)
 
-    def _stored(self, object_id: int, raw: list[Any], mode: str) -> StoredObject:
+    def _stored(
+        self,
+        object_id: int,
+        raw: tuple[list[Any], int],
+        mode: str,
+        trusted: bool | None = None,
+    ) -> StoredObject:
         writable = mode != "ro"
-        parts = [StoredPart(t, params, table, writable) for t, params, table in raw]
-        return StoredObject(parts, current_registry(self._registry), self, object_id, mode)
+        parts = [StoredPart(t, params, table, writable) for t, params, table in raw[0]]
+        return StoredObject(
+            parts,
+            current_registry(self._registry),
+            self,
+            object_id,
+            mode,
+            self._trusted if trusted is None else trusted,
+            _user(raw[1]),
+        )
+
+    @property
+    def uid(self) -> int:
+        """The user of this process, as the daemon sees it."""
+        return self._a.uid
 
     def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:
         """The parts of an object that a resolver is making, anew and mapped copy-on-write."""
@@ -204,11 +236,13 @@ class Client:
                 f"member {name!r} ({found.id}) of {ObjectID(stored.id)} is gone",
                 "it was deleted by force",
             ) from None
-        return self._stored(found.id, raw, stored.mode).resolve(0, as_)
+        return self._stored(found.id, raw, stored.mode, stored.trusted).resolve(0, as_)
 
-    def get_many(self, keys: Iterable[Key], *, mode: Mode = "ro") -> list[Any]:
+    def get_many(
+        self, keys: Iterable[Key], *, mode: Mode = "ro", trusted: bool | None = None
+    ) -> list[Any]:
         """The values of many objects; no round trip once their segments are mapped."""
-        return [self.get(key, mode=mode) for key in keys]
+        return [self.get(key, mode=mode, trusted=trusted) for key in keys]
 
     def _resolve(self, key: Key, timeout_s: float | None = None) -> int:
         """The id that ``key`` stands for."""
@@ -306,13 +340,12 @@ class Client:
             names=tuple(info.names),
             parents=info.parents,
             labels=info.labels,
-            signature=ObjectID(info.signature),
         )
 
     def _sealed_meta(self, object_id: int, pin: Any = None, **catalogued: Any) -> ObjectMeta:
         """What the object itself says, and what the catalog knows; no round trip."""
         described = self._a.describe(object_id, pin)
-        nbytes, created_ns, copied, gathered, shared, parts, _ = described
+        nbytes, created_ns, copied, gathered, shared, uid, signature, parts, _ = described
         root, last = parts[0], parts[-1]
         return ObjectMeta.sealed(
             root[0],
@@ -326,11 +359,13 @@ class Client:
             copied=copied,
             gathered=gathered,
             shared=shared,
+            uid=_user(uid),
+            signature=ObjectID(signature),
             **catalogued,
         )
 
     def _typename(self, object_id: int) -> str:
-        return str(self._a.describe(object_id)[5][0][0])
+        return str(self._a.describe(object_id)[-2][0][0])
 
     def create_metadata(self, meta: ObjectMeta, *, name: str | None = None) -> ObjectMeta:
         """Seal an object that is composed of values and members; return its metadata.
@@ -531,6 +566,10 @@ def _draft(
     return Draft(parts, name, ids, signature)
 
 
+def _user(uid: int) -> int | None:
+    return None if uid == SEVERAL_USERS else uid
+
+
 def _unreadable(info: p.ObjectInfo) -> ObjectMeta:
     """What is known of an object whose stored schema makes no sense."""
     return ObjectMeta.sealed(
@@ -565,6 +604,7 @@ def connect(
     timeout_s: float | None = None,
     autostart: bool | None = None,
     registry: Registry = default_registry,
+    trusted: bool | None = None,
 ) -> Client:
     """Connect to the store of this host, starting a daemon if none runs.
 
@@ -579,6 +619,8 @@ def connect(
         Start a daemon if none listens (the default). It lives until it is stopped.
     registry : Registry, optional
         Builders and resolvers of this client, on top of those that all clients have.
+    trusted : bool, optional
+        Whether pickles may be loaded, see `Client.get`.
 
     Raises
     ------
@@ -588,4 +630,4 @@ def connect(
         If the store is another user's.
     """
     config = client_config(socket=socket, timeout_s=timeout_s, autostart=autostart)
-    return Client(config, registry)
+    return Client(config, registry, trusted)

@@ -104,7 +104,7 @@ def shallow_copy(client: Client, key: Any, values: Mapping[str, Any] | None) -> 
     meta = client.get_meta(key)
     assert meta.id is not None
     merged = ObjectMeta(meta.typename, {**{k: meta[k] for k in meta}, **(values or {})})
-    raw = client._a.read(meta.id)
+    raw, _ = client._a.read(meta.id)
     parts = [
         Part(typename, table.schema, table.to_batches(), params)
         for typename, params, table in raw

@@ -119,6 +119,9 @@ class ObjectMeta:
         See `Client.label`.
     signature : ObjectID or None
         Equal for copies: an object's own id, or that of the object it's a copy of.
+    uid : int or None
+        The user whose process put it; None if that of another user can write it too (some of
+        its payload lies in memory of theirs).
     copied, gathered, shared : int
         How its put came by the payload, in bytes: copied into the store, small buffers
         gathered by copy, and buffers taken as they lay in the store.
@@ -146,6 +149,7 @@ class ObjectMeta:
         self.names: tuple[str, ...] = ()
         self.labels: dict[str, str] = {}
         self.signature: ObjectID | None = None
+        self.uid: int | None = None
         self.copied = self.gathered = self.shared = 0
         self._values: dict[str, Any] = {}
         for key, value in (values or {}).items():
@@ -288,6 +292,7 @@ class ObjectMeta:
             ("names", cell(", ".join(self.names))),
             ("instance", f"{self.instance:06x}"),
             ("created", cell(self.created.isoformat(" ", "seconds"))),
+            ("user", cell("several" if self.uid is None else self.uid)),
         ]
         rows += [(cell(key), cell(value)) for key, value in self._values.items()]
         rows += [(f"label {cell(k)}", cell(v)) for k, v in self.labels.items()]

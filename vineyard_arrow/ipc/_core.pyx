@@ -103,7 +103,9 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         uint32_t magic, num_segments
         uint64_t stream_nbytes
         int64_t payload_nbytes, created_ns, copied, gathered, shared
-    uint32_t kBlobMagic
+        uint32_t uid, reserved
+        uint64_t signature
+    uint32_t kBlobMagic, kSeveralUsers
     uint64_t blob_stream_offset(uint32_t)
     cdef cppclass StoredSchema:
         StoredSchema()
@@ -199,6 +201,7 @@ pal.import_pyarrow()
 
 SEAL_THRESHOLD = kSealThreshold
 OUTBOX_NBYTES = kOutboxNbytes
+SEVERAL_USERS = kSeveralUsers
 KIND_OBJECT = kObject
 KIND_NAME = kName
 MISS = object()
@@ -460,9 +463,9 @@ cdef class Attachment:
         return body
 
     def read(self, uint64_t key, int mode, Pin pin=None):
-        """The parts of an object as a list of (typename, params, table).
+        """The parts of an object, (typename, params, table) each, and whose process put it.
 
-        Returns MISS when the index does not know the object (unless it is held by `pin`),
+        Returns [parts, uid]; MISS when the index does not know the object (unless it is held by `pin`),
         BUSY while another thread forks, a tuple of segment ids when these must be mapped
         first. mode: 0 read-only, 1 copy-on-write, 2 copy.
         """
@@ -503,7 +506,7 @@ cdef class Attachment:
             entry = schema_entry(raw[i])
             table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body))
             out.append((entry.typename, entry.params, table))
-        return out
+        return [out, header.uid]
 
     def hold(self, uint64_t key):
         """A pin on an object, until it dies; MISS when unknown, BUSY while another thread forks."""
@@ -520,7 +523,7 @@ cdef class Attachment:
     def describe(self, uint64_t key, Pin pin=None):
         """Header fields and parts of an object without its data; MISS when unknown.
 
-        Returns (payload_nbytes, created_ns, copied, gathered, shared,
+        Returns (payload_nbytes, created_ns, copied, gathered, shared, uid, signature,
         [(typename, schema, rows, batches, params)], ranges).
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
@@ -537,7 +540,8 @@ cdef class Attachment:
         for i in range(raw.size()):
             entry = schema_entry(raw[i])
             parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches, entry.params))
-        return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared, parts,
+        return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared,
+                header.uid, header.signature, parts,
                 from_ranges(c_buffer_ranges(streams, header.stream_nbytes, self.a.space)))
 
 
@@ -927,7 +931,8 @@ cdef class MetadataArena:
         return offset
 
     def store_object(self, bytes streams, segments, int64_t nbytes, int64_t created_ns,
-                     int64_t copied, int64_t gathered, int64_t shared):
+                     int64_t copied, int64_t gathered, int64_t shared, uint32_t uid,
+                     uint64_t signature):
         """(offset, nbytes) of header and messages, or None."""
         cdef BlobHeader header
         cdef uint32_t n = len(segments)
@@ -943,6 +948,9 @@ cdef class MetadataArena:
         header.copied = copied
         header.gathered = gathered
         header.shared = shared
+        header.uid = uid
+        header.reserved = 0
+        header.signature = signature
         cdef uint8_t* at = self.m.at(offset)
         memcpy(at, &header, sizeof(header))
         cdef uint32_t* ids = <uint32_t*>(at + sizeof(header))

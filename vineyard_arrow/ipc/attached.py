@@ -43,6 +43,7 @@ from . import _core, fork  # noqa: E402  # only once pyarrow is known to be the 
 
 MODES = {"ro": 0, "cow": 1, "copy": 2}
 READ_ATTEMPTS = 1000
+SEVERAL_USERS: int = _core.SEVERAL_USERS
 
 _forked = threading.Condition()  # told at the end of a fork, of which there is one at a time
 _json = msgspec.json.Encoder()
@@ -113,6 +114,7 @@ class Attached:
         finally:
             for fd in fds:
                 os.close(fd)
+        self.uid = welcome.uid
         self._take(connection, welcome.ids)
 
     def _hello(self, connection: Connection) -> tuple[p.Welcome, list[int]]:
@@ -162,8 +164,8 @@ class Attached:
 
     def read(
         self, key: int, mode: str = "ro", root: int | None = None, pin: _core.Pin | None = None
-    ) -> list[tuple[str, dict[str, Any], Any]]:
-        """The parts of object ``key``; no round trip once its segments are mapped.
+    ) -> tuple[list[tuple[str, dict[str, Any], Any]], int]:
+        """The parts of object ``key``, and its user; no round trip once its segments are mapped.
 
         One, if not, for all that ``root`` (``key`` by default) and its members lie in. With
         ``pin``, a pin on it, it is found even if it was deleted.
@@ -176,10 +178,8 @@ class Attached:
         number = MODES.get(mode)
         if number is None:
             raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
-        parts: list[tuple[str, dict[str, Any], Any]] = self._look(
-            key, lambda: self._core.read(key, number, pin), root
-        )
-        return parts
+        parts, uid = self._look(key, lambda: self._core.read(key, number, pin), root)
+        return parts, uid
 
     def hold(self, key: int) -> _core.Pin:
         """A pin on object ``key``: deleted or not, it is there until the pin dies."""
@@ -524,6 +524,7 @@ class Attached:
                 self._tell_segments(connection)
             finally:
                 os.close(table_fd)
+            self.uid = welcome.uid
             self._take(connection, welcome.ids)
 
     def _tell_segments(self, connection: Connection) -> None:

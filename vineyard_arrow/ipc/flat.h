@@ -29,7 +29,7 @@ class FlatMessage {
     if (kind_ != kDictionaryBatch && kind_ != kRecordBatch) return;
     uint64_t length = field(header, 0), vector = indirect(field(header, 2));
     if (length && fits(length, 8)) rows_ = read<int64_t>(length);
-    if (kind_ == kRecordBatch && field(header, 3)) compressed_ = true;
+    if (field(header, 3)) compressed_ = true;
     if (!vector || !fits(vector, 4)) return;
     uint64_t n = read<uint32_t>(vector);
     if (n > (nbytes_ - vector) / sizeof(BufferEntry)) return;

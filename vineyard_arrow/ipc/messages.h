@@ -22,7 +22,7 @@
 
 namespace vineyard {
 
-constexpr uint32_t kBlobMagic = 0x31594156;  // "VAY1"
+constexpr uint32_t kBlobMagic = 0x32594156;  // "VAY2"
 constexpr uint32_t kContinuation = 0xFFFFFFFF;
 
 struct BlobHeader {
@@ -32,7 +32,13 @@ struct BlobHeader {
   int64_t payload_nbytes;
   int64_t created_ns;  // since 1970, UTC
   int64_t copied, gathered, shared;
+  uint32_t uid;  // whose process put it, by SO_PEERCRED; kSeveralUsers
+  uint32_t reserved;
+  uint64_t signature;
 };
+// Of an object whose payload also lies in memory that another user's process wrote.
+constexpr uint32_t kSeveralUsers = 0xFFFFFFFF;
+
 inline uint64_t blob_stream_offset(uint32_t num_segments) {
   return sizeof(BlobHeader) + round_up(num_segments * 4ull, 8);
 }

@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import InvalidObjectError, ProtocolError, VineyardArrowError
 
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<II")
 MAX_FRAME = 256 << 20
 UNASKED = 0
@@ -196,6 +196,7 @@ class Welcome(_Message, tag="welcome"):
     catalog: int  # segment id of the daemon's own
     ids: Extent
     seal_threshold: int
+    uid: int  # of the client, as the daemon sees it
 
 
 class Leased(_Message, tag="leased"):
