@@ -6,7 +6,6 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from test_fork import in_child
 import vineyard_arrow
 from vineyard_arrow import ObjectID, ObjectMeta
 from vineyard_arrow.client import Client
+from vineyard_arrow.composition import MEMBERS, members_part
 from vineyard_arrow.errors import (
     InvalidObjectError,
     ObjectInUseError,
@@ -26,7 +26,9 @@ from vineyard_arrow.errors import (
     ResolverNotFoundError,
     StoreFullError,
 )
-from vineyard_arrow.registry import Registry
+from vineyard_arrow.ipc.attached import Draft
+from vineyard_arrow.objects import Member
+from vineyard_arrow.registry import Part, Registry
 
 ROWS = 20_000
 
@@ -404,10 +406,49 @@ def test_wide_composites(client: Client) -> None:
     assert client.status().objects == 0
 
 
-def test_a_damaged_list_of_members(client: Client, tmp_path: Path) -> None:
-    from vineyard_arrow.composition import members_of
+def test_a_damaged_list_of_members(client: Client) -> None:
+    good = "o0000010000000002"
+    root = Part("shop.root", pa.schema([]), [])
+    fields = members_part({"x": Member(ObjectID(1), "shop.x")}).schema
 
-    schema = pa.schema([pa.field("x", pa.null())])
-    for ids in ([], ["o0000010000000002"] * 2, ["nonsense"], [None], ["o0000010000000002"]):
+    def put(params: dict[str, Any]) -> int:
+        return client._a.put([Draft([root, Part(MEMBERS, fields, [], params)])])[0]
+
+    whole: list[dict[str, Any]] = [
+        {},
+        {"ids": []},
+        {"ids": [good] * 2},
+        {"ids": 3},
+        {"ids": [None]},
+    ]
+    for params in whole:
+        oid = put(params)
         with pytest.raises(InvalidObjectError):
-            members_of("vineyard.members", schema, {"ids": ids})
+            client.get(oid, resolver=lambda part, stored: None)
+        with pytest.raises(InvalidObjectError):
+            client.get_meta(oid)
+    for text in ("nonsense", "o-000010000000002", good[:-1], good + "0"):
+        oid = put({"ids": [text]})
+        with pytest.raises(InvalidObjectError):
+            client.get_meta(oid)
+        for take in (lambda p, s: s.member("x"), lambda p, s: s.members()):
+            with pytest.raises(InvalidObjectError):
+                client.get(oid, resolver=take)
+        client.list_objects()
+
+
+def test_all_members_in_one_step(client: Client) -> None:
+    def take(part: Any, stored: Any) -> Any:
+        return stored.members()
+
+    root = compose(client, "shop.root", one=client.put(1), table=client.put(table_of()))
+    values = client.get(root, resolver=take)
+    assert list(values) == ["one", "table"]
+    assert values["one"] == 1
+    assert values["table"].equals(table_of())
+    assert client.get(client.put(3), resolver=take) == {}
+    private = client.get(root, resolver=take, mode="cow")["table"].to_pandas()
+    private.iloc[0, 0] = -1
+    client.delete(client.get_meta(root).members["one"].id, force=True)
+    with pytest.raises(ObjectNotFoundError, match=r"'one'.*is gone"):
+        client.get(root, resolver=take)

@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from .composition import MEMBERS, VALUES, create_metadata, members_of, members_part, shallow_copy
+from .composition import (
+    VALUES,
+    create_metadata,
+    member_id,
+    members_of,
+    members_part,
+    shallow_copy,
+)
 from .config import ClientConfig, client_config
 from .contexts import current_registry
 from .errors import (
@@ -18,7 +25,7 @@ from .errors import (
 )
 from .handles import ObjectHandle
 from .ipc import protocol as p
-from .ipc.attached import SEVERAL_USERS, Attached, Draft
+from .ipc.attached import SEVERAL_USERS, Attached, Draft, Raw
 from .ipc.process import attach, release
 from .objects import Member, ObjectID, ObjectMeta, PartMeta
 from .registry import (
@@ -195,12 +202,13 @@ class Client:
     def _stored(
         self,
         object_id: int,
-        raw: tuple[list[Any], int],
+        raw: Raw,
         mode: str,
         trusted: bool | None = None,
     ) -> StoredObject:
+        parts, members, uid = raw
         writable = mode != "ro"
-        parts = [StoredPart(t, params, table, writable) for t, params, table in raw[0]]
+        parts = [StoredPart(t, params, table, writable) for t, params, table in parts]
         return StoredObject(
             parts,
             current_registry(self._registry),
@@ -208,7 +216,8 @@ class Client:
             object_id,
             mode,
             self._trusted if trusted is None else trusted,
-            _user(raw[1]),
+            _user(uid),
+            members,
         )
 
     @property
@@ -225,18 +234,31 @@ class Client:
 
         The first one whose memory is not mapped yet has all of the object's mapped.
         """
-        last = stored.parts[-1]
-        found = members_of(last.typename, last.table.schema, last.params).get(name)
-        if found is None:
+        if name not in stored.composed_of:
             raise ObjectNotFoundError(f"{ObjectID(stored.id)} has no member {name!r}")
+        text, _ = stored.composed_of[name]
+        found = member_id(text)
         try:
-            raw = self._a.read(found.id, stored.mode, stored.id)
+            raw = self._a.read(found, stored.mode, stored.id)
         except ObjectNotFoundError:
             raise ObjectNotFoundError(
-                f"member {name!r} ({found.id}) of {ObjectID(stored.id)} is gone",
+                f"member {name!r} ({text}) of {ObjectID(stored.id)} is gone",
                 "it was deleted by force",
             ) from None
-        return self._stored(found.id, raw, stored.mode, stored.trusted).resolve(0, as_)
+        return self._stored(found, raw, stored.mode, stored.trusted).resolve(0, as_)
+
+    def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
+        """The values of all members of an object that a resolver is making, by name."""
+        composed_of = stored.composed_of
+        ids = [member_id(text) for text, _ in composed_of.values()]
+        found = self._a.read_many(ids, stored.mode, stored.id)
+        if found is None:  # one is gone, or just being moved: this says which
+            return {name: self.get_member(stored, name, as_) for name in composed_of}
+        mode, trusted = stored.mode, stored.trusted
+        return {
+            name: self._stored(i, raw, mode, trusted).resolve(0, as_)
+            for name, i, raw in zip(composed_of, ids, found, strict=True)
+        }
 
     def get_many(
         self, keys: Iterable[Key], *, mode: Mode = "ro", trusted: bool | None = None
@@ -345,16 +367,16 @@ class Client:
     def _sealed_meta(self, object_id: int, pin: Any = None, **catalogued: Any) -> ObjectMeta:
         """What the object itself says, and what the catalog knows; no round trip."""
         described = self._a.describe(object_id, pin)
-        nbytes, created_ns, copied, gathered, shared, uid, signature, parts, _ = described
-        root, last = parts[0], parts[-1]
+        nbytes, created_ns, copied, gathered, shared, uid, signature, parts, members, _ = described
+        root = parts[0]
         return ObjectMeta.sealed(
             root[0],
             root[4].get(VALUES, {}),
             id=ObjectID(object_id),
             instance=ObjectID(object_id).instance,
             nbytes=nbytes,
-            parts=tuple(PartMeta(*part[:4]) for part in parts if part[0] != MEMBERS),
-            members=members_of(last[0], last[1], last[4]),
+            parts=tuple(PartMeta(*part[:4]) for part in parts),
+            members=members_of(members),
             created=datetime.fromtimestamp(created_ns / 1e9, UTC),
             copied=copied,
             gathered=gathered,
@@ -365,7 +387,7 @@ class Client:
         )
 
     def _typename(self, object_id: int) -> str:
-        return str(self._a.describe(object_id)[-2][0][0])
+        return str(self._a.describe(object_id)[-3][0][0])
 
     def create_metadata(self, meta: ObjectMeta, *, name: str | None = None) -> ObjectMeta:
         """Seal an object that is composed of values and members; return its metadata.

@@ -96,6 +96,9 @@ class Source(Protocol):
     def get_member(self, stored: StoredObject, name: str, as_: Form | None) -> Any:
         """The value of a member."""
 
+    def get_members(self, stored: StoredObject, as_: Form | None) -> dict[str, Any]:
+        """The values of all members by name."""
+
     def get_object(self, key: int) -> Any:
         """A handle on an object."""
 
@@ -161,7 +164,8 @@ class StoredObject(msgspec.Struct, eq=False):
     """The mapped parts of one stored object, on the way back to a value.
 
     ``source`` is the client it was got by; ``id``, ``mode`` and ``trusted`` are those of that
-    get. ``uid`` is the user who put the object, None if several did.
+    get. ``uid`` is the user who put the object, None if several did. ``composed_of`` has the
+    members' ids, as text, and typenames by name.
     """
 
     parts: Sequence[StoredPart]
@@ -171,6 +175,7 @@ class StoredObject(msgspec.Struct, eq=False):
     mode: str = "ro"
     trusted: bool | None = None
     uid: int | None = None
+    composed_of: dict[str, tuple[str, str]] = {}
     remapped: dict[int, StoredPart] | None = None  # copy-on-write, by identity of the part
 
     def member(self, name: str, as_: Form | None = None) -> Any:
@@ -184,6 +189,12 @@ class StoredObject(msgspec.Struct, eq=False):
         if self.source is None:
             raise InvalidObjectError("these parts came from no store: they have no members")
         return self.source.get_member(self, name, as_)
+
+    def members(self, as_: Form | None = None) -> dict[str, Any]:
+        """The values of all members by name, in one step: for an object of very many."""
+        if self.source is None:
+            return {}
+        return self.source.get_members(self, as_)
 
     def check_trusted(self) -> None:
         """To be called before anything in the object is unpickled, which may run any code.

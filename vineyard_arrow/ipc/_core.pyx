@@ -10,8 +10,9 @@ means the store has no room; `RuntimeError` carries the operating system's or Ar
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from libcpp cimport bool as cbool
 from libcpp.memory cimport make_shared, shared_ptr, static_pointer_cast
 from libcpp.pair cimport pair
@@ -25,6 +26,9 @@ import pyarrow as pa
 
 
 ctypedef uint8_t* BytePointer
+
+cdef enum:
+    CHECKED = 1024
 
 
 cdef extern from "<unistd.h>" nogil:
@@ -129,7 +133,17 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
     vector[Range] c_buffer_ranges "vineyard::buffer_ranges"(uint8_t*, uint64_t, uint64_t) except +
     vector[RawPart] split_parts(uint8_t*, uint64_t) except +
     shared_ptr[CSchema] read_schema(const RawPart&) except +
-    shared_ptr[CTable] read_table(const RawPart&, const shared_ptr[CSchema]&, const shared_ptr[CBuffer]&) except +
+    shared_ptr[CTable] read_table(const RawPart&, const shared_ptr[CSchema]&, const shared_ptr[CBuffer]&, cbool) except +
+    cdef cppclass Text "std::string_view":
+        const char* data()
+        size_t size()
+        cbool operator==(const Text&)
+    cdef cppclass FlatField "vineyard::FlatSchema::Field":
+        Text name, value
+    cdef cppclass CMembers "vineyard::Members":
+        Text params
+        vector[FlatField] fields
+    cbool c_read_members "vineyard::read_members"(const RawPart&, CMembers*) except +
     cdef struct SegmentPlace:
         uint64_t offset, nbytes
         int ro_fd
@@ -251,13 +265,16 @@ cdef class SchemaEntry:
 
 
 cdef dict _schemas = {}
-_decode_params = None
+_stored_schema = _user_schema = _member_ids = None
 
 
-def set_params_decoder(function):
-    """`function(bytes | None) -> dict` decodes the descriptor in a schema's metadata."""
-    global _decode_params
-    _decode_params = function
+def set_codec(stored_schema, user_schema, member_ids):
+    """What a schema becomes as it is written and read, see `ipc.schemas`.
+
+    `member_ids(bytes) -> list` decodes the descriptor of a list of members.
+    """
+    global _stored_schema, _user_schema, _member_ids
+    _stored_schema, _user_schema, _member_ids = stored_schema, user_schema, member_ids
 
 
 cdef SchemaEntry schema_entry(const RawPart& part):
@@ -266,18 +283,39 @@ cdef SchemaEntry schema_entry(const RawPart& part):
     if entry is not None:
         return entry
     schema = pal.pyarrow_wrap_schema(read_schema(part))
-    metadata = dict(schema.metadata or {})
     entry = SchemaEntry()
-    entry.typename = metadata.pop(b"vineyard.type", b"vineyard.table").decode()
-    entry.params = _decode_params(metadata.pop(b"vineyard.params", None))
-    entry.schema = schema.with_metadata(metadata or None)
+    entry.typename, entry.params, entry.schema, lasting = _user_schema(schema, key.count(b"ARROW:extension:name"))
     entry.user = pal.pyarrow_unwrap_schema(entry.schema)
-    # What an extension type reads as depends on what is registered just then.
-    if b"ARROW:extension:name" not in key:
+    if lasting:
         if len(_schemas) >= 512:
             _schemas.clear()
         _schemas[key] = entry
     return entry
+
+
+cdef str to_str(Text text):
+    return PyUnicode_DecodeUTF8(text.data(), text.size(), NULL)
+
+
+cdef dict take_members(vector[RawPart]& raw):
+    """The members that the last part names, which is taken off: {name: (id as text, typename)}."""
+    cdef CMembers members
+    if raw.size() < 2 or not c_read_members(raw.back(), &members):
+        return {}
+    ids = _member_ids(PyBytes_FromStringAndSize(members.params.data(), members.params.size()))
+    if len(ids) != <Py_ssize_t>members.fields.size():
+        raise ValueError("the members of this object have lost their ids")
+    cdef dict out = {}
+    cdef Text last
+    cdef str typename = None
+    cdef size_t i
+    for i in range(members.fields.size()):
+        if typename is None or not (members.fields[i].value == last):
+            last = members.fields[i].value
+            typename = to_str(last)
+        out[to_str(members.fields[i].name)] = (ids[i], typename)
+    raw.pop_back()
+    return out
 
 
 cdef class Pin:
@@ -293,12 +331,14 @@ cdef class Attachment:
     cdef object __weakref__
     cdef dict segments      # id -> (offset, nbytes, ro_fd)
     cdef public unsigned long forking  # the thread that forks just now: no other may pin
+    cdef uint64_t checked[CHECKED]  # objects that were found valid, by id
 
     def __cinit__(self, index_fd=None, socket_fd=None):
         if index_fd is not None:
             self.a = new CAttachment(index_fd, socket_fd)
         self.segments = {}
         self.forking = 0
+        memset(self.checked, 0, sizeof(self.checked))
 
     def __dealloc__(self):
         if self.a != NULL:
@@ -463,9 +503,9 @@ cdef class Attachment:
         return body
 
     def read(self, uint64_t key, int mode, Pin pin=None):
-        """The parts of an object, (typename, params, table) each, and whose process put it.
+        """The parts of an object, (typename, params, table) each.
 
-        Returns [parts, uid]; MISS when the index does not know the object (unless it is held by `pin`),
+        Returns [parts, members, uid], see `take_members`; MISS when the index does not know the object (unless it is held by `pin`),
         BUSY while another thread forks, a tuple of segment ids when these must be mapped
         first. mode: 0 read-only, 1 copy-on-write, 2 copy.
         """
@@ -500,13 +540,28 @@ cdef class Attachment:
                 body = private_body(self.a, places, pinned, mode == 1, &text)
             streams = <uint8_t*>text.data()
         cdef vector[RawPart] raw = split_parts(streams, nbytes)
+        cdef dict members = take_members(raw)
         cdef SchemaEntry entry
         cdef list out = []
+        # Once is enough: an object's messages never change, nor does its id.
+        cdef uint64_t* checked = &self.checked[key % CHECKED]
+        cdef bint validate = checked[0] != key
         for i in range(raw.size()):
             entry = schema_entry(raw[i])
-            table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body))
+            table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body, validate))
             out.append((entry.typename, entry.params, table))
-        return [out, header.uid]
+        checked[0] = key
+        return [out, members, header.uid]
+
+    def read_many(self, keys, int mode):
+        """`read` of each; the first result that is none, if there is one."""
+        cdef list out = []
+        for key in keys:
+            found = self.read(key, mode)
+            if type(found) is not list:
+                return found
+            out.append(found)
+        return out
 
     def hold(self, uint64_t key):
         """A pin on an object, until it dies; MISS when unknown, BUSY while another thread forks."""
@@ -524,7 +579,7 @@ cdef class Attachment:
         """Header fields and parts of an object without its data; MISS when unknown.
 
         Returns (payload_nbytes, created_ns, copied, gathered, shared, uid, signature,
-        [(typename, schema, rows, batches, params)], ranges).
+        [(typename, schema, rows, batches, params)], members, ranges).
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
             return BUSY
@@ -534,6 +589,7 @@ cdef class Attachment:
         if body.get() == NULL:
             return MISS
         cdef vector[RawPart] raw = split_parts(streams, header.stream_nbytes)
+        cdef dict members = take_members(raw)
         cdef SchemaEntry entry
         cdef list parts = []
         cdef size_t i
@@ -541,7 +597,7 @@ cdef class Attachment:
             entry = schema_entry(raw[i])
             parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches, entry.params))
         return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared,
-                header.uid, header.signature, parts,
+                header.uid, header.signature, parts, members,
                 from_ranges(c_buffer_ranges(streams, header.stream_nbytes, self.a.space)))
 
 
@@ -585,13 +641,9 @@ cdef _Written written_schema(schema, str typename, bytes params):
     cdef _Written entry = _written.get(key)
     if entry is not None and same_schema(entry.source.get()[0], source.get()[0]):
         return entry
-    metadata = dict(schema.metadata or {})
-    metadata[b"vineyard.type"] = typename.encode()
-    if params is not None:
-        metadata[b"vineyard.params"] = params
     entry = _Written()
     entry.source = source
-    entry.stored = StoredSchema(pal.pyarrow_unwrap_schema(schema.with_metadata(metadata)))
+    entry.stored = StoredSchema(pal.pyarrow_unwrap_schema(_stored_schema(schema, typename, params)))
     if len(_written) >= 512:
         _written.clear()
     _written[key] = entry

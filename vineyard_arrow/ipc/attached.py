@@ -35,6 +35,7 @@ from ..errors import (
 from ..registry import Part
 from . import protocol as p
 from .connection import Connection, NotSentError
+from .schemas import stored_schema, user_schema
 from .starter import connect_or_start
 
 check_pyarrow()
@@ -47,7 +48,19 @@ SEVERAL_USERS: int = _core.SEVERAL_USERS
 
 _forked = threading.Condition()  # told at the end of a fork, of which there is one at a time
 _json = msgspec.json.Encoder()
-_core.set_params_decoder(lambda data: msgspec.json.decode(data) if data else {})
+
+
+class _MemberIds(msgspec.Struct):
+    ids: list[str]
+
+
+_member_ids = msgspec.json.Decoder(_MemberIds).decode
+_core.set_codec(stored_schema, user_schema, lambda data: _member_ids(data).ids)
+
+
+Raw = list[Any]
+"""An object as it is read: its parts, (typename, params, table) each; its members, {name: (id as
+text, typename)}; the user whose process put it."""
 
 
 class Draft(msgspec.Struct, frozen=True, eq=False):
@@ -164,8 +177,8 @@ class Attached:
 
     def read(
         self, key: int, mode: str = "ro", root: int | None = None, pin: _core.Pin | None = None
-    ) -> tuple[list[tuple[str, dict[str, Any], Any]], int]:
-        """The parts of object ``key``, and its user; no round trip once its segments are mapped.
+    ) -> Raw:
+        """The parts of object ``key``; no round trip once its segments are mapped.
 
         One, if not, for all that ``root`` (``key`` by default) and its members lie in. With
         ``pin``, a pin on it, it is found even if it was deleted.
@@ -178,8 +191,19 @@ class Attached:
         number = MODES.get(mode)
         if number is None:
             raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
-        parts, uid = self._look(key, lambda: self._core.read(key, number, pin), root)
-        return parts, uid
+        raw: Raw = self._look(key, lambda: self._core.read(key, number, pin), root)
+        return raw
+
+    def read_many(self, keys: Sequence[int], mode: str, root: int) -> list[Raw] | None:
+        """The parts of many objects, members of ``root``; None if one cannot be found at once."""
+        number = MODES[mode]
+
+        def look() -> Any:
+            found = self._core.read_many(keys, number)
+            return [None] if found is _core.MISS else found
+
+        found: list[Raw | None] = self._look(root, look, root)
+        return None if found == [None] else found  # type: ignore[return-value]
 
     def hold(self, key: int) -> _core.Pin:
         """A pin on object ``key``: deleted or not, it is there until the pin dies."""
