@@ -410,31 +410,17 @@ def test_a_damaged_list_of_members(client: Client) -> None:
     good = "o0000010000000002"
     root = Part("shop.root", pa.schema([]), [])
     fields = members_part({"x": Member(ObjectID(1), "shop.x")}).schema
-
-    def put(params: dict[str, Any]) -> int:
-        return client._a.put([Draft([root, Part(MEMBERS, fields, [], params)])])[0]
-
-    whole: list[dict[str, Any]] = [
-        {},
-        {"ids": []},
-        {"ids": [good] * 2},
-        {"ids": 3},
-        {"ids": [None]},
-    ]
-    for params in whole:
-        oid = put(params)
+    for ids in (
+        *(None, 3, [], [good] * 2, [None], ["nonsense"]),
+        *(["o-000010000000002"], [good[:-1]], [good + "0"], ["o" + "\u0664" * 16]),
+    ):
+        params = {} if ids is None else {"ids": ids}
+        (oid,) = client._a.put([Draft([root, Part(MEMBERS, fields, [], params)])])
         with pytest.raises(InvalidObjectError):
             client.get(oid, resolver=lambda part, stored: None)
         with pytest.raises(InvalidObjectError):
             client.get_meta(oid)
-    for text in ("nonsense", "o-000010000000002", good[:-1], good + "0"):
-        oid = put({"ids": [text]})
-        with pytest.raises(InvalidObjectError):
-            client.get_meta(oid)
-        for take in (lambda p, s: s.member("x"), lambda p, s: s.members()):
-            with pytest.raises(InvalidObjectError):
-                client.get(oid, resolver=take)
-        client.list_objects()
+    client.list_objects()
 
 
 def test_all_members_in_one_step(client: Client) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from .composition import (
     VALUES,
     create_metadata,
-    member_id,
     members_of,
     members_part,
     shallow_copy,
@@ -25,7 +24,7 @@ from .errors import (
 )
 from .handles import ObjectHandle
 from .ipc import protocol as p
-from .ipc.attached import SEVERAL_USERS, Attached, Draft, Raw
+from .ipc.attached import Attached, Draft, Raw
 from .ipc.process import attach, release
 from .objects import Member, ObjectID, ObjectMeta, PartMeta
 from .registry import (
@@ -207,8 +206,6 @@ class Client:
         trusted: bool | None = None,
     ) -> StoredObject:
         parts, members, uid = raw
-        writable = mode != "ro"
-        parts = [StoredPart(t, params, table, writable) for t, params, table in parts]
         return StoredObject(
             parts,
             current_registry(self._registry),
@@ -216,7 +213,7 @@ class Client:
             object_id,
             mode,
             self._trusted if trusted is None else trusted,
-            _user(uid),
+            uid,
             members,
         )
 
@@ -236,13 +233,12 @@ class Client:
         """
         if name not in stored.composed_of:
             raise ObjectNotFoundError(f"{ObjectID(stored.id)} has no member {name!r}")
-        text, _ = stored.composed_of[name]
-        found = member_id(text)
+        found, _ = stored.composed_of[name]
         try:
             raw = self._a.read(found, stored.mode, stored.id)
         except ObjectNotFoundError:
             raise ObjectNotFoundError(
-                f"member {name!r} ({text}) of {ObjectID(stored.id)} is gone",
+                f"member {name!r} ({ObjectID(found)}) of {ObjectID(stored.id)} is gone",
                 "it was deleted by force",
             ) from None
         return self._stored(found, raw, stored.mode, stored.trusted).resolve(0, as_)
@@ -250,15 +246,19 @@ class Client:
     def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
         """The values of all members of an object that a resolver is making, by name."""
         composed_of = stored.composed_of
-        ids = [member_id(text) for text, _ in composed_of.values()]
+        ids = [number for number, _ in composed_of.values()]
         found = self._a.read_many(ids, stored.mode, stored.id)
         if found is None:  # one is gone, or just being moved: this says which
             return {name: self.get_member(stored, name, as_) for name in composed_of}
-        mode, trusted = stored.mode, stored.trusted
-        return {
-            name: self._stored(i, raw, mode, trusted).resolve(0, as_)
-            for name, i, raw in zip(composed_of, ids, found, strict=True)
-        }
+        registry, mode, trusted = stored.registry, stored.mode, stored.trusted
+        values = {}
+        for name, i, (parts, members, uid) in zip(composed_of, ids, found, strict=True):
+            each = StoredObject(parts, registry, self, i, mode, trusted, uid, members)
+            if as_ is None:
+                values[name] = registry.resolver_for(parts[0].typename)(parts[0], each)
+            else:
+                values[name] = each.resolve(0, as_)
+        return values
 
     def get_many(
         self, keys: Iterable[Key], *, mode: Mode = "ro", trusted: bool | None = None
@@ -381,7 +381,7 @@ class Client:
             copied=copied,
             gathered=gathered,
             shared=shared,
-            uid=_user(uid),
+            uid=uid,
             signature=ObjectID(signature),
             **catalogued,
         )
@@ -586,10 +586,6 @@ def _draft(
     ids = [int(member.id) for member in members.values()]
     parts = [*parts, members_part(members)] if members else parts
     return Draft(parts, name, ids, signature)
-
-
-def _user(uid: int) -> int | None:
-    return None if uid == SEVERAL_USERS else uid
 
 
 def _unreadable(info: p.ObjectInfo) -> ObjectMeta:

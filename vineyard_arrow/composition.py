@@ -41,22 +41,13 @@ def members_part(members: Mapping[str, Member]) -> Part:
     return Part(MEMBERS, pa.schema(fields), [], {"ids": ids})
 
 
-def members_of(found: Mapping[str, tuple[str, str]]) -> dict[str, Member]:
-    """Members by name, as they were read: ids as text, and typenames."""
+def members_of(found: Mapping[str, tuple[int, str]]) -> dict[str, Member]:
+    """Members by name, as they were read."""
+    # Their ids are of 64 bits, and there may be thousands.
     return {
-        name: Member(ObjectID(member_id(text)), typename)
-        for name, (text, typename) in found.items()
+        name: Member(int.__new__(ObjectID, number), typename)
+        for name, (number, typename) in found.items()
     }
-
-
-def member_id(text: str) -> int:
-    """The id of a member as it is written, ``o`` and 16 hexadecimal digits."""
-    try:
-        if len(text) == 17 and text[0] == "o" and text.isalnum():
-            return int(text[1:], 16)
-    except ValueError:
-        pass
-    raise InvalidObjectError(f"the members of this object make no sense: {text!r} is no id")
 
 
 def create_metadata(client: Client, meta: ObjectMeta, name: str | None = None) -> ObjectMeta:
@@ -105,7 +96,7 @@ def shallow_copy(client: Client, key: Any, values: Mapping[str, Any] | None) -> 
     merged = ObjectMeta(meta.typename, {**{k: meta[k] for k in meta}, **(values or {})})
     raw = client._a.read(meta.id)[0]
     parts = [
-        Part(typename, table.schema, table.to_batches(), params) for typename, params, table in raw
+        Part(part.typename, part.table.schema, part.table.to_batches(), part.params) for part in raw
     ]
     params = {k: v for k, v in parts[0].params.items() if k != VALUES}
     if merged._values:

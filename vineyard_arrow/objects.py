@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import InvalidObjectError, ObjectNotFoundError
 
@@ -72,8 +72,7 @@ class PartMeta:
     num_batches: int
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One object that another is composed of."""
 
     id: ObjectID

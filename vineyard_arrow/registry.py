@@ -72,7 +72,7 @@ class Part(msgspec.Struct, frozen=True, eq=False):
     params: dict[str, Any] = {}
 
 
-class StoredPart(msgspec.Struct, frozen=True, eq=False):
+class StoredPart(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One Arrow stream of a stored object, mapped.
 
     ``table`` holds the part's batches as chunks, with the user's schema. ``writable`` is
@@ -160,12 +160,12 @@ class Encoder(msgspec.Struct, eq=False):
         self.members[name] = Member(object_id, typename)
 
 
-class StoredObject(msgspec.Struct, eq=False):
+class StoredObject(msgspec.Struct, eq=False, gc=False):
     """The mapped parts of one stored object, on the way back to a value.
 
     ``source`` is the client it was got by; ``id``, ``mode`` and ``trusted`` are those of that
     get. ``uid`` is the user who put the object, None if several did. ``composed_of`` has the
-    members' ids, as text, and typenames by name.
+    members' ids and typenames by name.
     """
 
     parts: Sequence[StoredPart]
@@ -175,7 +175,7 @@ class StoredObject(msgspec.Struct, eq=False):
     mode: str = "ro"
     trusted: bool | None = None
     uid: int | None = None
-    composed_of: dict[str, tuple[str, str]] = {}
+    composed_of: dict[str, tuple[int, str]] = {}
     remapped: dict[int, StoredPart] | None = None  # copy-on-write, by identity of the part
 
     def member(self, name: str, as_: Form | None = None) -> Any:

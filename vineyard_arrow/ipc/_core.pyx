@@ -265,16 +265,18 @@ cdef class SchemaEntry:
 
 
 cdef dict _schemas = {}
-_stored_schema = _user_schema = _member_ids = None
+cdef dict _no_members = {}
+_stored_schema = _user_schema = _member_ids = _part = None
 
 
-def set_codec(stored_schema, user_schema, member_ids):
+def set_codec(stored_schema, user_schema, member_ids, part):
     """What a schema becomes as it is written and read, see `ipc.schemas`.
 
-    `member_ids(bytes) -> list` decodes the descriptor of a list of members.
+    `member_ids(bytes) -> list` decodes the descriptor of a list of members, and
+    `part(typename, params, table, writable)` makes what `Attachment.read` returns.
     """
-    global _stored_schema, _user_schema, _member_ids
-    _stored_schema, _user_schema, _member_ids = stored_schema, user_schema, member_ids
+    global _stored_schema, _user_schema, _member_ids, _part
+    _stored_schema, _user_schema, _member_ids, _part = stored_schema, user_schema, member_ids, part
 
 
 cdef SchemaEntry schema_entry(const RawPart& part):
@@ -297,11 +299,18 @@ cdef str to_str(Text text):
     return PyUnicode_DecodeUTF8(text.data(), text.size(), NULL)
 
 
+cdef uint64_t member_id(str text) except? 0:
+    """The id that is written as `o` and 16 hexadecimal digits."""
+    if len(text) == 17 and text.isascii() and text.isalnum() and text[0] == "o":
+        return int(text[1:], 16)
+    raise ValueError(f"{text!r} is no id of a member")
+
+
 cdef dict take_members(vector[RawPart]& raw):
-    """The members that the last part names, which is taken off: {name: (id as text, typename)}."""
+    """The members that the last part names, which is taken off: {name: (id, typename)}."""
     cdef CMembers members
     if raw.size() < 2 or not c_read_members(raw.back(), &members):
-        return {}
+        return _no_members
     ids = _member_ids(PyBytes_FromStringAndSize(members.params.data(), members.params.size()))
     if len(ids) != <Py_ssize_t>members.fields.size():
         raise ValueError("the members of this object have lost their ids")
@@ -313,7 +322,7 @@ cdef dict take_members(vector[RawPart]& raw):
         if typename is None or not (members.fields[i].value == last):
             last = members.fields[i].value
             typename = to_str(last)
-        out[to_str(members.fields[i].name)] = (ids[i], typename)
+        out[to_str(members.fields[i].name)] = (member_id(ids[i]), typename)
     raw.pop_back()
     return out
 
@@ -503,9 +512,9 @@ cdef class Attachment:
         return body
 
     def read(self, uint64_t key, int mode, Pin pin=None):
-        """The parts of an object, (typename, params, table) each.
+        """The parts of an object.
 
-        Returns [parts, members, uid], see `take_members`; MISS when the index does not know the object (unless it is held by `pin`),
+        Returns [parts, members, uid or None], see `take_members`; MISS when the index does not know the object (unless it is held by `pin`),
         BUSY while another thread forks, a tuple of segment ids when these must be mapped
         first. mode: 0 read-only, 1 copy-on-write, 2 copy.
         """
@@ -549,9 +558,9 @@ cdef class Attachment:
         for i in range(raw.size()):
             entry = schema_entry(raw[i])
             table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body, validate))
-            out.append((entry.typename, entry.params, table))
+            out.append(_part(entry.typename, entry.params, table, mode != 0))
         checked[0] = key
-        return [out, members, header.uid]
+        return [out, members, None if header.uid == kSeveralUsers else header.uid]
 
     def read_many(self, keys, int mode):
         """`read` of each; the first result that is none, if there is one."""
@@ -578,7 +587,7 @@ cdef class Attachment:
     def describe(self, uint64_t key, Pin pin=None):
         """Header fields and parts of an object without its data; MISS when unknown.
 
-        Returns (payload_nbytes, created_ns, copied, gathered, shared, uid, signature,
+        Returns (payload_nbytes, created_ns, copied, gathered, shared, uid or None, signature,
         [(typename, schema, rows, batches, params)], members, ranges).
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
@@ -597,7 +606,7 @@ cdef class Attachment:
             entry = schema_entry(raw[i])
             parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches, entry.params))
         return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared,
-                header.uid, header.signature, parts, members,
+                None if header.uid == kSeveralUsers else header.uid, header.signature, parts, members,
                 from_ranges(c_buffer_ranges(streams, header.stream_nbytes, self.a.space)))
 
 

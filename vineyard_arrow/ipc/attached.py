@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from mmap import mmap
 from typing import Any
 
@@ -32,7 +33,7 @@ from ..errors import (
     StoreFullError,
     VineyardArrowError,
 )
-from ..registry import Part
+from ..registry import Part, StoredPart
 from . import protocol as p
 from .connection import Connection, NotSentError
 from .schemas import stored_schema, user_schema
@@ -44,7 +45,6 @@ from . import _core, fork  # noqa: E402  # only once pyarrow is known to be the 
 
 MODES = {"ro": 0, "cow": 1, "copy": 2}
 READ_ATTEMPTS = 1000
-SEVERAL_USERS: int = _core.SEVERAL_USERS
 
 _forked = threading.Condition()  # told at the end of a fork, of which there is one at a time
 _json = msgspec.json.Encoder()
@@ -55,12 +55,12 @@ class _MemberIds(msgspec.Struct):
 
 
 _member_ids = msgspec.json.Decoder(_MemberIds).decode
-_core.set_codec(stored_schema, user_schema, lambda data: _member_ids(data).ids)
+_core.set_codec(stored_schema, user_schema, lambda data: _member_ids(data).ids, StoredPart)
 
 
 Raw = list[Any]
-"""An object as it is read: its parts, (typename, params, table) each; its members, {name: (id as
-text, typename)}; the user whose process put it."""
+"""An object as it is read: its parts, `StoredPart` each; its members, {name: (id, typename)};
+the user whose process put it, None if it is several."""
 
 
 class Draft(msgspec.Struct, frozen=True, eq=False):
@@ -191,7 +191,7 @@ class Attached:
         number = MODES.get(mode)
         if number is None:
             raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
-        raw: Raw = self._look(key, lambda: self._core.read(key, number, pin), root)
+        raw: Raw = self._look(key, partial(self._core.read, key, number, pin), root)
         return raw
 
     def read_many(self, keys: Sequence[int], mode: str, root: int) -> list[Raw] | None:

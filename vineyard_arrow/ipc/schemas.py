@@ -89,6 +89,10 @@ def user_schema(schema: pa.Schema, extensions: int) -> tuple[str, dict[str, Any]
             schema = pa.schema([pa.field(_COLUMN, type_, nullable=False)])
             extensions -= 1
     lasting = not extensions or extensions == sum(_is_arrows_own(field.type) for field in schema)
+    if not lasting:
+        from ..extension_types import with_types
+
+        schema = with_types(schema)
     return typename, params, schema.with_metadata(metadata or None), lasting
 
 

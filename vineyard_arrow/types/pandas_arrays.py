@@ -37,12 +37,12 @@ from pandas._libs.sparse import BlockIndex, IntIndex
 from pandas.tseries.frequencies import to_offset
 
 from .memory import data_buffer, memory_of
-from .numpy import ARROW_TYPES, flat_buffer
+from .numpy import ARROW_TYPES, array_over, bool_column, flat_buffer
 from .plain import INLINE_NBYTES
 
 __all__ = ["ARRAY_TYPES", "INDEX_TYPES", "ArrayReader", "ArrayWriter"]
 
-_INT64, _UINT8 = pa.int64(), pa.uint8()
+_INT64 = pa.int64()
 arrays = pd.arrays
 
 
@@ -89,15 +89,16 @@ class ArrayWriter:
         dtype, flags = array.dtype, array.flags
         if array.nbytes < INLINE_NBYTES or not flags.forc or (array.ndim == 2 and len(array) > 1):
             return array
-        if dtype.kind in "mM" and dtype.isnative:
-            type_ = _INT64
-        else:
-            type_ = _UINT8 if dtype.kind == "b" else ARROW_TYPES.get(dtype)
-        if type_ is None:
+        is_time = dtype.kind in "mM" and dtype.isnative
+        type_ = _INT64 if is_time else ARROW_TYPES.get(dtype)
+        if type_ is None and dtype.kind != "b":
             return array
         order = "F" if flags.fnc else "C"
         buffer = flat_buffer(array, order)
-        column = pa.Array.from_buffers(type_, array.size, [None, buffer], 0)
+        if type_ is None:
+            column = bool_column(buffer)
+        else:
+            column = pa.Array.from_buffers(type_, array.size, [None, buffer], 0)
         return ["column", *self._column(column, (array.size,)), dtype.str, list(array.shape), order]
 
     def _arrow(self, chunked: pa.ChunkedArray) -> Any:
@@ -184,7 +185,7 @@ class ArrayReader:
 
     def _column(self, group: int, i: int, dtype: str, shape: list[int], order: Any) -> Any:
         buffer = data_buffer(self._groups[group].column(i))
-        return np.ndarray(shape, dtype, memory_of(buffer, self._writable), order=order)
+        return array_over(memory_of(buffer, self._writable), shape, dtype, order)
 
     def _chunk(self, group: int, i: int) -> pa.ChunkedArray:
         return self._groups[group].column(i)
