@@ -152,6 +152,7 @@ class Client:
         as_: Form | None = None,
         resolver: Resolver | None = None,
         trusted: bool | None = None,
+        validate: Literal["structure", "full"] = "structure",
     ) -> Any:
         """The value of an object, over the store's own memory: nothing is copied.
 
@@ -175,6 +176,11 @@ class Client:
             Whether pickles may be loaded, which may run any code: True loads all, False
             refuses all. By default (here and of `connect`) those are loaded that a process of
             this user put, in memory that only this user's processes can write.
+        validate : {"structure", "full"}
+            "structure" checks, the first time, that no column reaches out of its buffers, which
+            costs nothing to speak of; "full" that no offset and no index does either, which
+            looks at all of them. Whoever may write the store's memory can do so after the
+            check, unless ``mode="copy"``: then what is checked is the copy.
 
         Raises
         ------
@@ -184,6 +190,8 @@ class Client:
             If nobody knows the object's typename, or how to give it as ``as_``.
         AccessDeniedError
             If there is a pickle in it that may not be loaded.
+        InvalidObjectError
+            If what is stored makes no sense.
         """
         if as_ is not None and resolver is not None:
             raise InvalidObjectError("get takes as_ or resolver, not both")
@@ -196,6 +204,8 @@ class Client:
                 raise
             raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
         stored = self._stored(object_id, raw, mode, trusted)
+        if validate != "structure":
+            _validate(stored, validate)
         return stored.resolve(0, as_) if resolver is None else resolver(stored.parts[0], stored)
 
     def _stored(
@@ -241,7 +251,10 @@ class Client:
                 f"member {name!r} ({ObjectID(found)}) of {ObjectID(stored.id)} is gone",
                 "it was deleted by force",
             ) from None
-        return self._stored(found, raw, stored.mode, stored.trusted).resolve(0, as_)
+        member = self._stored(found, raw, stored.mode, stored.trusted)
+        if stored.validate:
+            _validate(member, "full")
+        return member.resolve(0, as_)
 
     def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
         """The values of all members of an object that a resolver is making, by name."""
@@ -254,6 +267,8 @@ class Client:
         values = {}
         for name, i, (parts, members, uid) in zip(composed_of, ids, found, strict=True):
             each = StoredObject(parts, registry, self, i, mode, trusted, uid, members)
+            if stored.validate:
+                _validate(each, "full")
             if as_ is None:
                 values[name] = registry.resolver_for(parts[0].typename)(parts[0], each)
             else:
@@ -586,6 +601,20 @@ def _draft(
     ids = [int(member.id) for member in members.values()]
     parts = [*parts, members_part(members)] if members else parts
     return Draft(parts, name, ids, signature)
+
+
+def _validate(stored: StoredObject, how: str) -> None:
+    """Check all values of an object, see `Client.get`; its resolvers are to go on with that."""
+    import pyarrow as pa
+
+    if how != "full":
+        raise InvalidObjectError(f"validate {how!r} is not one of 'structure', 'full'")
+    stored.validate = True
+    for part in stored.parts:
+        try:
+            part.table.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise InvalidObjectError(f"{ObjectID(stored.id)} is damaged: {error}") from None
 
 
 def _unreadable(info: p.ObjectInfo) -> ObjectMeta:

@@ -165,7 +165,8 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
 
     ``source`` is the client it was got by; ``id``, ``mode`` and ``trusted`` are those of that
     get. ``uid`` is the user who put the object, None if several did. ``composed_of`` has the
-    members' ids and typenames by name.
+    members' ids and typenames by name. ``validate``: a resolver is to check that its indices lie
+    within what they point to; Arrow's own data was checked already.
     """
 
     parts: Sequence[StoredPart]
@@ -176,6 +177,7 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
     trusted: bool | None = None
     uid: int | None = None
     composed_of: dict[str, tuple[int, str]] = {}
+    validate: bool = False
     remapped: dict[int, StoredPart] | None = None  # copy-on-write, by identity of the part
 
     def member(self, name: str, as_: Form | None = None) -> Any:

@@ -33,6 +33,7 @@ from ..errors import (
     StoreFullError,
     VineyardArrowError,
 )
+from ..objects import ObjectID
 from ..registry import Part, StoredPart
 from . import protocol as p
 from .connection import Connection, NotSentError
@@ -226,7 +227,7 @@ class Attached:
             try:
                 found = look()
             except (RuntimeError, ValueError) as error:  # Arrow's words; bad text or JSON
-                raise InvalidObjectError(f"object o{key:016x} cannot be read: {error}") from None
+                raise InvalidObjectError(f"object {ObjectID(key)} cannot be read: {error}") from None
             if found is _core.BUSY:
                 self._await_fork()
             elif found is _core.MISS:
@@ -237,7 +238,7 @@ class Attached:
                     self._map(segment, key if root is None else root)
             else:
                 return found
-        raise InvalidObjectError(f"object o{key:016x} keeps changing place")
+        raise InvalidObjectError(f"object {ObjectID(key)} keeps changing place")
 
     def _map(self, segment: int, root: int | None = None) -> None:
         """Map a segment, and what else the object ``root`` lies in."""

@@ -36,6 +36,7 @@ import pyarrow as pa
 from pandas._libs.sparse import BlockIndex, IntIndex
 from pandas.tseries.frequencies import to_offset
 
+from ..errors import InvalidObjectError
 from .memory import data_buffer, memory_of
 from .numpy import ARROW_TYPES, array_over, bool_column, flat_buffer
 from .plain import INLINE_NBYTES
@@ -169,11 +170,14 @@ class ArrayReader:
         As `ArrayWriter.groups` gave them.
     writable : bool
         Whether the memory is private, so that NumPy arrays may be writable.
+    validate : bool
+        Whether to check that codes lie within their categories and levels.
     """
 
-    def __init__(self, groups: list[pa.Table], writable: bool) -> None:
+    def __init__(self, groups: list[pa.Table], writable: bool, validate: bool = False) -> None:
         self._groups = groups
         self._writable = writable
+        self._validate = validate
 
     def array(self, form: Any) -> Any:
         """The array of a description, over the same memory."""
@@ -201,7 +205,13 @@ class ArrayReader:
 
     def _categorical(self, codes: Any, categories: Any, ordered: bool) -> Any:
         dtype = pd.CategoricalDtype._from_fastpath(self.index(categories), ordered)
-        return pd.Categorical._simple_new(self.array(codes), dtype)
+        values = self.array(codes)
+        self._check_codes(values, dtype.categories)
+        return pd.Categorical._simple_new(values, dtype)
+
+    def _check_codes(self, codes: Any, values: Any) -> None:
+        if self._validate and len(codes) and not -1 <= codes.min() <= codes.max() < len(values):
+            raise InvalidObjectError(f"a code of this object is of none of {len(values)} values")
 
     def _datetime(self, data: Any, tz: Any) -> Any:
         values = self.array(data)
@@ -230,9 +240,13 @@ class ArrayReader:
         return arrays.SparseArray._simple_new(values, index, dtype)
 
     def _multi(self, levels: Any, codes: Any, names: Any, sortorder: Any) -> Any:
+        made = [self.index(level) for level in levels]
+        positions = [self.array(code) for code in codes]
+        for level, code in zip(made, positions, strict=True):
+            self._check_codes(code, level)
         return pd.MultiIndex(
-            levels=[self.index(level) for level in levels],
-            codes=[self.array(code) for code in codes],
+            levels=made,
+            codes=positions,
             names=names,
             sortorder=sortorder,
             verify_integrity=False,
