@@ -341,12 +341,16 @@ def test_a_shallow_copy_shares_all(client: Client, some: ObjectID) -> None:
     assert (meta.copied, meta.gathered) == (0, 0)
     assert before.signature == meta.signature == last.signature == some
     assert client.get_meta(client.put(1)).signature != some
+    assert client.get_object(again).meta.signature == some
+    assert [m.id for m in client.list_objects(signature=some)] == [some, copy, again]
     if before.members:
         assert client.get(again).x.get().equals(table_of())
     else:
         assert client.get(copy, as_=pa.Table).equals(client.get(some, as_=pa.Table))
     client.delete(some)
     assert client.exists(again)
+    assert [m.id for m in client.list_objects(signature=before.signature)] == [copy, again]
+    assert client.list_objects(signature=1) == []
 
 
 def test_labels_change_and_select(client: Client) -> None:

@@ -24,7 +24,7 @@ from .errors import (
 )
 from .handles import ObjectHandle
 from .ipc import protocol as p
-from .ipc.attached import Attached, Draft, Raw
+from .ipc.attached import Attached, Draft
 from .ipc.process import attach, release
 from .objects import Member, ObjectID, ObjectMeta, PartMeta
 from .registry import (
@@ -40,6 +40,8 @@ from .registry import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from .ipc import _core
 
 Mode = Literal["ro", "cow", "copy"]
 Key = int | str | ObjectID
@@ -211,20 +213,19 @@ class Client:
     def _stored(
         self,
         object_id: int,
-        raw: Raw,
+        raw: _core.Raw,
         mode: str,
         trusted: bool | None = None,
     ) -> StoredObject:
-        parts, members, uid = raw
         return StoredObject(
-            parts,
+            raw.parts,
             current_registry(self._registry),
             self,
             object_id,
             mode,
             self._trusted if trusted is None else trusted,
-            uid,
-            members,
+            raw.uid,
+            raw.members,
         )
 
     @property
@@ -243,36 +244,33 @@ class Client:
         """
         if name not in stored.composed_of:
             raise ObjectNotFoundError(f"{ObjectID(stored.id)} has no member {name!r}")
-        found, _ = stored.composed_of[name]
+        number, _ = stored.composed_of[name]
         try:
-            raw = self._a.read(found, stored.mode, stored.id)
+            raw = self._a.read(number, stored.mode, stored.id)
         except ObjectNotFoundError:
-            raise ObjectNotFoundError(
-                f"member {name!r} ({ObjectID(found)}) of {ObjectID(stored.id)} is gone",
-                "it was deleted by force",
-            ) from None
-        member = self._stored(found, raw, stored.mode, stored.trusted)
+            raise _gone(stored, name) from None
+        member = self._stored(number, raw, stored.mode, stored.trusted)
         if stored.validate:
             _validate(member, "full")
         return member.resolve(0, as_)
 
     def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
         """The values of all members of an object that a resolver is making, by name."""
-        composed_of = stored.composed_of
-        ids = [number for number, _ in composed_of.values()]
-        found = self._a.read_many(ids, stored.mode, stored.id)
-        if found is None:  # one is gone, or just being moved: this says which
-            return {name: self.get_member(stored, name, as_) for name in composed_of}
         registry, mode, trusted = stored.registry, stored.mode, stored.trusted
-        values = {}
-        for name, i, (parts, members, uid) in zip(composed_of, ids, found, strict=True):
-            each = StoredObject(parts, registry, self, i, mode, trusted, uid, members)
+        numbers = [number for number, _ in stored.composed_of.values()]
+        reading = self._a.read_each(numbers, mode, stored.id)
+        values: dict[str, Any] = {}
+        for name, number in zip(stored.composed_of, numbers, strict=True):
+            try:
+                raw = next(reading)
+            except ObjectNotFoundError:
+                raise _gone(stored, name) from None
+            each = StoredObject(
+                raw.parts, registry, self, number, mode, trusted, raw.uid, raw.members
+            )
             if stored.validate:
                 _validate(each, "full")
-            if as_ is None:
-                values[name] = registry.resolver_for(parts[0].typename)(parts[0], each)
-            else:
-                values[name] = each.resolve(0, as_)
+            values[name] = each.resolve(0, as_)
         return values
 
     def get_many(
@@ -426,7 +424,8 @@ class Client:
     def shallow_copy(self, key: Key, extra: Mapping[str, Any] | None = None) -> ObjectID:
         """A new object with the same data and members, and ``extra`` among its values.
 
-        Nothing is copied but metadata. Both have the same signature.
+        Nothing is copied but metadata. Both have the same signature, by which `list_objects`
+        finds them.
         """
         return shallow_copy(self, key, extra)
 
@@ -442,13 +441,17 @@ class Client:
         pattern: str = "*",
         *,
         labels: Mapping[str, str] | None = None,
+        signature: int = 0,
         limit: int = 1000,
     ) -> list[ObjectMeta]:
         """Objects with a name or typename that ``pattern`` matches (as in a shell), by id.
 
-        ``labels``: only those that have all of these.
+        ``labels``: only those that have all of these. ``signature``: only the copies of one
+        content, see `ObjectMeta`.
         """
-        reply, _ = self._a.request(p.ListObjects(pattern, limit, dict(labels or {})))
+        reply, _ = self._a.request(
+            p.ListObjects(pattern, limit, dict(labels or {}), int(signature))
+        )
         out = []
         for info in reply.objects:
             try:
@@ -601,6 +604,13 @@ def _draft(
     ids = [int(member.id) for member in members.values()]
     parts = [*parts, members_part(members)] if members else parts
     return Draft(parts, name, ids, signature)
+
+
+def _gone(stored: StoredObject, name: str) -> ObjectNotFoundError:
+    number = ObjectID(stored.composed_of[name][0])
+    return ObjectNotFoundError(
+        f"member {name!r} ({number}) of {ObjectID(stored.id)} is gone", "it was deleted by force"
+    )
 
 
 def _validate(stored: StoredObject, how: str) -> None:

@@ -94,7 +94,7 @@ def shallow_copy(client: Client, key: Any, values: Mapping[str, Any] | None) -> 
     meta = client.get_meta(key)
     assert meta.id is not None
     merged = ObjectMeta(meta.typename, {**{k: meta[k] for k in meta}, **(values or {})})
-    raw = client._a.read(meta.id)[0]
+    raw = client._a.read(meta.id).parts
     parts = [
         Part(part.typename, part.table.schema, part.table.to_batches(), part.params) for part in raw
     ]

@@ -117,7 +117,9 @@ class ObjectMeta:
     labels : dict of str to str
         See `Client.label`.
     signature : ObjectID or None
-        Equal for copies: an object's own id, or that of the object it's a copy of.
+        Equal for copies of one content, made by `Client.shallow_copy`, however often and
+        whether or not the first one is still there: that one's id. What is put anew, be it
+        over the same memory, is a content of its own. It is the word of who put the copy.
     uid : int or None
         The user whose process put it; None if that of another user can write it too (some of
         its payload lies in memory of theirs).

@@ -425,7 +425,11 @@ class Service:
 
     def _list_objects(self, session: Session, _: int, m: p.ListObjects) -> tuple[Any, list[int]]:
         wanted = m.labels.items()
-        records = [r for r in self.catalog.match(m.pattern) if wanted <= r.labels.items()]
+        records = [
+            r
+            for r in self.catalog.match(m.pattern)
+            if wanted <= r.labels.items() and m.signature in (0, r.signature)
+        ]
         return p.Objects([self._info(r) for r in records[: max(m.limit, 0)]], len(records)), []
 
     def _describe(self, session: Session, _: int, m: p.Describe) -> tuple[Any, list[int]]:

@@ -12,13 +12,14 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from libcpp cimport bool as cbool
 from libcpp.memory cimport make_shared, shared_ptr, static_pointer_cast
 from libcpp.pair cimport pair
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+cimport cython
 cimport pyarrow.lib as pal
 from pyarrow.includes.libarrow cimport CBuffer, CMemoryPool, CRecordBatch, CSchema, CTable
 
@@ -261,10 +262,12 @@ def buffer_ranges(const uint8_t[::1] streams, uint64_t space):
 cdef class SchemaEntry:
     """A parsed schema, kept by the bytes of its message."""
     cdef shared_ptr[CSchema] user
+    cdef bytes key  # the message
     cdef public object schema, typename, params
 
 
 cdef dict _schemas = {}
+cdef SchemaEntry _last = None
 cdef dict _no_members = {}
 _stored_schema = _user_schema = _member_ids = _part = None
 
@@ -280,9 +283,16 @@ def set_codec(stored_schema, user_schema, member_ids, part):
 
 
 cdef SchemaEntry schema_entry(const RawPart& part):
+    global _last
+    cdef SchemaEntry last = _last
+    # Objects of a kind are often read together: saves the hash of a long key.
+    if last is not None and len(last.key) == part.schema.second and \
+            memcmp(<char*>last.key, part.schema.first, part.schema.second) == 0:
+        return last
     cdef bytes key = PyBytes_FromStringAndSize(<char*>part.schema.first, part.schema.second)
     cdef SchemaEntry entry = _schemas.get(key)
     if entry is not None:
+        _last = entry
         return entry
     schema = pal.pyarrow_wrap_schema(read_schema(part))
     entry = SchemaEntry()
@@ -291,7 +301,8 @@ cdef SchemaEntry schema_entry(const RawPart& part):
     if lasting:
         if len(_schemas) >= 512:
             _schemas.clear()
-        _schemas[key] = entry
+        entry.key = key
+        _last = _schemas[key] = entry
     return entry
 
 
@@ -301,8 +312,20 @@ cdef str to_str(Text text):
 
 cdef uint64_t member_id(str text) except? 0:
     """The id that is written as `o` and 16 hexadecimal digits."""
-    if len(text) == 17 and text.isascii() and text.isalnum() and text[0] == "o":
-        return int(text[1:], 16)
+    cdef uint64_t number = 0
+    cdef Py_ssize_t i, n = len(text)
+    cdef uint32_t digit
+    for i in range(1, n):
+        digit = ord(text[i])
+        if 48 <= digit <= 57:  # 0 to 9
+            number = number << 4 | (digit - 48)
+        elif 97 <= digit <= 102:  # a to f
+            number = number << 4 | (digit - 87)
+        else:
+            break
+    else:
+        if n == 17 and text[0] == "o":
+            return number
     raise ValueError(f"{text!r} is no id of a member")
 
 
@@ -325,6 +348,18 @@ cdef dict take_members(vector[RawPart]& raw):
         out[to_str(members.fields[i].name)] = (member_id(ids[i]), typename)
     raw.pop_back()
     return out
+
+
+@cython.no_gc  # of what cannot be part of a cycle; there may be thousands at a time
+cdef class Raw:
+    """An object as it is read.
+
+    Its parts, as `set_codec`'s ``part`` makes them; its members, see `take_members`; the user
+    whose process put it, None if several did.
+    """
+    cdef readonly tuple parts
+    cdef readonly dict members
+    cdef readonly object uid
 
 
 cdef class Pin:
@@ -478,7 +513,7 @@ cdef class Attachment:
         return target
 
     cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, Pin pin, uint8_t** streams,
-                                       BlobHeader* header, list missing):
+                                       BlobHeader* header, vector[uint32_t]* missing):
         """Pin the object, or take it as pinned already, which finds it even if it is deleted.
 
         Null on a miss; `missing` receives ids of unmapped segments.
@@ -507,14 +542,12 @@ cdef class Attachment:
         cdef uint32_t* ids = <uint32_t*>(blob + sizeof(BlobHeader))
         for i in range(header.num_segments):
             if ids[i] not in self.segments:
-                missing.append(ids[i])
+                missing.push_back(ids[i])
         streams[0] = blob + start
         return body
 
     def read(self, uint64_t key, int mode, Pin pin=None):
-        """The parts of an object.
-
-        Returns [parts, members, uid or None], see `take_members`; MISS when the index does not know the object (unless it is held by `pin`),
+        """An object, as a Raw; MISS when the index does not know the object (unless it is held by `pin`),
         BUSY while another thread forks, a tuple of segment ids when these must be mapped
         first. mode: 0 read-only, 1 copy-on-write, 2 copy.
         """
@@ -522,11 +555,11 @@ cdef class Attachment:
             return BUSY
         cdef uint8_t* streams = NULL
         cdef BlobHeader header
-        cdef list missing = []
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, missing)
+        cdef vector[uint32_t] missing
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, &missing)
         if body.get() == NULL:
             return MISS
-        if missing:
+        if not missing.empty():
             return tuple(missing)
         cdef string text
         cdef vector[SegmentPlace] places
@@ -560,17 +593,11 @@ cdef class Attachment:
             table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body, validate))
             out.append(_part(entry.typename, entry.params, table, mode != 0))
         checked[0] = key
-        return [out, members, None if header.uid == kSeveralUsers else header.uid]
-
-    def read_many(self, keys, int mode):
-        """`read` of each; the first result that is none, if there is one."""
-        cdef list out = []
-        for key in keys:
-            found = self.read(key, mode)
-            if type(found) is not list:
-                return found
-            out.append(found)
-        return out
+        cdef Raw found = Raw.__new__(Raw)
+        found.parts = tuple(out)
+        found.members = members
+        found.uid = None if header.uid == kSeveralUsers else header.uid
+        return found
 
     def hold(self, uint64_t key):
         """A pin on an object, until it dies; MISS when unknown, BUSY while another thread forks."""
@@ -594,7 +621,8 @@ cdef class Attachment:
             return BUSY
         cdef uint8_t* streams = NULL
         cdef BlobHeader header
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, [])
+        cdef vector[uint32_t] missing
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, &missing)
         if body.get() == NULL:
             return MISS
         cdef vector[RawPart] raw = split_parts(streams, header.stream_nbytes)

@@ -137,6 +137,7 @@ class ListObjects(_Message, tag="objects"):
     pattern: str
     limit: int
     labels: dict[str, str] = {}
+    signature: Id = 0  # only those of it, if it is not 0
 
 
 class Describe(_Message, tag="describe"):
