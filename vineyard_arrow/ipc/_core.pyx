@@ -519,6 +519,8 @@ cdef class Attachment:
         Null on a miss; `missing` receives ids of unmapped segments.
         """
         cdef shared_ptr[CBuffer] body
+        if self.a.table == NULL:
+            raise RuntimeError("this process has not attached itself yet")
         cdef int64_t slot = self.a.pin(key) if pin is None else pin.slot
         if slot < 0:
             return body

@@ -187,20 +187,27 @@ class Attached:
         number = MODES.get(mode)
         if number is None:
             raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
-        raw: _core.Raw = self._look(key, partial(self._core.read, key, number, pin), root)
+        raw: _core.Raw | None = self._glance(key, number, pin)
+        if raw is None:
+            raw = self._look(key, partial(self._core.read, key, number, pin), root)
         return raw
 
     def read_each(self, keys: Iterable[int], mode: str, root: int) -> Iterator[_core.Raw]:
         """`read` of each of many members of ``root``, in less time."""
-        self.check_alive()
-        read, number = self._core.read, MODES[mode]
+        number = MODES[mode]
         for key in keys:
+            yield self._glance(key, number) or self.read(key, mode, root)
+
+    def _glance(self, key: int, number: int, pin: _core.Pin | None = None) -> _core.Raw | None:
+        """An object, if nothing at all is in the way; what is, `_look` finds out."""
+        if self._core.daemon_alive:
             try:
-                found = read(key, number)
+                found = self._core.read(key, number, pin)
             except (RuntimeError, ValueError):
-                found = None
-            # Whatever else came of it, and what is to be done about it, the long way finds out.
-            yield found if type(found) is _core.Raw else self.read(key, mode, root)
+                return None
+            if type(found) is _core.Raw:
+                return found
+        return None
 
     def hold(self, key: int) -> _core.Pin:
         """A pin on object ``key``: deleted or not, it is there until the pin dies."""
