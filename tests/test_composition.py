@@ -240,11 +240,20 @@ for _ in range(2):
         stored.member("leaf"), stored.member("also")))
     firsts = [leaf.member(name).get()["a"][0].as_py() for name in leaf]
     print(firsts, also["a"][0].as_py(), made)
+client.close()
+client = vineyard_arrow.connect({str(daemon.socket)!r}, autostart=False)
+made.clear()
+members = client.get({int(leaf)}, resolver=lambda part, stored: stored.members())
+print([table["a"][0].as_py() for table in members.values()], made)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout == "[0, 1, 2, 3, 4] 0 ['GetSegments']\n[0, 1, 2, 3, 4] 0 []\n"
+    assert done.stdout.splitlines() == [
+        "[0, 1, 2, 3, 4] 0 ['GetSegments']",
+        "[0, 1, 2, 3, 4] 0 []",
+        "[0, 1, 2, 3, 4] ['GetSegments']",
+    ]
 
 
 # ---- bad input

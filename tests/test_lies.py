@@ -243,3 +243,14 @@ def test_pointers_within_plain_values_and_frames(client: Client) -> None:
     oid = client._put_parts([edited, *others], {})
     with pytest.raises(InvalidObjectError):
         client.get(oid)
+
+
+@pytest.mark.parametrize("types", [["INTEGER) , (SELECT 1"], ["nonsense"], [3], None])
+def test_types_of_a_relation_are_no_statements(client: Client, types: Any) -> None:
+    part = table_part(a=pa.array([1]))
+    params = {"names": ["a"], "types": types}
+    oid = client._put_parts(
+        [Part("vineyard.duckdb.relation", part.schema, part.batches, params)], {}
+    )
+    with pytest.raises(InvalidObjectError):
+        client.get(oid)
