@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import scipy.sparse as sp
+from conftest import Daemon
 
 from vineyard_arrow import ObjectMeta, Part
 from vineyard_arrow.client import Client
@@ -22,13 +23,16 @@ from vineyard_arrow.registry import Encoder, Registry
 ROWS = 1_009  # in no other field of a message
 
 
-def put_edited(client: Client, part: Part, edit: Callable[[bytes], bytes]) -> int:
+def put_edited(
+    client: Client, part: Part, edit: Callable[[bytes], bytes], number: int | None = None
+) -> int:
     """Put a part whose messages were edited on the way; the daemon knows no types, and takes it."""
     client._a.lease()
     plan = client._a._plan([part])
     plan.place(True)
     streams, *figures = plan.figures()
-    (number,) = client._a._take_ids(1)
+    if number is None:
+        (number,) = client._a._take_ids(1)
     edited = edit(streams)
     assert edited != streams
     item = p.PutItem(number, part.typename, edited, *figures, time.time_ns())
@@ -91,6 +95,17 @@ def test_a_schema_that_lies_about_its_buffers(client: Client, kind: str, mode: A
     for take in (lambda p, s: s.member("x"), lambda p, s: s.members()):
         with pytest.raises(InvalidObjectError):
             client.get(root, resolver=take)
+
+
+def test_an_id_that_was_good_before(daemon: Daemon, client: Client) -> None:
+    """What was checked of an object is not true of another that comes by its id."""
+    good = client.put(table_part(a=pa.array(range(ROWS))).batches[0])
+    with daemon.connect() as reader:
+        assert reader.get(good).num_rows == ROWS
+        client.delete(good)
+        assert put_edited(client, *LIES["more rows"], int(good)) == good
+        with pytest.raises(InvalidObjectError):
+            reader.get(good)
 
 
 def test_other_types_than_the_buffers_are_of(client: Client) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import Daemon, run_daemon
+from test_cli import Cli
 from test_fork import in_child
 
-from vineyard_arrow import ObjectMeta
+from vineyard_arrow import ObjectID, ObjectMeta
 from vineyard_arrow.client import Client, connect
 from vineyard_arrow.errors import AccessDeniedError
 from vineyard_arrow.ipc import protocol as p
@@ -194,6 +195,13 @@ def test_a_client_may_trust_all_or_nobody(open_daemon: Daemon, theirs: dict[str,
             client.get(mine)
         assert type(client.get_many([mine, oid], trusted=True)[1]) is Bomb
         client.delete(mine)
+
+
+@root_only
+def test_the_command_line(open_daemon: Daemon, theirs: dict[str, int]) -> None:
+    cli, key = Cli(open_daemon.socket), str(ObjectID(theirs["object"]))
+    assert "made by user" in cli.fails("get", key)
+    assert "Bomb" in cli.call("get", key, "--trusted")[0]
 
 
 @root_only

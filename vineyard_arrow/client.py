@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .ipc import _core
 
 Mode = Literal["ro", "cow", "copy"]
+Check = Literal["structure", "full"]
 Key = int | str | ObjectID
 
 
@@ -154,7 +155,7 @@ class Client:
         as_: Form | None = None,
         resolver: Resolver | None = None,
         trusted: bool | None = None,
-        validate: Literal["structure", "full"] = "structure",
+        validate: Check = "structure",
     ) -> Any:
         """The value of an object, over the store's own memory: nothing is copied.
 
@@ -205,9 +206,7 @@ class Client:
             if not timeout_s:
                 raise
             raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
-        stored = self._stored(object_id, raw, mode, trusted)
-        if validate != "structure":
-            _validate(stored, validate)
+        stored = self._stored(object_id, raw, mode, trusted, validate)
         return stored.resolve(0, as_) if resolver is None else resolver(stored.parts[0], stored)
 
     def _stored(
@@ -216,8 +215,9 @@ class Client:
         raw: _core.Raw,
         mode: str,
         trusted: bool | None = None,
+        validate: str = "structure",
     ) -> StoredObject:
-        return StoredObject(
+        stored = StoredObject(
             raw.parts,
             current_registry(self._registry),
             self,
@@ -227,6 +227,9 @@ class Client:
             raw.uid,
             raw.members,
         )
+        if validate != "structure":
+            _validate(stored, validate)
+        return stored
 
     @property
     def uid(self) -> int:
@@ -249,10 +252,8 @@ class Client:
             raw = self._a.read(number, stored.mode, stored.id)
         except ObjectNotFoundError:
             raise _gone(stored, name) from None
-        member = self._stored(number, raw, stored.mode, stored.trusted)
-        if stored.validate:
-            _validate(member, "full")
-        return member.resolve(0, as_)
+        how = "full" if stored.validate else "structure"
+        return self._stored(number, raw, stored.mode, stored.trusted, how).resolve(0, as_)
 
     def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
         """The values of all members of an object that a resolver is making, by name."""

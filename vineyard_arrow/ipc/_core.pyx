@@ -50,7 +50,10 @@ cdef extern from "layout.h" namespace "vineyard" nogil:
     cdef cppclass AtomicI64 "std::atomic<int64_t>":
         int64_t load()
         void fetch_add(int64_t)
+    cdef cppclass Atomic32 "std::atomic<uint32_t>":
+        uint32_t load()
     cdef cppclass Slot:
+        Atomic32 seq
         Atomic64 key, offset, nbytes
     cdef cppclass IndexView:
         IndexHeader* header
@@ -375,14 +378,14 @@ cdef class Attachment:
     cdef object __weakref__
     cdef dict segments      # id -> (offset, nbytes, ro_fd)
     cdef public unsigned long forking  # the thread that forks just now: no other may pin
-    cdef uint64_t checked[CHECKED]  # objects that were found valid, by id
+    cdef uint64_t checked[CHECKED]  # versions of the objects that were found valid, by slot
 
     def __cinit__(self, index_fd=None, socket_fd=None):
         if index_fd is not None:
             self.a = new CAttachment(index_fd, socket_fd)
         self.segments = {}
         self.forking = 0
-        memset(self.checked, 0, sizeof(self.checked))
+        memset(self.checked, 0xFF, sizeof(self.checked))
 
     def __dealloc__(self):
         if self.a != NULL:
@@ -513,10 +516,12 @@ cdef class Attachment:
         return target
 
     cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, Pin pin, uint8_t** streams,
-                                       BlobHeader* header, vector[uint32_t]* missing):
+                                       BlobHeader* header, vector[uint32_t]* missing,
+                                       uint64_t* version):
         """Pin the object, or take it as pinned already, which finds it even if it is deleted.
 
-        Null on a miss; `missing` receives ids of unmapped segments.
+        Null on a miss; `missing` receives ids of unmapped segments, `version` a number that
+        no other object is given while this process is attached: an id may come again.
         """
         cdef shared_ptr[CBuffer] body
         if self.a.table == NULL:
@@ -525,6 +530,7 @@ cdef class Attachment:
         if slot < 0:
             return body
         cdef Slot* s = &self.a.index.slots[slot]
+        version[0] = <uint64_t>slot << 32 | s.seq.load()
         if pin is None:
             body = make_pinned(self.a, slot)
         elif s.key.load() == key:
@@ -558,7 +564,8 @@ cdef class Attachment:
         cdef uint8_t* streams = NULL
         cdef BlobHeader header
         cdef vector[uint32_t] missing
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, &missing)
+        cdef uint64_t version = 0
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, &missing, &version)
         if body.get() == NULL:
             return MISS
         if not missing.empty():
@@ -587,14 +594,14 @@ cdef class Attachment:
         cdef dict members = take_members(raw)
         cdef SchemaEntry entry
         cdef list out = []
-        # Once is enough: an object's messages never change, nor does its id.
-        cdef uint64_t* checked = &self.checked[key % CHECKED]
-        cdef bint validate = checked[0] != key
+        # Once is enough: an object's messages never change.
+        cdef uint64_t* checked = &self.checked[(version >> 32) % CHECKED]
+        cdef bint validate = checked[0] != version
         for i in range(raw.size()):
             entry = schema_entry(raw[i])
             table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body, validate))
             out.append(_part(entry.typename, entry.params, table, mode != 0))
-        checked[0] = key
+        checked[0] = version
         cdef Raw found = Raw.__new__(Raw)
         found.parts = tuple(out)
         found.members = members
@@ -624,7 +631,8 @@ cdef class Attachment:
         cdef uint8_t* streams = NULL
         cdef BlobHeader header
         cdef vector[uint32_t] missing
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, &missing)
+        cdef uint64_t version = 0
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, &missing, &version)
         if body.get() == NULL:
             return MISS
         cdef vector[RawPart] raw = split_parts(streams, header.stream_nbytes)
