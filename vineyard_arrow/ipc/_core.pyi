@@ -5,6 +5,7 @@ import pyarrow as pa
 
 SEAL_THRESHOLD: int
 OUTBOX_NBYTES: int
+SEVERAL_USERS: int
 KIND_OBJECT: int
 KIND_NAME: int
 MISS: object
@@ -14,11 +15,21 @@ def table_nbytes(num_slots: int) -> int: ...
 def index_nbytes(num_buckets: int, num_slots: int) -> int: ...
 def name_key(name: bytes) -> int: ...
 def buffer_ranges(streams: bytes, space: int) -> list[tuple[int, int]]: ...
-def set_params_decoder(function: Callable[[bytes | None], dict[str, Any]]) -> None: ...
+def set_codec(
+    stored_schema: Callable[[pa.Schema, str, bytes | None], pa.Schema],
+    user_schema: Callable[[pa.Schema, int], tuple[str, dict[str, Any], pa.Schema, bool]],
+    member_ids: Callable[[bytes], list[str]],
+    part: Callable[[str, dict[str, Any], pa.Table, bool], Any],
+) -> None: ...
 def punch_hole(fd: int, offset: int, nbytes: int) -> None: ...
 
 class SharedMemoryPool: ...
 class Pin: ...
+
+class Raw:
+    parts: tuple[Any, ...]
+    members: dict[str, tuple[int, str]]
+    uid: int | None
 
 class Attachment:
     forking: int
@@ -168,6 +179,8 @@ class MetadataArena:
         copied: int,
         gathered: int,
         shared: int,
+        uid: int,
+        signature: int,
     ) -> tuple[int, int] | None: ...
     def free(self, offset: int, nbytes: int) -> None: ...
     def trim(self) -> None: ...
