@@ -35,7 +35,7 @@ cdef extern from "<fcntl.h>" nogil:
     int fallocate(int, int, int64_t, int64_t)
 
 
-cdef extern from "layout.h" namespace "vineyard" nogil:
+cdef extern from "vineyard_arrow/layout.h" namespace "vineyard" nogil:
     cdef struct Range:
         uint64_t offset, nbytes
     cdef struct IndexHeader:
@@ -103,8 +103,13 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         uint32_t magic, num_segments
         uint64_t stream_nbytes
         int64_t payload_nbytes, created_ns, copied, gathered, shared
-    uint32_t kBlobMagic
+    cdef struct Blob:
+        BlobHeader header
+        const uint32_t* segments
+        uint8_t* streams
+    Blob c_open_blob "vineyard::open_blob"(const IndexView&, int64_t, uint8_t*) except +
     uint64_t blob_stream_offset(uint32_t)
+    uint32_t kBlobMagic
     cdef cppclass StoredSchema:
         StoredSchema()
         StoredSchema(shared_ptr[CSchema]) except +
@@ -425,8 +430,7 @@ cdef class Attachment:
             return MISS
         return target
 
-    cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, Pin pin, uint8_t** streams,
-                                       BlobHeader* header, list missing):
+    cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, Pin pin, Blob* blob, list missing):
         """Pin the object, or take it as pinned already, which finds it even if it is deleted.
 
         Null on a miss; `missing` receives ids of unmapped segments.
@@ -435,28 +439,16 @@ cdef class Attachment:
         cdef int64_t slot = self.a.pin(key) if pin is None else pin.slot
         if slot < 0:
             return body
-        cdef Slot* s = &self.a.index.slots[slot]
         if pin is None:
             body = make_pinned(self.a, slot)
-        elif s.key.load() == key:
+        elif self.a.index.slots[slot].key.load() == key:
             body = pin.body
         else:  # a pin inherited by a fork that no connection was prepared for
             return body
-        cdef uint64_t offset = s.offset.load(), nbytes = s.nbytes.load()
-        cdef IndexHeader* h = self.a.index.header
-        if (nbytes < sizeof(BlobHeader) or offset < h.catalog_offset
-                or offset + nbytes > h.catalog_offset + h.catalog_nbytes):
-            raise RuntimeError("the index points outside of the catalog")
-        cdef uint8_t* blob = self.a.base + offset
-        memcpy(header, blob, sizeof(BlobHeader))
-        cdef uint64_t start = blob_stream_offset(header.num_segments)
-        if header.magic != kBlobMagic or start > nbytes or header.stream_nbytes > nbytes - start:
-            raise RuntimeError("object metadata is damaged")
-        cdef uint32_t* ids = <uint32_t*>(blob + sizeof(BlobHeader))
-        for i in range(header.num_segments):
-            if ids[i] not in self.segments:
-                missing.append(ids[i])
-        streams[0] = blob + start
+        blob[0] = c_open_blob(self.a.index, slot, self.a.base)
+        for i in range(blob.header.num_segments):
+            if blob.segments[i] not in self.segments:
+                missing.append(blob.segments[i])
         return body
 
     def read(self, uint64_t key, int mode, Pin pin=None):
@@ -468,10 +460,9 @@ cdef class Attachment:
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
             return BUSY
-        cdef uint8_t* streams = NULL
-        cdef BlobHeader header
+        cdef Blob blob
         cdef list missing = []
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, missing)
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &blob, missing)
         if body.get() == NULL:
             return MISS
         if missing:
@@ -479,16 +470,15 @@ cdef class Attachment:
         cdef string text
         cdef vector[SegmentPlace] places
         cdef SegmentPlace place
-        cdef uint64_t nbytes = header.stream_nbytes
+        cdef uint8_t* streams = blob.streams
+        cdef uint64_t nbytes = blob.header.stream_nbytes
         cdef shared_ptr[CBuffer] pinned = body
-        cdef uint32_t* ids
         cdef size_t i
         if mode:
             text.assign(<char*>streams, nbytes)
             # Only its own: a forked child may still know segments that were retired since.
-            ids = <uint32_t*>(streams - blob_stream_offset(header.num_segments) + sizeof(BlobHeader))
-            for i in range(header.num_segments):
-                offset, size, fd = self.segments[ids[i]]
+            for i in range(blob.header.num_segments):
+                offset, size, fd = self.segments[blob.segments[i]]
                 place.offset = offset
                 place.nbytes = size
                 place.ro_fd = fd
@@ -525,12 +515,12 @@ cdef class Attachment:
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
             return BUSY
-        cdef uint8_t* streams = NULL
-        cdef BlobHeader header
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, [])
+        cdef Blob blob
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &blob, [])
         if body.get() == NULL:
             return MISS
-        cdef vector[RawPart] raw = split_parts(streams, header.stream_nbytes)
+        cdef BlobHeader header = blob.header
+        cdef vector[RawPart] raw = split_parts(blob.streams, header.stream_nbytes)
         cdef SchemaEntry entry
         cdef list parts = []
         cdef size_t i
@@ -538,7 +528,7 @@ cdef class Attachment:
             entry = schema_entry(raw[i])
             parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches, entry.params))
         return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared, parts,
-                from_ranges(c_buffer_ranges(streams, header.stream_nbytes, self.a.space)))
+                from_ranges(c_buffer_ranges(blob.streams, header.stream_nbytes, self.a.space)))
 
 
 cdef class WeakAttachment:
