@@ -15,7 +15,7 @@ PACKAGE = Path(vineyard_arrow.__file__).parent
 LAYERS = [
     {"errors", "objects", "plugins", "_compat", "_build_info", "__version__"},
     {"machine"},
-    {"config", "config_values", "registry", "contexts"},
+    {"config", "config_values", "registry", "contexts", "codegen.model", "codegen.hints"},
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop"},
     {"ipc.connection", "ipc.hugepages", "ipc.server", "types", "composition", "handles"},
     {"ipc.memory", "ipc.starter", "ipc.fork"},
@@ -25,6 +25,7 @@ LAYERS = [
     {"client"},
     {"integrations"},
     {"daemon", "shared_memory"},
+    {"codegen"},
     {"cli", "__main__"},
 ]
 

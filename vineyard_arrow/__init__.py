@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         builder,
         resolver,
     )
+    from .types.shared import shared
 
 __version__ = "0.1.0"
 
@@ -88,10 +89,15 @@ __all__ = [
     "put",
     "resolver",
     "resolver_context",
+    "shared",
 ]
 
 # Where names are that would load more than a program needs which only puts and gets.
-_LATER = {"builder_context": "contexts", "resolver_context": "contexts"} | dict.fromkeys(
+_LATER = {
+    "builder_context": "contexts",
+    "resolver_context": "contexts",
+    "shared": "types.shared",
+} | dict.fromkeys(
     ("Encoder", "Part", "Registry", "StoredObject", "StoredPart", "builder", "resolver"),
     "registry",
 )
