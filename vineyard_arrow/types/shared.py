@@ -28,7 +28,7 @@ from typing import Any, TypeVar, overload
 
 import pyarrow as pa
 
-from ..codegen.hints import UnsupportedError, renamed_from, type_of_hint
+from ..codegen.hints import UnsupportedError, check_class, renamed_from, type_of_hint
 from ..codegen.model import AnnotationError, Class, Field, struct_of, text_of
 from ..errors import InvalidObjectError
 from ..registry import (
@@ -137,7 +137,10 @@ class SharedClass:
             self.version,
             tuple(self._field(field, hints[field.name]) for field in stored),
         )
-        _check_names(model)
+        try:
+            check_class(model)
+        except UnsupportedError as error:
+            raise AnnotationError(f"{cls.__qualname__}: {error.message}", error.instead) from None
         self._type = SharedType(
             struct_of(model.fields),
             self.typename,
@@ -360,8 +363,10 @@ def _share(cls: Any, typename: str | None, version: int) -> Any:
             "write @vineyard_arrow.shared above @dataclass",
         )
     typename = f"{cls.__module__}.{cls.__qualname__}" if typename is None else typename
-    check_typename(typename)
-    check_version(version)
+    try:
+        check_class(Class(cls.__qualname__, typename, version, ()))
+    except UnsupportedError as error:
+        raise AnnotationError(f"{cls.__qualname__}: {error.message}", error.instead) from None
     known = _classes.get(typename)
     if known is not None and _path_of(known.cls) != _path_of(cls):
         raise AnnotationError(
@@ -401,21 +406,6 @@ def _ready(made: SharedClass) -> None:
         ) from None
 
 
-def check_typename(typename: Any) -> None:
-    """Refuse a typename that no class can have."""
-    if not isinstance(typename, str) or not typename or typename.startswith("vineyard."):
-        raise AnnotationError(
-            f"{typename!r} cannot be the typename of a shared class",
-            "begin it with the name of your package",
-        )
-
-
-def check_version(version: Any) -> None:
-    """Refuse what is no version."""
-    if type(version) is not int or version < 1:
-        raise AnnotationError(f"version {version!r} is not a whole number from 1")
-
-
 def _path_of(cls: type) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
@@ -450,17 +440,6 @@ def _check_init(cls: type, names: set[str]) -> None:
             f"{cls.__qualname__} does not take {', '.join(sorted(names - taken))}",
             "leave __init__ to @dataclass: a get calls the class with its fields",
         )
-
-
-def _check_names(model: Class) -> None:
-    names = {field.name for field in model.fields}
-    for field in model.fields:
-        for old in field.renamed_from:
-            if old in names:
-                raise AnnotationError(
-                    f"{model.name}.{field.name} was renamed from {old!r}, which is a field too",
-                    "give that one another name",
-                )
 
 
 def _register_type(type_: SharedType) -> None:
