@@ -21,6 +21,7 @@ from ..objects import ObjectID
 from .model import (
     USUAL,
     Choice,
+    Class,
     Column,
     Frame,
     Mapping,
@@ -34,7 +35,7 @@ from .model import (
     Type,
 )
 
-__all__ = ["SharedOf", "UnsupportedError", "renamed_from", "type_of_hint"]
+__all__ = ["SharedOf", "UnsupportedError", "check_class", "renamed_from", "type_of_hint"]
 
 SharedOf = Callable[[type], tuple[str, str] | None]
 """Typename and name of a shared class; None for any other."""
@@ -324,3 +325,28 @@ def renamed_from(value: Any) -> tuple[str, ...]:
     if not (isinstance(names, (tuple, list)) and all(isinstance(n, str) for n in names)):
         raise UnsupportedError(f"renamed_from is {value!r}", "write a name, or a tuple of names")
     return tuple(names)
+
+
+def check_class(model: Class) -> None:
+    """Refuse what no class can have besides its fields' types.
+
+    Raises
+    ------
+    UnsupportedError
+        If typename or version are none, or a field has had another's name.
+    """
+    typename, version = model.typename, model.version
+    if not isinstance(typename, str) or not typename or typename.startswith("vineyard."):
+        raise UnsupportedError(
+            f"{typename!r} is no typename for it", "begin it with the name of your package"
+        )
+    if type(version) is not int or version < 1:
+        raise UnsupportedError(f"version {version!r} is none", "count from 1")
+    names = {field.name for field in model.fields}
+    for field in model.fields:
+        for old in field.renamed_from:
+            if old in names:
+                raise UnsupportedError(
+                    f"{field.name} was renamed from {old!r}, which is a field too",
+                    "give that one another name",
+                )

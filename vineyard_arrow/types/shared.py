@@ -13,22 +13,22 @@ would misread what is written from now on. Fields are found by name:
 - one that was removed is not looked at;
 - one that was renamed says so, by ``field(metadata={"renamed_from": "old name"})``;
 - one whose type changed is read if every old value is one of the new type, exactly
-  (`shared_values.widens`; ``T`` to ``T | None``; Array to ChunkedArray, RecordBatch to Table);
-  else it is an error that has both types.
+  (`shared_parts.widens`; ``T`` to ``T | None``; Array to ChunkedArray, RecordBatch to Table), or
+  if both are stored alike (a list and a tuple, an Enum and str); else it is an error that has
+  both types.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 import pyarrow as pa
 
-from ..codegen.hints import UnsupportedError, renamed_from, type_of_hint
+from ..codegen.hints import UnsupportedError, check_class, renamed_from, type_of_hint
 from ..codegen.model import AnnotationError, Class, Field, struct_of, text_of
 from ..errors import InvalidObjectError
 from ..registry import (
@@ -39,48 +39,17 @@ from ..registry import (
     builtin_registry,
     default_registry,
 )
-from .shared_values import MEMBER, MismatchError, Reader, Writer, reader_of, writer_of
+from .shared_parts import MEMBER, MismatchError
+from .shared_readers import Reader, reader_of
+from .shared_type import OBJECT, SharedType, register_type, root_of
+from .shared_writers import Writer, writer_of
 
 __all__ = ["SharedClass", "SharedType", "shared", "shared_class"]
-
-OBJECT = "object"
-"""Name of the one column of an object's root."""
 
 T = TypeVar("T")
 _MARK = "__vineyard_shared__"
 _MAX_PLANS = 64
 _classes: dict[str, SharedClass] = {}
-
-
-class SharedType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no types
-    """The Arrow extension type of a shared class: a struct of its fields.
-
-    Attributes
-    ----------
-    version : int
-        That of the class; of a stored object, the one it was written with.
-    fields : dict of str to str
-        The types of the fields, as they were declared.
-    """
-
-    def __init__(
-        self, storage: pa.DataType, typename: str, version: int, fields: dict[str, str]
-    ) -> None:
-        self.version = version
-        self.fields = fields
-        super().__init__(storage, typename)
-
-    def __arrow_ext_serialize__(self) -> bytes:
-        return json.dumps(
-            {"typename": self.extension_name, "version": self.version, "fields": self.fields}
-        ).encode()
-
-    @classmethod
-    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> SharedType:
-        described = json.loads(serialized)
-        return cls(
-            storage, described["typename"], int(described["version"]), dict(described["fields"])
-        )
 
 
 class SharedClass:
@@ -103,7 +72,13 @@ class SharedClass:
             If a field has a type that none can have, or that is not defined.
         """
         if self._model is None:
-            self._describe()
+            try:
+                self._describe()
+            except NameError as error:
+                raise AnnotationError(
+                    f"the annotations of {self.cls.__qualname__} cannot be evaluated: {error}",
+                    "define or import it in the module, not in a function or under TYPE_CHECKING",
+                ) from None
         assert self._model is not None
         return self._model
 
@@ -137,7 +112,7 @@ class SharedClass:
             self.version,
             tuple(self._field(field, hints[field.name]) for field in stored),
         )
-        _check_names(model)
+        _check(cls, model)
         self._type = SharedType(
             struct_of(model.fields),
             self.typename,
@@ -148,7 +123,7 @@ class SharedClass:
         self._writers: list[tuple[str, Writer]] = [
             (field.name, writer_of(field.type, field.name, _find)) for field in model.fields
         ]
-        _register_type(self._type)
+        register_type(self._type, self.typename in _classes)
         self._model = model
 
     def _field(self, field: dataclasses.Field[Any], hint: Any) -> Field:
@@ -177,7 +152,7 @@ class SharedClass:
                 "derived from",
                 "decorate it with @vineyard_arrow.shared too",
             )
-        _ready(self)
+        _ = self.model
         row = {}
         for name, write in self._writers:
             try:
@@ -218,8 +193,8 @@ class SharedClass:
 
     def resolve(self, part: StoredPart, stored: StoredObject) -> Any:
         """The object, over mapped memory."""
-        _ready(self)
-        arrow, cells, version, declared = _root_of(part)
+        _ = self.model
+        arrow, cells, version, declared = root_of(part)
         if version > self.version:
             raise InvalidObjectError(
                 f"a {self.typename} of version {version}, and this class is of version "
@@ -277,27 +252,6 @@ class SharedClass:
 
 
 _Plan = list[tuple[str, str, Reader]]
-
-
-def _root_of(part: StoredPart) -> tuple[pa.DataType, Any, int, dict[str, str]]:
-    """Storage type, storage, version and declared types of a root."""
-    table = part.table
-    try:
-        field, column = table.schema.field(OBJECT), table.column(OBJECT).chunk(0)
-        type_ = field.type
-        if not isinstance(type_, SharedType):  # read before its class was known
-            type_ = SharedType.__arrow_ext_deserialize__(
-                type_, field.metadata[b"ARROW:extension:metadata"]
-            )
-        else:
-            column = column.storage
-        if not (pa.types.is_struct(column.type) and len(column) == 1):
-            raise ValueError(f"one row of {column.type}")
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise InvalidObjectError(
-            f"this {part.typename} was not stored as a shared class: {error!r}"
-        ) from None
-    return column.type, column, type_.version, type_.fields
 
 
 @builtin_registry.resolver(MEMBER)
@@ -360,8 +314,7 @@ def _share(cls: Any, typename: str | None, version: int) -> Any:
             "write @vineyard_arrow.shared above @dataclass",
         )
     typename = f"{cls.__module__}.{cls.__qualname__}" if typename is None else typename
-    check_typename(typename)
-    check_version(version)
+    _check(cls, Class(cls.__name__, typename, version, ()))
     known = _classes.get(typename)
     if known is not None and _path_of(known.cls) != _path_of(cls):
         raise AnnotationError(
@@ -391,31 +344,6 @@ def shared_class(cls: type) -> SharedClass:
     return found
 
 
-def _ready(made: SharedClass) -> None:
-    try:
-        _ = made.model
-    except NameError as error:
-        raise AnnotationError(
-            f"the annotations of {made.cls.__qualname__} cannot be evaluated: {error}",
-            "define or import it in the module, not in a function or under TYPE_CHECKING",
-        ) from None
-
-
-def check_typename(typename: Any) -> None:
-    """Refuse a typename that no class can have."""
-    if not isinstance(typename, str) or not typename or typename.startswith("vineyard."):
-        raise AnnotationError(
-            f"{typename!r} cannot be the typename of a shared class",
-            "begin it with the name of your package",
-        )
-
-
-def check_version(version: Any) -> None:
-    """Refuse what is no version."""
-    if type(version) is not int or version < 1:
-        raise AnnotationError(f"version {version!r} is not a whole number from 1")
-
-
 def _path_of(cls: type) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
@@ -436,6 +364,13 @@ def _names_near(cls: type) -> dict[str, Any]:
     return {**near, cls.__name__: cls}
 
 
+def _check(cls: type, model: Class) -> None:
+    try:
+        check_class(model)
+    except UnsupportedError as error:
+        raise AnnotationError(f"{cls.__qualname__}: {error.message}", error.instead) from None
+
+
 def _check_init(cls: type, names: set[str]) -> None:
     parameters = list(inspect.signature(cls).parameters.values())
     taken = {parameter.name for parameter in parameters}
@@ -450,28 +385,3 @@ def _check_init(cls: type, names: set[str]) -> None:
             f"{cls.__qualname__} does not take {', '.join(sorted(names - taken))}",
             "leave __init__ to @dataclass: a get calls the class with its fields",
         )
-
-
-def _check_names(model: Class) -> None:
-    names = {field.name for field in model.fields}
-    for field in model.fields:
-        for old in field.renamed_from:
-            if old in names:
-                raise AnnotationError(
-                    f"{model.name}.{field.name} was renamed from {old!r}, which is a field too",
-                    "give that one another name",
-                )
-
-
-def _register_type(type_: SharedType) -> None:
-    try:
-        pa.register_extension_type(type_)
-    except pa.ArrowKeyError:
-        # A class defined anew, or somebody else's type.
-        if type_.extension_name not in _classes:
-            raise AnnotationError(
-                f"pyarrow knows another extension type {type_.extension_name!r}",
-                "give another name: @vineyard_arrow.shared(typename=...)",
-            ) from None
-        pa.unregister_extension_type(type_.extension_name)
-        pa.register_extension_type(type_)

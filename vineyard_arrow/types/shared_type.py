@@ -1,0 +1,82 @@
+"""The Arrow extension type of shared classes, and the root of a stored object, which is of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import InvalidObjectError
+from ..registry import StoredPart
+
+__all__ = ["OBJECT", "SharedType", "register_type", "root_of"]
+
+OBJECT = "object"
+"""Name of the one column of an object's root."""
+
+
+class SharedType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no types
+    """The Arrow extension type of a shared class: a struct of its fields.
+
+    Attributes
+    ----------
+    version : int
+        That of the class; of a stored object, the one it was written with.
+    fields : dict of str to str
+        The types of the fields, as they were declared.
+    """
+
+    def __init__(
+        self, storage: pa.DataType, typename: str, version: int, fields: dict[str, str]
+    ) -> None:
+        self.version = version
+        self.fields = fields
+        super().__init__(storage, typename)
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return json.dumps(
+            {"typename": self.extension_name, "version": self.version, "fields": self.fields}
+        ).encode()
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> SharedType:
+        described = json.loads(serialized)
+        return cls(
+            storage, described["typename"], int(described["version"]), dict(described["fields"])
+        )
+
+
+def register_type(type_: SharedType, again: bool) -> None:
+    """Make pyarrow read the type as what it is; ``again``: its class was defined before."""
+    try:
+        pa.register_extension_type(type_)
+    except pa.ArrowKeyError:
+        if not again:
+            raise InvalidObjectError(
+                f"pyarrow knows another extension type {type_.extension_name!r}",
+                "give another name: @vineyard_arrow.shared(typename=...)",
+            ) from None
+        pa.unregister_extension_type(type_.extension_name)
+        pa.register_extension_type(type_)
+
+
+def root_of(part: StoredPart) -> tuple[pa.DataType, Any, int, dict[str, str]]:
+    """Storage type, storage, version and declared types of a root."""
+    table = part.table
+    try:
+        field, column = table.schema.field(OBJECT), table.column(OBJECT).chunk(0)
+        type_ = field.type
+        if not isinstance(type_, SharedType):  # read before its class was known
+            type_ = SharedType.__arrow_ext_deserialize__(
+                type_, field.metadata[b"ARROW:extension:metadata"]
+            )
+        else:
+            column = column.storage
+        if not (pa.types.is_struct(column.type) and len(column) == 1):
+            raise ValueError(f"one row of {column.type}")
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise InvalidObjectError(
+            f"this {part.typename} was not stored as a shared class: {error!r}"
+        ) from None
+    return column.type, column, type_.version, type_.fields
