@@ -18,62 +18,21 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from cpp_harness import Reader, build_reader
 
-import vineyard_arrow
 from vineyard_arrow.client import Client
 from vineyard_arrow.objects import ObjectMeta
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-
-HERE = Path(__file__).resolve().parent
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
+    pytest.mark.timeout(180),  # the first of them compiles
+]
 DEADLINE_S = 20.0
 
 
-class Reader:
-    """The compiled program; see native/reader.cpp for its commands."""
-
-    def __init__(self, program: Path) -> None:
-        self._program = program
-
-    def start(self, command: str, daemon: Any, *keys: str, **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [str(self._program), command, str(getattr(daemon, "socket", daemon)), *keys],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | env,
-        )
-
-    def __call__(self, command: str, daemon: Any, *keys: str, **env: str) -> list[str]:
-        with self.start(command, daemon, *keys, **env) as process:
-            out, _ = process.communicate(timeout=DEADLINE_S)
-        assert process.returncode == 0
-        return out.splitlines()
-
-
-def compile_flags() -> list[str]:
-    """As docs/cpp.md has them; Arrow's headers as the system's, since warnings are errors."""
-    (lib,) = pa.get_library_dirs()[:1]
-    return [
-        f"-I{vineyard_arrow.get_include()}",
-        f"-isystem{pa.get_include()}",
-        f"-L{lib}",
-        f"-l:libarrow.so.{pa.cpp_build_info.so_version}",
-        f"-Wl,-rpath,{lib}",
-    ]
-
-
-@pytest.fixture(scope="session")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    program = tmp_path_factory.mktemp("cpp") / "reader"
-    source = HERE / "native" / "reader.cpp"
-    warnings = ["-Wall", "-Wextra", "-Werror"]
-    subprocess.run(
-        ["g++", "-std=c++20", "-O1", *warnings, str(source), "-o", str(program), *compile_flags()],
-        check=True,
-        timeout=55,
-    )
-    return Reader(program)
+@pytest.fixture
+def reader() -> Reader:
+    return build_reader()
 
 
 def talk(process: subprocess.Popen[str]) -> str:

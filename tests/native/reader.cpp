@@ -2,6 +2,8 @@
 // Each command prints lines of "key value"; an error is a line "error CODE MESSAGE".
 #include <vineyard_arrow/client.h>
 
+#include "fleet.h"  // generated of fleet.py
+
 #include <arrow/array.h>
 #include <arrow/scalar.h>
 
@@ -163,6 +165,94 @@ static arrow::Status forked(std::shared_ptr<va::Client> client, char** argv) {
   return table->ValidateFull();
 }
 
+template <typename T>
+static double total(const va::Array<T>& array) {
+  double sum = 0;
+  for (const T& x : array.values()) sum += static_cast<double>(x);
+  return sum;
+}
+
+// A sum of the bytes that an object's arrays and tables show.
+static uint64_t checksum(const fleet::Track& t) {
+  uint64_t sum = 0;
+  auto add = [&](const std::shared_ptr<arrow::Buffer>& buffer) {
+    for (int64_t i = 0; buffer && i < buffer->size(); i++) sum = sum * 31 + buffer->data()[i];
+  };
+  add(t.points.buffer());
+  add(t.grid.buffer());
+  for (auto& column : t.fixes->columns())
+    for (auto& chunk : column->chunks())
+      for (auto& buffer : chunk->data()->buffers) add(buffer);
+  return sum;
+}
+
+static int64_t sum_of(const fleet::Node& node) {
+  int64_t sum = node.value;
+  if (node.left) sum += sum_of(*node.left);
+  if (node.right) sum += sum_of(*node.right);
+  for (auto& other : node.others) sum += sum_of(*other);
+  return sum;
+}
+
+// Every field of a track, one a line.
+static arrow::Status show_track(const va::Client& client, const std::string& key) {
+  ARROW_ASSIGN_OR_RAISE(fleet::Track t, fleet::Track::Get(client, key));
+  uint64_t before = checksum(t);
+  auto mapped = [&](auto& array) { return client.Contains(array.buffer()->data()) ? "mapped" : "copied"; };
+  auto buffer = [&](const std::shared_ptr<arrow::Array>& a) {
+    return client.Contains(a->data()->buffers[1]->data()) ? "mapped" : "copied";
+  };
+  std::cout.precision(17);
+  std::cout << "vehicle " << t.vehicle.name << " " << int{t.vehicle.wheels} << "\n"
+            << "points " << total(t.points) << " " << t.points.shape()[0] << " " << t.points.shape()[1] << " "
+            << t.points(1, 2) << " " << mapped(t.points) << "\n"
+            << "fixes " << t.fixes->num_rows() << " " << buffer(t.fixes->column(0)->chunk(0)) << "\n"
+            << "grid " << total(t.grid) << " " << t.grid.is_fortran() << " " << t.grid(1, 0) << " " << mapped(t.grid) << "\n"
+            << "whatever " << t.whatever.dtype() << " " << t.whatever.buffer()->size() << "\n"
+            << "codes " << t.codes->Value(2) << " " << buffer(t.codes) << "\n"
+            << "words " << t.words->num_chunks() << " " << t.words->type()->ToString() << "\n"
+            << "batch " << t.batch->num_rows() << " " << t.batch->schema()->ToString() << "\n"
+            << "frame " << t.frame->num_rows() << " " << t.frame->num_columns() << "\n"
+            << "series " << t.series->length() << "\n"
+            << "stamps " << t.stamps(1).time_since_epoch().count() << "\n"
+            << "flags " << t.flags(0) << t.flags(1) << "\n"
+            << "waves " << t.waves(1).real() << " " << t.waves(1).imag() << "\n"
+            << "color " << static_cast<int>(t.color) << "\n"
+            << "times " << t.born.time_since_epoch().count() << " " << t.lunch.count() << " " << t.lasts.count() << " "
+            << t.seen.time_since_epoch().count() << " " << t.sent.time_since_epoch().count() << "\n"
+            << "raw " << t.raw.size() << "\n"
+            << "pairs " << std::get<0>(t.pairs) << " " << std::get<1>(t.pairs) << "\n"
+            << "counts " << t.counts.size() << " " << t.counts.back() << "\n"
+            << "limits " << t.limits.size() << " " << t.limits.at("x") << "\n"
+            << "by_day " << t.by_day.at("mo").size() << " " << total(t.by_day.at("mo").at(1)) << "\n"
+            << "tree " << sum_of(*t.tree) << "\n"
+            << "parked " << t.parked.name << " " << t.parked.load << "\n"
+            << "note " << t.note.value_or("none") << "\n"
+            << "extra " << (t.extra ? t.extra->num_rows() : -1) << "\n"
+            << "mood " << (t.mood ? t.mood == fleet::Mood::good ? "good" : "bad" : "none") << "\n"
+            << "label " << t.label.size() << " " << t.delete_ << " " << t.stops.size() << "\n"
+            << "untouched " << (checksum(t) == before) << " " << before << "\n";
+  return arrow::Status::OK();
+}
+
+// An object of one of the smaller classes, defaults and all.
+static arrow::Status show_class(const va::Client& client, const std::string& name, const std::string& key) {
+  if (name == "Vehicle") {
+    ARROW_ASSIGN_OR_RAISE(auto v, fleet::Vehicle::Get(client, key));
+    std::cout << v.name << " " << int{v.wheels} << "\n";
+  } else if (name == "Node") {
+    ARROW_ASSIGN_OR_RAISE(auto node, fleet::Node::Get(client, key));
+    std::cout << sum_of(node) << "\n";
+  } else {
+    ARROW_ASSIGN_OR_RAISE(auto d, fleet::Defaults::Get(client, key));
+    std::cout << d.ratio << " " << d.speed << " " << d.least << " " << d.label.size() << " " << d.edge.size() << " "
+              << std::get<1>(*d.corner) << " " << d.day.time_since_epoch().count() << " " << d.noon.count() << " "
+              << d.week.count() << " " << d.start.time_since_epoch().count() << " " << d.stops.size() << " "
+              << total(d.rows) << "\n";
+  }
+  return arrow::Status::OK();
+}
+
 static arrow::Status run(int argc, char** argv) {
   std::string command = argv[1];
   const char* timeout = getenv("READER_TIMEOUT_S");
@@ -175,6 +265,14 @@ static arrow::Status run(int argc, char** argv) {
     return arrow::Status::OK();
   }
   if (command == "hold") return hold(client, argv[3]);
+  if (command == "track") return show_track(*client, argv[3]);
+  if (command == "class") {
+    for (int i = 4; i < argc; i++) {  // each by itself: an error is one's own
+      arrow::Status status = show_class(*client, argv[3], argv[i]);
+      if (!status.ok()) std::cout << "error " << va::error_code(status) << " " << status.message() << "\n";
+    }
+    return arrow::Status::OK();
+  }
   if (command == "race") return race(*client, argv[3]);
   if (command == "fork") return forked(client, argv);
   if (command == "params") {

@@ -27,6 +27,30 @@ namespace vineyard_arrow {
 
 namespace internal {
 
+// An error on its way through code that throws.
+struct Raised : std::runtime_error {
+  explicit Raised(arrow::Status s) : std::runtime_error(s.message()), status(std::move(s)) {}
+  arrow::Status status;
+};
+template <typename T>
+T unwrap(arrow::Result<T> result) {
+  if (!result.ok()) throw Raised(result.status());
+  return std::move(result).ValueUnsafe();
+}
+// What throws below is an error above.
+template <typename T, typename Function>
+arrow::Result<T> checked(Function function) {
+  try {
+    return function();
+  } catch (const Raised& error) {
+    return error.status;
+  } catch (const std::bad_alloc&) {
+    return arrow::Status::OutOfMemory("while reading a stored object");
+  } catch (const std::exception& error) {
+    return make_error("invalid", error.what());
+  }
+}
+
 // The store as this process maps it: index, catalog and segments read-only at their offsets in
 // one reserved range of addresses, and this client's pins. Kept by every buffer; the last one
 // out closes the socket, which is how the daemon learns of it.
@@ -83,18 +107,6 @@ class Mapping : public std::enable_shared_from_this<Mapping> {
   bool contains(const void* p) const {
     auto at = static_cast<const uint8_t*>(p);
     return at >= base_ && at < base_ + space_;
-  }
-
-  // What throws below is an error above.
-  template <typename T, typename Function>
-  static arrow::Result<T> checked(Function function) {
-    try {
-      return function();
-    } catch (const std::bad_alloc&) {
-      return arrow::Status::OutOfMemory("while reading a stored object");
-    } catch (const std::exception& error) {
-      return make_error("invalid", error.what());
-    }
   }
 
  private:
@@ -237,14 +249,14 @@ class Part {
   const std::string& params_text() const { return params_; }
   arrow::Result<Value> params() const {
     if (params_.empty()) return Value(Value::Map());
-    return internal::Mapping::checked<Value>([&] { return parse_json(params_); });
+    return internal::checked<Value>([&] { return parse_json(params_); });
   }
   const std::shared_ptr<arrow::Schema>& schema() const { return schema_; }
   int64_t num_rows() const { return raw_.rows; }
   int64_t num_batches() const { return raw_.num_batches; }
   // All batches, each a chunk of every column.
   arrow::Result<std::shared_ptr<arrow::Table>> Table() const {
-    return internal::Mapping::checked<std::shared_ptr<arrow::Table>>(
+    return internal::checked<std::shared_ptr<arrow::Table>>(
         [&] { return vineyard::read_table(raw_, schema_, body_); });
   }
 
@@ -350,7 +362,7 @@ class Client : public std::enable_shared_from_this<Client> {
 
   arrow::Result<Object> get(uint64_t id, uint64_t root) const {
     ARROW_ASSIGN_OR_RAISE(auto pinned, mapping_->Pin(id, root));
-    return internal::Mapping::checked<Object>([&] { return open(id, root, pinned); });
+    return internal::checked<Object>([&] { return open(id, root, pinned); });
   }
 
   Object open(uint64_t id, uint64_t root, const internal::Mapping::Pinned& pinned) const {
