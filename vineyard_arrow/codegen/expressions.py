@@ -27,7 +27,7 @@ __all__ = ["Expressions"]
 # fmt: off
 _MODULES = frozenset({
     "abc", "builtins", "collections", "dataclasses", "datetime", "decimal", "enum", "fractions",
-    "numpy", "pandas", "pathlib", "polars", "pyarrow", "typing", "uuid", "vineyard_arrow",
+    "math", "numpy", "pandas", "pathlib", "polars", "pyarrow", "typing", "uuid", "vineyard_arrow",
 })
 _BUILTINS = frozenset({
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list",
@@ -50,6 +50,7 @@ _CALLS: list[Any] = [
     dt.time,
     dt.timedelta,
     enum.auto,
+    float,  # of "inf" and "nan"
 ]
 _READ = "of libraries there are numpy, pyarrow, polars and pandas; declare the rest in this file"
 
