@@ -32,12 +32,23 @@ class SharedType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no type
     ) -> None:
         self.version = version
         self.fields = fields
+        described = {"typename": typename, "version": version, "fields": fields}
+        self._serialized = json.dumps(described).encode()
         super().__init__(storage, typename)
 
+    def __eq__(self, other: object) -> bool:
+        # pyarrow's own knows nothing of what is serialized: versions would be mixed up.
+        return (
+            isinstance(other, SharedType)
+            and self._serialized == other._serialized
+            and bool(self.storage_type == other.storage_type)
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._serialized)
+
     def __arrow_ext_serialize__(self) -> bytes:
-        return json.dumps(
-            {"typename": self.extension_name, "version": self.version, "fields": self.fields}
-        ).encode()
+        return self._serialized
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> SharedType:
