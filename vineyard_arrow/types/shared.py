@@ -60,7 +60,7 @@ class SharedClass:
         self.typename = typename
         self.version = version
         self._model: Class | None = None
-        self._plans: dict[pa.DataType, _Plan] = {}
+        self._plans: dict[SharedType, _Plan] = {}
 
     @property
     def model(self) -> Class:
@@ -194,35 +194,36 @@ class SharedClass:
     def resolve(self, part: StoredPart, stored: StoredObject) -> Any:
         """The object, over mapped memory."""
         _ = self.model
-        arrow, cells, version, declared = root_of(part)
-        if version > self.version:
-            raise InvalidObjectError(
-                f"a {self.typename} of version {version}, and this class is of version "
-                f"{self.version}",
-                "use the class that wrote it, or a later one",
-            )
-        plan = self._plans.get(arrow)
+        type_, cells = root_of(part)
+        plan = self._plans.get(type_)
         if plan is None:
-            plan = self._plan(arrow, version, declared)
+            plan = self._plan(type_)
             if len(self._plans) >= _MAX_PLANS:
                 self._plans.clear()
-            self._plans[arrow] = plan
+            self._plans[type_] = plan
         row = cells[0].as_py(maps_as_pydicts="strict")
         values = {}
         for name, stored_name, read in plan:
             try:
                 values[name] = read(row[stored_name], stored)
             except MismatchError as error:
-                raise self._misread(name + error.path, version, error) from None
+                raise self._misread(name + error.path, type_, error) from None
             except RecursionError as error:
                 raise InvalidObjectError(
                     f"a {self.typename} nests too deeply to be read"
                 ) from error
         return self.cls(**values)
 
-    def _plan(self, arrow: pa.DataType, version: int, declared: dict[str, str]) -> _Plan:
-        """How objects stored as ``arrow`` are read: field, its name there, reader."""
-        there = {field.name: field.type for field in arrow}
+    def _plan(self, type_: SharedType) -> _Plan:
+        """How objects written as ``type_`` are read: field, its name there, reader."""
+        version = type_.version
+        if version > self.version:
+            raise InvalidObjectError(
+                f"a {self.typename} of version {version}, and this class is of version "
+                f"{self.version}",
+                "use the class that wrote it, or a later one",
+            )
+        there = {field.name: field.type for field in type_.storage_type}
         plan = []
         for field in self.model.fields:
             name = next((n for n in (field.name, *field.renamed_from) if n in there), None)
@@ -238,15 +239,15 @@ class SharedClass:
             try:
                 plan.append((field.name, name, reader_of(field.type, there[name], _find)))
             except MismatchError as error:
-                error.found = declared.get(name, error.found)
+                error.found = type_.fields.get(name, error.found)
                 error.wanted = text_of(field.type)
-                raise self._misread(field.name, version, error) from None
+                raise self._misread(field.name, type_, error) from None
         return plan
 
-    def _misread(self, where: str, version: int, error: MismatchError) -> InvalidObjectError:
+    def _misread(self, where: str, type_: SharedType, error: MismatchError) -> InvalidObjectError:
         return InvalidObjectError(
             f"{self.cls.__qualname__}.{where}: found {error.found} in an object of version "
-            f"{version}, wanted {error.wanted}",
+            f"{type_.version}, wanted {error.wanted}",
             error.hint or "a type may only be widened: give the field another name, and a default",
         )
 
