@@ -447,6 +447,19 @@ def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (tmp_path / "zeros.py").write_bytes(b"\0" * 10)
     assert main(["codegen", str(tmp_path / "zeros.py")]) == 1
     assert "zeros.py" in capsys.readouterr().err
+    (tmp_path / "deep.py").write_text(HEAD + declare(f"x: {' | '.join(['int'] * 900)}"))
+    assert main(["codegen", str(tmp_path / "deep.py")]) == 1
+    assert "nests too deeply" in capsys.readouterr().err
+
+
+def test_the_file_itself_is_not_overwritten(
+    source: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = source(declare("x: int"))
+    before = Path(path).read_text()
+    assert main(["codegen", path, "-o", path]) == 2
+    assert "is the file that is read" in capsys.readouterr().err
+    assert Path(path).read_text() == before
 
 
 def test_languages(capsys: pytest.CaptureFixture[str]) -> None:

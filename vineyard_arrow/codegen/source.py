@@ -56,7 +56,10 @@ def read_file(path: str, module: str | None = None) -> File:
         raise refusal([problem]) from None
     except ValueError as error:  # null bytes
         raise InvalidObjectError(f"{path} is no text: {error}") from None
-    return _Reader(path, module or module_of(path), tree).read()
+    try:
+        return _Reader(path, module or module_of(path), tree).read()
+    except RecursionError:
+        raise InvalidObjectError(f"an expression in {path} nests too deeply") from None
 
 
 def module_of(path: str) -> str:

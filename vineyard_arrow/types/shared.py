@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
+import threading
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
@@ -50,6 +52,7 @@ T = TypeVar("T")
 _MARK = "__vineyard_shared__"
 _MAX_PLANS = 64
 _classes: dict[str, SharedClass] = {}
+_lock = threading.RLock()  # of what is described at its first use, perhaps by two threads
 
 
 class SharedClass:
@@ -73,7 +76,8 @@ class SharedClass:
         """
         if self._model is None:
             try:
-                self._describe()
+                with _lock:
+                    self._describe()
             except NameError as error:
                 raise AnnotationError(
                     f"the annotations of {self.cls.__qualname__} cannot be evaluated: {error}",
@@ -158,10 +162,11 @@ class SharedClass:
             try:
                 row[name] = write(getattr(value, name), encoder)
             except MismatchError as error:
+                absent = f"declare it {error.wanted} | None" if error.found == "None" else None
                 raise InvalidObjectError(
                     f"{cls.__qualname__}.{name}{error.path}: found {error.found}, "
                     f"wanted {error.wanted}",
-                    error.hint,
+                    error.hint or absent,
                 ) from None
             except RecursionError as error:
                 raise InvalidObjectError(
@@ -361,8 +366,9 @@ def _find(typename: str) -> type | None:
 
 def _names_near(cls: type) -> dict[str, Any]:
     """Names that its annotations may use though its module does not have them (yet)."""
-    near = {m.cls.__name__: m.cls for m in _classes.values() if m.cls.__module__ == cls.__module__}
-    return {**near, cls.__name__: cls}
+    module = vars(sys.modules.get(cls.__module__, sys))
+    near = (made.cls for made in _classes.values() if made.cls.__module__ == cls.__module__)
+    return {c.__name__: c for c in near if c.__name__ not in module} | {cls.__name__: cls}
 
 
 def _check(cls: type, model: Class) -> None:
