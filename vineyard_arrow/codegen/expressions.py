@@ -104,8 +104,8 @@ class Expressions:
                 case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
                     note(self._assigned, name, value)
                 case _ if type(node).__name__ == "TypeAlias":  # type X = ..., of Python 3.12
-                    alias: Any = node
-                    note(self._assigned, alias.name.id, alias.value)
+                    made: Any = node
+                    note(self._assigned, made.name.id, made.value)
                 case ast.If() | ast.Try():  # TYPE_CHECKING, or what may not be installed
                     self._collect(node.body, instead)
                     for handler in getattr(node, "handlers", ()):
