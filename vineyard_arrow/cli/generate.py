@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..codegen.languages import backend_of
 from ..codegen.source import read_file
-from .report import Line, Report
+from .report import Line, Report, UsageError
 
 __all__ = ["codegen"]
 
@@ -23,7 +23,10 @@ def codegen(args: Namespace) -> Report:
             return Report(data={"classes": typenames, "code": code})
         sys.stdout.write(code)
         return Report()
-    Path(args.output).write_text(code)
+    output = Path(args.output)
+    if output.exists() and output.samefile(args.file):
+        raise UsageError(f"{args.output} is the file that is read", "write another")
+    output.write_text(code, encoding="utf-8", newline="\n")
     return Report(
         [Line(f"{args.output}: {', '.join(typenames)}")],
         {"classes": typenames, "output": args.output},

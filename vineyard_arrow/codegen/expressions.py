@@ -27,7 +27,7 @@ __all__ = ["Expressions"]
 # fmt: off
 _MODULES = frozenset({
     "abc", "builtins", "collections", "dataclasses", "datetime", "decimal", "enum", "fractions",
-    "numpy", "pandas", "pathlib", "polars", "pyarrow", "typing", "uuid", "vineyard_arrow",
+    "math", "numpy", "pandas", "pathlib", "polars", "pyarrow", "typing", "uuid", "vineyard_arrow",
 })
 _BUILTINS = frozenset({
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list",
@@ -50,6 +50,7 @@ _CALLS: list[Any] = [
     dt.time,
     dt.timedelta,
     enum.auto,
+    float,  # of "inf" and "nan"
 ]
 _READ = "of libraries there are numpy, pyarrow, polars and pandas; declare the rest in this file"
 
@@ -78,28 +79,38 @@ class Expressions:
         self._open: set[str] = set()  # names that are being evaluated
         self._collect(tree.body)
 
-    def _collect(self, body: Iterable[ast.stmt]) -> None:
+    def _collect(self, body: Iterable[ast.stmt], instead: bool = False) -> None:
+        """Take note of names; ``instead``: where one is known, this is what replaces it."""
+
+        def note(found: dict[str, Any], name: str, value: Any) -> None:
+            known = name in self.classes or name in self._imports or name in self._assigned
+            if not (instead and known):
+                found[name] = value
+
         for node in body:
             match node:
                 case ast.Import():
                     for alias in node.names:
                         name = alias.asname or alias.name.partition(".")[0]
-                        self._imports[name] = (alias.name if alias.asname else name, None)
+                        note(self._imports, name, (alias.name if alias.asname else name, None))
                 case ast.ImportFrom():
                     module = "." * node.level + (node.module or "")
                     for alias in node.names:
-                        self._imports[alias.asname or alias.name] = (module, alias.name)
+                        note(self._imports, alias.asname or alias.name, (module, alias.name))
                 case ast.ClassDef():
-                    self.classes[node.name] = node
+                    note(self.classes, node.name, node)
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                    self._assigned[name] = value
+                    note(self._assigned, name, value)
                 case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                    self._assigned[name] = value
+                    note(self._assigned, name, value)
+                case _ if type(node).__name__ == "TypeAlias":  # type X = ..., of Python 3.12
+                    made: Any = node
+                    note(self._assigned, made.name.id, made.value)
                 case ast.If() | ast.Try():  # TYPE_CHECKING, or what may not be installed
-                    self._collect(node.body)
+                    self._collect(node.body, instead)
                     for handler in getattr(node, "handlers", ()):
-                        self._collect(handler.body)
-                    self._collect(node.orelse)
+                        self._collect(handler.body, True)
+                    self._collect(node.orelse, True)
 
     def hint(self, node: ast.expr) -> Any:
         """An expression in the place of a type: text in it is another one.

@@ -103,6 +103,8 @@ def type_of_hint(hint: Any, shared_of: SharedOf) -> Type:
     if typing.get_origin(hint) is Annotated:
         base, *details = typing.get_args(hint)
         return _annotated(base, details, shared_of)
+    if type(hint).__name__ == "TypeAliasType":  # type X = ..., of Python 3.12
+        return type_of_hint(hint.__value__, shared_of)
     if isinstance(hint, type):
         if hint in _PLAIN:
             return Plain(_PLAIN[hint], USUAL[_PLAIN[hint]])
@@ -187,6 +189,12 @@ def _choice(cls: type[enum.Enum]) -> Choice:
 
 def _annotated(base: Any, details: list[Any], shared_of: SharedOf) -> Type:
     found = type_of_hint(base, shared_of)
+    if isinstance(found, Maybe):
+        return Maybe(_detailed(found.item, base, details))
+    return _detailed(found, base, details)
+
+
+def _detailed(found: Type, base: Any, details: list[Any]) -> Type:
     for detail in details:
         match found:
             case NdArray():

@@ -56,7 +56,10 @@ def read_file(path: str, module: str | None = None) -> File:
         raise refusal([problem]) from None
     except ValueError as error:  # null bytes
         raise InvalidObjectError(f"{path} is no text: {error}") from None
-    return _Reader(path, module or module_of(path), tree).read()
+    try:
+        return _Reader(path, module or module_of(path), tree).read()
+    except RecursionError:
+        raise InvalidObjectError(f"an expression in {path} nests too deeply") from None
 
 
 def module_of(path: str) -> str:
@@ -144,17 +147,21 @@ class _Reader:
         return made
 
     def _enum(self, node: ast.ClassDef, base: Any) -> type:
-        members = []
+        members: dict[str, Any] = {}
         for each in node.body:
             match each:
                 case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=function)) if (
                     self._names.value(function) is enum.auto
                 ):
-                    members.append((name, enum.auto()))
+                    members[name] = enum.auto()
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Name(id=other)) if (
+                    other in members
+                ):
+                    members[name] = members[other]  # another name of it
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
-                    members.append((name, self._names.value(value)))
+                    members[name] = self._names.value(value)
         try:
-            made: type = base(node.name, members)
+            made: type = base(node.name, members.items())
         except Exception as error:  # of the enumeration that it is derived from
             raise UnsupportedError(f"{node.name}: {error}", "mend it first") from None
         return made

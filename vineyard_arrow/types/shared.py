@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
+import threading
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
@@ -50,6 +52,7 @@ T = TypeVar("T")
 _MARK = "__vineyard_shared__"
 _MAX_PLANS = 64
 _classes: dict[str, SharedClass] = {}
+_lock = threading.RLock()  # of what is described at its first use, perhaps by two threads
 
 
 class SharedClass:
@@ -60,7 +63,7 @@ class SharedClass:
         self.typename = typename
         self.version = version
         self._model: Class | None = None
-        self._plans: dict[pa.DataType, _Plan] = {}
+        self._plans: dict[SharedType, _Plan] = {}
 
     @property
     def model(self) -> Class:
@@ -73,7 +76,8 @@ class SharedClass:
         """
         if self._model is None:
             try:
-                self._describe()
+                with _lock:
+                    self._describe()
             except NameError as error:
                 raise AnnotationError(
                     f"the annotations of {self.cls.__qualname__} cannot be evaluated: {error}",
@@ -158,10 +162,11 @@ class SharedClass:
             try:
                 row[name] = write(getattr(value, name), encoder)
             except MismatchError as error:
+                absent = f"declare it {error.wanted} | None" if error.found == "None" else None
                 raise InvalidObjectError(
                     f"{cls.__qualname__}.{name}{error.path}: found {error.found}, "
                     f"wanted {error.wanted}",
-                    error.hint,
+                    error.hint or absent,
                 ) from None
             except RecursionError as error:
                 raise InvalidObjectError(
@@ -194,35 +199,36 @@ class SharedClass:
     def resolve(self, part: StoredPart, stored: StoredObject) -> Any:
         """The object, over mapped memory."""
         _ = self.model
-        arrow, cells, version, declared = root_of(part)
-        if version > self.version:
-            raise InvalidObjectError(
-                f"a {self.typename} of version {version}, and this class is of version "
-                f"{self.version}",
-                "use the class that wrote it, or a later one",
-            )
-        plan = self._plans.get(arrow)
+        type_, cells = root_of(part)
+        plan = self._plans.get(type_)
         if plan is None:
-            plan = self._plan(arrow, version, declared)
+            plan = self._plan(type_)
             if len(self._plans) >= _MAX_PLANS:
                 self._plans.clear()
-            self._plans[arrow] = plan
+            self._plans[type_] = plan
         row = cells[0].as_py(maps_as_pydicts="strict")
         values = {}
         for name, stored_name, read in plan:
             try:
                 values[name] = read(row[stored_name], stored)
             except MismatchError as error:
-                raise self._misread(name + error.path, version, error) from None
+                raise self._misread(name + error.path, type_, error) from None
             except RecursionError as error:
                 raise InvalidObjectError(
                     f"a {self.typename} nests too deeply to be read"
                 ) from error
         return self.cls(**values)
 
-    def _plan(self, arrow: pa.DataType, version: int, declared: dict[str, str]) -> _Plan:
-        """How objects stored as ``arrow`` are read: field, its name there, reader."""
-        there = {field.name: field.type for field in arrow}
+    def _plan(self, type_: SharedType) -> _Plan:
+        """How objects written as ``type_`` are read: field, its name there, reader."""
+        version = type_.version
+        if version > self.version:
+            raise InvalidObjectError(
+                f"a {self.typename} of version {version}, and this class is of version "
+                f"{self.version}",
+                "use the class that wrote it, or a later one",
+            )
+        there = {field.name: field.type for field in type_.storage_type}
         plan = []
         for field in self.model.fields:
             name = next((n for n in (field.name, *field.renamed_from) if n in there), None)
@@ -238,15 +244,15 @@ class SharedClass:
             try:
                 plan.append((field.name, name, reader_of(field.type, there[name], _find)))
             except MismatchError as error:
-                error.found = declared.get(name, error.found)
+                error.found = type_.fields.get(name, error.found)
                 error.wanted = text_of(field.type)
-                raise self._misread(field.name, version, error) from None
+                raise self._misread(field.name, type_, error) from None
         return plan
 
-    def _misread(self, where: str, version: int, error: MismatchError) -> InvalidObjectError:
+    def _misread(self, where: str, type_: SharedType, error: MismatchError) -> InvalidObjectError:
         return InvalidObjectError(
             f"{self.cls.__qualname__}.{where}: found {error.found} in an object of version "
-            f"{version}, wanted {error.wanted}",
+            f"{type_.version}, wanted {error.wanted}",
             error.hint or "a type may only be widened: give the field another name, and a default",
         )
 
@@ -360,8 +366,9 @@ def _find(typename: str) -> type | None:
 
 def _names_near(cls: type) -> dict[str, Any]:
     """Names that its annotations may use though its module does not have them (yet)."""
-    near = {m.cls.__name__: m.cls for m in _classes.values() if m.cls.__module__ == cls.__module__}
-    return {**near, cls.__name__: cls}
+    module = vars(sys.modules.get(cls.__module__, sys))
+    near = (made.cls for made in _classes.values() if made.cls.__module__ == cls.__module__)
+    return {c.__name__: c for c in near if c.__name__ not in module} | {cls.__name__: cls}
 
 
 def _check(cls: type, model: Class) -> None:

@@ -98,16 +98,15 @@ def checked(type_: Type, value: Any, widen: bool = False) -> Any:
 def _checked_ndarray(type_: NdArray, value: Any, widen: bool) -> Any:
     import numpy as np
 
-    wanted = text_of(type_)
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-        raise MismatchError(found_in(value), wanted)
+        raise MismatchError(found_in(value), text_of(type_))
     shape, dtype = type_.shape, type_.dtype
     if shape is not None and (
         len(shape) != value.ndim
         or any(n not in (None, m) for n, m in zip(shape, value.shape, strict=True))
     ):
-        raise MismatchError(found_in(value), wanted)
-    if dtype is None or value.dtype == dtype:
+        raise MismatchError(found_in(value), text_of(type_))
+    if dtype is None or value.dtype.str == dtype:
         return value
     if widen:
         try:
@@ -117,7 +116,7 @@ def _checked_ndarray(type_: NdArray, value: Any, widen: bool) -> Any:
         if safe:
             return value.astype(dtype)
     scalar = np.dtype(dtype)
-    raise MismatchError(found_in(value), wanted, f'.astype("{scalar}") makes one')
+    raise MismatchError(found_in(value), text_of(type_), f'.astype("{scalar}") makes one')
 
 
 def _checked_rows(type_: Rows, value: Any, widen: bool) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pyarrow as pa
 
@@ -32,19 +31,40 @@ class SharedType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no type
     ) -> None:
         self.version = version
         self.fields = fields
+        described = {"typename": typename, "version": version, "fields": fields}
+        self._serialized = json.dumps(described).encode()
         super().__init__(storage, typename)
 
+    def __eq__(self, other: object) -> bool:
+        # pyarrow's own knows nothing of what is serialized: versions would be mixed up.
+        return (
+            isinstance(other, SharedType)
+            and self._serialized == other._serialized
+            and bool(self.storage_type == other.storage_type)
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._serialized)
+
     def __arrow_ext_serialize__(self) -> bytes:
-        return json.dumps(
-            {"typename": self.extension_name, "version": self.version, "fields": self.fields}
-        ).encode()
+        return self._serialized
 
     @classmethod
     def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> SharedType:
-        described = json.loads(serialized)
-        return cls(
-            storage, described["typename"], int(described["version"]), dict(described["fields"])
-        )
+        # Arrow keeps no hold on what it is given, and would come back for each access.
+        known = _known.get(serialized)
+        if known is None or known.storage_type != storage:
+            described = json.loads(serialized)
+            typename, version = described["typename"], int(described["version"])
+            known = cls(storage, typename, version, dict(described["fields"]))
+            if len(_known) >= _MAX_KNOWN:
+                _known.clear()
+            _known[serialized] = known
+        return known
+
+
+_MAX_KNOWN = 256
+_known: dict[bytes, SharedType] = {}
 
 
 def register_type(type_: SharedType, again: bool) -> None:
@@ -61,8 +81,8 @@ def register_type(type_: SharedType, again: bool) -> None:
         pa.register_extension_type(type_)
 
 
-def root_of(part: StoredPart) -> tuple[pa.DataType, Any, int, dict[str, str]]:
-    """Storage type, storage, version and declared types of a root."""
+def root_of(part: StoredPart) -> tuple[SharedType, pa.StructArray]:
+    """The type that an object was written as, and its one row."""
     table = part.table
     try:
         field, column = table.schema.field(OBJECT), table.column(OBJECT).chunk(0)
@@ -73,10 +93,10 @@ def root_of(part: StoredPart) -> tuple[pa.DataType, Any, int, dict[str, str]]:
             )
         else:
             column = column.storage
-        if not (pa.types.is_struct(column.type) and len(column) == 1):
-            raise ValueError(f"one row of {column.type}")
+        if not (pa.types.is_struct(type_.storage_type) and len(column) == 1):
+            raise ValueError(f"one row of {type_.storage_type}")
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise InvalidObjectError(
             f"this {part.typename} was not stored as a shared class: {error!r}"
         ) from None
-    return column.type, column, type_.version, type_.fields
+    return type_, column

@@ -74,7 +74,8 @@ def _plain_writer(type_: Plain) -> Writer:
         if type(value) is not cls:
             if cls is float and _is_exact_float(value):
                 return float(value)
-            raise MismatchError(found_in(value), wanted)
+            hint = ".item() makes one" if type(value).__module__ == "numpy" else None
+            raise MismatchError(found_in(value), wanted, hint)
         if test is not None and not test(value):
             raise MismatchError(repr(value), wanted, _HINTS[type_.python])
         return value
