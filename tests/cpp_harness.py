@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 
-import vineyard_arrow
 from vineyard_arrow.cli import main
 
 HERE = Path(__file__).resolve().parent
@@ -30,6 +32,7 @@ class Reader:
 
     def __init__(self, program: Path) -> None:
         self._program = program
+        self.folder = program.parent
 
     def start(self, command: str, daemon: Any, *keys: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -47,23 +50,35 @@ class Reader:
         return out.splitlines()
 
 
+def blocks_of(page: str) -> dict[str, str]:
+    """The blocks of a page that are files of their own, by name."""
+    text = (HERE.parent / "docs" / page).read_text()
+    blocks = re.findall(r"^```(?:python|cpp)\n((?:#|//) (\w+\.\w+)\n.*?)^```$", text, re.M | re.S)
+    return {name: block for block, name in blocks}
+
+
 def compile_flags() -> list[str]:
-    """As docs/cpp.md has them; Arrow's headers as the system's, since warnings are errors."""
-    lib = pa.get_library_dirs()[0]
+    """Those of docs/cpp.md, with Arrow's headers as the system's, since warnings are errors."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(blocks_of("cpp.md")["flags.py"], {})
     return [
-        f"-I{vineyard_arrow.get_include()}",
-        f"-isystem{pa.get_include()}",
-        f"-L{lib}",
-        f"-l:libarrow.so.{pa.cpp_build_info.so_version}",
-        f"-Wl,-rpath,{lib}",
+        flag.replace("-I", "-isystem") if flag == f"-I{pa.get_include()}" else flag
+        for flag in said.getvalue().split()
     ]
 
 
 @functools.cache
 def build_reader() -> Reader:
+    """The program, with the programs of docs/cpp.md in it."""
     folder = Path(_folder.name)
-    header = folder / "fleet.h"
-    assert main(["codegen", str(NATIVE / "fleet.py"), "--lang", "cpp", "-o", str(header)]) == 0
+    pages = blocks_of("cpp.md")
+    (folder / "shop.py").write_text(blocks_of("codegen.md")["shop.py"])
+    for name in ("delays.cpp", "order.cpp"):
+        (folder / name).write_text(pages[name])
+    for source in (NATIVE / "fleet.py", folder / "shop.py"):
+        header = folder / f"{source.stem}.h"
+        assert main(["codegen", str(source), "--lang", "cpp", "-o", str(header)]) == 0
     program = folder / "reader"
     source = NATIVE / "reader.cpp"
     warnings = ["-Wall", "-Wextra", "-Werror", f"-I{folder}"]

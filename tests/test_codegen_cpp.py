@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -153,6 +155,23 @@ def test_derived_and_other_classes(reader: Reader, daemon: Any, client: Client) 
     assert lines[1].endswith(" is a fleet.node, no Vehicle")
     assert lines[2].endswith(" is a vineyard.python.value, no Vehicle")
     assert lines[3] == "error not-found no name 'nothing'"
+
+
+def test_the_programs_of_the_page(reader: Reader, daemon: Any, client: Client) -> None:
+    client.put(pa.table({"delay": [4.5, 11.0, 2.0]}), name="flights")
+    assert reader("delays", daemon) == ["3 flights, 17.5 minutes late"]
+    code = (
+        "import sys, numpy as np, pyarrow as pa, vineyard_arrow, shop\n"
+        "points = np.zeros((1000, 2))\npoints[7, 0] = 3.25\n"
+        "prices = pa.table({'item': ['tea'], 'price': [2.5]}, shop.PRICES)\n"
+        "route = shop.Route(points)\n"
+        "order = shop.Order(number=7, state=shop.State.PAID, prices=prices, routes=[route])\n"
+        "vineyard_arrow.connect(sys.argv[1]).put(order, name='order')\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(daemon.socket)], cwd=reader.folder, check=True, timeout=30
+    )
+    assert reader("order", daemon) == ["order 7, paid, 1 items, as far as 3.25"]
 
 
 # ---- objects of earlier and later classes, and of nobody's

@@ -215,7 +215,7 @@ def test_the_page_names_what_there_is() -> None:
     assert re.search(rf"^VERSION = {p.VERSION}\b", DECODE.read_text(), re.MULTILINE)
     from vineyard_arrow.registry import builtin_registry
 
-    for engine in ("arrow", "numpy", "pandas", "polars", "python", "object", "duckdb"):
+    for engine in ("arrow", "numpy", "pandas", "polars", "python", "object", "duckdb", "shared"):
         __import__(f"vineyard_arrow.types.{engine}")
     missing = [name for name in builtin_registry._resolvers if f"`{name}`" not in page]
     assert not missing

@@ -4,6 +4,14 @@
 
 #include "fleet.h"  // generated of fleet.py
 
+// The programs of docs/cpp.md.
+#define main main_of_delays
+#include "delays.cpp"
+#undef main
+#define main main_of_order
+#include "order.cpp"
+#undef main
+
 #include <arrow/array.h>
 #include <arrow/scalar.h>
 
@@ -286,6 +294,8 @@ static arrow::Status run(int argc, char** argv) {
 }
 
 int main(int argc, char** argv) {
+  if (!strcmp(argv[1], "delays")) return main_of_delays(argc - 1, argv + 1);
+  if (!strcmp(argv[1], "order")) return main_of_order(argc - 1, argv + 1);
   arrow::Status status = run(argc, argv);
   if (!status.ok())
     std::cout << "error " << va::error_code(status) << " " << status.message() << "\n";
