@@ -313,7 +313,7 @@ def test_a_long_chain_is_an_error(reader: Reader, daemon: Any, client: Client) -
 # ---- what no code can be generated of
 
 HEAD = """\
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 import numpy as np, pandas as pd, pyarrow as pa
 import vineyard_arrow
@@ -337,7 +337,10 @@ c: Annotated[np.ndarray, "U5"]
 d: Annotated[np.ndarray, ">f8"]
 e: Annotated[np.ndarray, "M8[25us]"]
 new: int
-new_: int"""
+new_: int
+f: int = None
+g: Annotated[int, pa.int8()] = 200
+h: dict[str, int] = (1,)"""
     with pytest.raises(AnnotationError) as error:
         generated(tmp_path, fields)
     _, *lines = str(error.value).splitlines()
@@ -356,7 +359,17 @@ new_: int"""
             )
         ),
         "14: C.new_ and new are one name in C++; call one otherwise",
+        "15: C.f: the default None is no int; give it one that is",
+        "16: C.g: the default 200 is no int[int8]; give it one that is",
+        "17: C.h: the default (1,) is no dict[str, int]; give it one that is",
     ]
+
+
+def test_a_default_may_be_empty_or_none(tmp_path: Path) -> None:
+    fields = "a: list[int] | None = field(default_factory=list)\nb: list[int] | None = None"
+    code = generated(tmp_path, fields)
+    assert "std::optional<std::vector<int64_t>> a = std::vector<int64_t>{};" in code
+    assert "std::optional<std::vector<int64_t>> b = {};" in code
 
 
 def test_names_and_texts_that_would_break_the_code(tmp_path: Path) -> None:
