@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ from types_harness import (
 
 from vineyard_arrow import ObjectID, Part, ResolverNotFoundError, shared
 from vineyard_arrow.client import Client
-from vineyard_arrow.codegen.model import PART, AnnotationError
+from vineyard_arrow.codegen.model import PART, AnnotationError, text_of
 from vineyard_arrow.errors import InvalidObjectError, ObjectNotFoundError
 from vineyard_arrow.registry import Encoder, default_registry
 from vineyard_arrow.types.pickling import pickle_part
@@ -399,6 +399,19 @@ def test_numbers_that_are_exact_pass() -> None:
 
 
 # ---- annotations that no field can have
+
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def test_aliases_are_looked_through() -> None:
+    # As NumPy's NDArray is one from Python 3.12 on.
+    alias_of = pytest.importorskip("typing_extensions").TypeAliasType
+    Arrays = alias_of("Arrays", list[np.ndarray[Any, np.dtype[Scalar]]], type_params=(Scalar,))
+    Number = alias_of("Number", int)
+    made = make(("x", Arrays[np.int8]), ("y", Arrays), ("z", Number))
+    types = [text_of(f.type) for f in shared_class(made).model.fields]
+    assert types == ["list[ndarray[int8]]", "list[ndarray]", "int"]
 
 
 class Pair(NamedTuple):

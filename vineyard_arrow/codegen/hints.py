@@ -103,8 +103,8 @@ def type_of_hint(hint: Any, shared_of: SharedOf) -> Type:
     if typing.get_origin(hint) is Annotated:
         base, *details = typing.get_args(hint)
         return _annotated(base, details, shared_of)
-    if type(hint).__name__ == "TypeAliasType":  # type X = ..., of Python 3.12
-        return type_of_hint(hint.__value__, shared_of)
+    if type(typing.get_origin(hint) or hint).__name__ == "TypeAliasType":
+        return type_of_hint(_alias_value(hint), shared_of)
     if isinstance(hint, type):
         if hint in _PLAIN:
             return Plain(_PLAIN[hint], USUAL[_PLAIN[hint]])
@@ -122,6 +122,16 @@ def type_of_hint(hint: Any, shared_of: SharedOf) -> Type:
         if found is not None:
             return found
     raise _unsupported(hint, origin)
+
+
+def _alias_value(hint: Any) -> Any:
+    """What ``type X[T] = ...`` (of Python 3.12; NumPy's NDArray is one there) stands for."""
+    alias = typing.get_origin(hint) or hint
+    given = dict(zip(alias.__type_params__, typing.get_args(hint), strict=False))
+    parameters = getattr(alias.__value__, "__parameters__", ())
+    if not given or not parameters:
+        return alias.__value__
+    return alias.__value__[tuple(given.get(each, Any) for each in parameters)]
 
 
 def _class(hint: Any, cls: type, shared_of: SharedOf) -> Type | None:
