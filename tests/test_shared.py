@@ -303,6 +303,7 @@ def test_members_are_of_the_class(client: Client) -> None:
 
 # ---- values that are not what was declared
 
+Text3 = Annotated[np.ndarray, "U3"]
 Three = Annotated[NDArray[np.float64], (None, 3)]
 AB = pa.schema([pa.field("a", pa.int64(), nullable=False), pa.field("b", pa.string())])
 
@@ -444,6 +445,8 @@ class Pair(NamedTuple):
         (Annotated[str, pa.large_string()], "str cannot be stored as", "leave it out"),
         (Annotated[np.ndarray, object], "arrays of object", "numbers"),
         (Annotated[np.ndarray, "what"], "no dtype", "np.float64"),
+        (Annotated[np.ndarray, str], "no length", "'U16'"),
+        (Annotated[np.ndarray, "M8"], "no unit", "'M8"),
         (Annotated[np.ndarray, (1.5,)], "no shape", r"\(None, 3\)"),
         (Annotated[np.ndarray, (2,), (2, 2)], "other dimensions", "one"),
     ],
@@ -564,6 +567,9 @@ def test_objects_remember_their_version(client: Client) -> None:
         (Kind, Kind.A, str, "A"),
         (str, "A", Kind, Kind.A),
         (NDArray[np.float32], np.ones(2, "f4"), NDArray[np.float64], np.ones(2)),
+        (Text3, np.array(["ab"], "U3"), Annotated[np.ndarray, "U5"], np.array(["ab"], "U5")),
+        (np.ndarray, np.ones(2, "c8"), NDArray[np.complex128], np.ones(2, "c16")),
+        (np.ndarray, np.ones(2, ">i4"), NDArray[np.float64], np.ones(2)),
         (NDArray[np.uint8], np.ones(2, "u1"), np.ndarray, np.ones(2, "u1")),
         (np.ndarray, np.ones((2, 3)), Three, np.ones((2, 3))),
         (pa.Array, pa.array([1], pa.int8()), Annotated[pa.Array, pa.int32()], pa.array([1], "i4")),
@@ -602,6 +608,9 @@ def test_types_are_widened(before: Any, value: Any, now: Any, wanted: Any) -> No
         (Leaf, Leaf(), np.ndarray, "found test.leaf in .*, wanted ndarray"),
         (np.ndarray, np.ones(1), Leaf, "found vineyard.tensor in .*, wanted test.leaf"),
         (np.ndarray, np.ones(1), NDArray[np.float32], r"ndarray\[float64, .*, wanted .*float32"),
+        (Annotated[np.ndarray, "U5"], np.array(["abcde"]), Text3, r"ndarray\[<U5, .*<U3"),
+        (np.ndarray, np.ones(1, "g"), NDArray[np.float64], "longdouble|float128"),
+        (np.ndarray, np.ones(1, "M8[s]"), Annotated[np.ndarray, "M8[ms]"], r"datetime64\[s\]"),
         (np.ndarray, np.ones(1), Three, r"found ndarray\[float64, \(1,\)\] in .*\(None, 3\)"),
         (pa.Array, pa.array([1]), Annotated[pa.Array, pa.int8()], r"Array\[int64\] in .*int8"),
         (pa.ChunkedArray, pa.chunked_array([[1]]), pa.Array, "vineyard.chunked_array in"),

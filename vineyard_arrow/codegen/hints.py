@@ -278,6 +278,10 @@ def _dtype(detail: Any) -> str:
         raise UnsupportedError(
             f"arrays of {dtype} cannot be fields", "write a dtype of numbers, times or fixed text"
         )
+    if not dtype.itemsize or dtype.str[1:] in ("M8", "m8"):
+        raise UnsupportedError(
+            f"{dtype} has no length, or no unit", "write one, such as 'U16' or 'M8[us]'"
+        )
     return str(dtype.str)
 
 
