@@ -100,10 +100,11 @@ def type_of_hint(hint: Any, shared_of: SharedOf) -> Type:
     UnsupportedError
         If no field can be of it.
     """
-    if typing.get_origin(hint) is Annotated:
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
         base, *details = typing.get_args(hint)
         return _annotated(base, details, shared_of)
-    if type(typing.get_origin(hint) or hint).__name__ == "TypeAliasType":
+    if type(origin or hint).__name__ == "TypeAliasType":
         return type_of_hint(_alias_value(hint), shared_of)
     if isinstance(hint, type):
         if hint in _PLAIN:
@@ -112,7 +113,6 @@ def type_of_hint(hint: Any, shared_of: SharedOf) -> Type:
             return Rows(_ROWS[hint])
         if hint in _COLUMNS:
             return Column(_COLUMNS[hint])
-    origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         return _union(hint, shared_of)
     if origin in (list, tuple, dict):
@@ -156,8 +156,9 @@ def _union(hint: Any, shared_of: SharedOf) -> Type:
             f"{_name(hint)} is several types", "write T | None, or a shared class for each case"
         )
     found = type_of_hint(left[0], shared_of)
+    optional = type(None) in given
     if isinstance(found, Maybe):  # an alias that is optional itself
-        found = found.item
+        found, optional = found.item, True
     if ObjectID in given:
         if not isinstance(found, Ref):
             raise UnsupportedError(
@@ -165,7 +166,7 @@ def _union(hint: Any, shared_of: SharedOf) -> Type:
                 "leave ObjectID out; what was got from the store is shared, not copied",
             )
         found = Ref(found.typename, found.name, or_id=True)
-    return Maybe(found) if type(None) in given else found
+    return Maybe(found) if optional else found
 
 
 def _container(hint: Any, origin: Any, arguments: tuple[Any, ...], shared_of: SharedOf) -> Type:
@@ -262,7 +263,12 @@ def _detailed_array(array: NdArray, detail: Any) -> NdArray:
         if array.shape is not None and len(array.shape) != len(detail):
             raise UnsupportedError(f"{detail!r} has other dimensions than the array", "write one")
         return NdArray(array.dtype, detail)
-    return NdArray(_dtype(detail), array.shape)
+    if not (isinstance(detail, (str, type)) or type(detail).__module__.startswith("numpy")):
+        return array  # meant for others
+    dtype = _dtype(detail)
+    if array.dtype not in (None, dtype):
+        raise UnsupportedError(f"it has two dtypes, {array.dtype} and {dtype}", "write one")
+    return NdArray(dtype, array.shape)
 
 
 def _dtype(detail: Any) -> str:
