@@ -100,11 +100,12 @@ def type_of_hint(hint: Any, shared_of: SharedOf) -> Type:
     UnsupportedError
         If no field can be of it.
     """
-    if typing.get_origin(hint) is Annotated:
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
         base, *details = typing.get_args(hint)
         return _annotated(base, details, shared_of)
-    if type(hint).__name__ == "TypeAliasType":  # type X = ..., of Python 3.12
-        return type_of_hint(hint.__value__, shared_of)
+    if type(origin or hint).__name__ == "TypeAliasType":
+        return type_of_hint(_alias_value(hint), shared_of)
     if isinstance(hint, type):
         if hint in _PLAIN:
             return Plain(_PLAIN[hint], USUAL[_PLAIN[hint]])
@@ -112,7 +113,6 @@ def type_of_hint(hint: Any, shared_of: SharedOf) -> Type:
             return Rows(_ROWS[hint])
         if hint in _COLUMNS:
             return Column(_COLUMNS[hint])
-    origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         return _union(hint, shared_of)
     if origin in (list, tuple, dict):
@@ -122,6 +122,16 @@ def type_of_hint(hint: Any, shared_of: SharedOf) -> Type:
         if found is not None:
             return found
     raise _unsupported(hint, origin)
+
+
+def _alias_value(hint: Any) -> Any:
+    """What ``type X[T] = ...`` (of Python 3.12; NumPy's NDArray is one there) stands for."""
+    alias = typing.get_origin(hint) or hint
+    given = dict(zip(alias.__type_params__, typing.get_args(hint), strict=False))
+    parameters = getattr(alias.__value__, "__parameters__", ())
+    if not given or not parameters:
+        return alias.__value__
+    return alias.__value__[tuple(given.get(each, Any) for each in parameters)]
 
 
 def _class(hint: Any, cls: type, shared_of: SharedOf) -> Type | None:
@@ -146,8 +156,9 @@ def _union(hint: Any, shared_of: SharedOf) -> Type:
             f"{_name(hint)} is several types", "write T | None, or a shared class for each case"
         )
     found = type_of_hint(left[0], shared_of)
+    optional = type(None) in given
     if isinstance(found, Maybe):  # an alias that is optional itself
-        found = found.item
+        found, optional = found.item, True
     if ObjectID in given:
         if not isinstance(found, Ref):
             raise UnsupportedError(
@@ -155,7 +166,7 @@ def _union(hint: Any, shared_of: SharedOf) -> Type:
                 "leave ObjectID out; what was got from the store is shared, not copied",
             )
         found = Ref(found.typename, found.name, or_id=True)
-    return Maybe(found) if type(None) in given else found
+    return Maybe(found) if optional else found
 
 
 def _container(hint: Any, origin: Any, arguments: tuple[Any, ...], shared_of: SharedOf) -> Type:
@@ -252,7 +263,12 @@ def _detailed_array(array: NdArray, detail: Any) -> NdArray:
         if array.shape is not None and len(array.shape) != len(detail):
             raise UnsupportedError(f"{detail!r} has other dimensions than the array", "write one")
         return NdArray(array.dtype, detail)
-    return NdArray(_dtype(detail), array.shape)
+    if not (isinstance(detail, (str, type)) or type(detail).__module__.startswith("numpy")):
+        return array  # meant for others
+    dtype = _dtype(detail)
+    if array.dtype not in (None, dtype):
+        raise UnsupportedError(f"it has two dtypes, {array.dtype} and {dtype}", "write one")
+    return NdArray(dtype, array.shape)
 
 
 def _dtype(detail: Any) -> str:
@@ -267,6 +283,10 @@ def _dtype(detail: Any) -> str:
     if dtype.kind not in "biufcmMSU":
         raise UnsupportedError(
             f"arrays of {dtype} cannot be fields", "write a dtype of numbers, times or fixed text"
+        )
+    if not dtype.itemsize or dtype.str[1:] in ("M8", "m8"):
+        raise UnsupportedError(
+            f"{dtype} has no length, or no unit", "write one, such as 'U16' or 'M8[us]'"
         )
     return str(dtype.str)
 

@@ -26,7 +26,7 @@ from .model import Class, Factory, Field, File, Problem, refusal
 __all__ = ["module_of", "read_file"]
 
 _MISSING = dataclasses.MISSING
-_FACTORIES: dict[Any, str] = {list: "list", dict: "dict", tuple: "tuple"}
+_FACTORIES = ((list, "list"), (dict, "dict"), (tuple, "tuple"))
 _LITERALS = (bool, int, float, str, bytes, dt.date, dt.time, dt.timedelta, enum.Enum, type(None))
 # Arguments of @dataclass that generated classes keep.
 _OPTIONS = ("frozen", "slots", "kw_only", "order", "eq", "unsafe_hash")
@@ -81,7 +81,6 @@ class _Reader:
         self._problems: list[Problem] = []
         self._names = Expressions(tree, self._stand_in)
         self._shared: dict[type, tuple[str, str]] = {}  # stand-ins: typename, name
-        self._versions: dict[str, int] = {}
         self._fields: dict[str, dict[str, Field]] = {}  # of dataclasses, by the class's name
 
     def read(self) -> File:
@@ -259,6 +258,8 @@ class _Reader:
         if "init" in given and not value(given["init"]):
             return None
         metadata = value(given["metadata"]) if "metadata" in given else {}
+        if not isinstance(metadata, dict):
+            raise UnsupportedError(f"the metadata is {metadata!r}", "write a dict")
         found = type_of_hint(hint, self._shared.get)
         default = self._default(given)
         return Field(
@@ -283,12 +284,13 @@ class _Reader:
         if "default_factory" in given:
             node = given["default_factory"]
             factory = None if isinstance(node, ast.Lambda) else self._names.value(node)
-            if factory not in _FACTORIES:
+            name = next((name for known, name in _FACTORIES if known is factory), None)
+            if name is None:
                 raise UnsupportedError(
                     f"the default is made by {ast.unparse(node)}",
                     "write list, dict or tuple, or a plain default",
                 )
-            return Factory(_FACTORIES[factory])
+            return Factory(name)
         if "default" not in given:
             return _MISSING
         default = self._names.value(given["default"])

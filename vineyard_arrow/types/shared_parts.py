@@ -44,13 +44,13 @@ class MismatchError(Exception):
 
 
 def at_key(key: Any, function: Callable[[Any, Any], Any], value: Any, where: Any) -> Any:
+    """``function(value, where)`` of what a container has at ``key``, which errors then tell."""
     try:
         return function(value, where)
     except MismatchError as error:
         raise error.at(key) from None
 
 
-# By type in the model: the typename it is stored by, and others it can be read from.
 TYPENAMES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("NdArray",): ("vineyard.tensor",),
     ("Column", "Array"): ("vineyard.array",),
@@ -62,9 +62,11 @@ TYPENAMES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("Frame", "pandas", "DataFrame"): ("vineyard.pandas.dataframe",),
     ("Frame", "pandas", "Series"): ("vineyard.pandas.series",),
 }
+"""By `kind_of` a type: the typename that it is stored by, and others it can be read from."""
 
 
 def kind_of(type_: Type) -> tuple[str, ...]:
+    """The key of a type in `TYPENAMES`."""
     match type_:
         case Column() | Rows():
             return type(type_).__name__, type_.python
@@ -108,15 +110,18 @@ def _checked_ndarray(type_: NdArray, value: Any, widen: bool) -> Any:
         raise MismatchError(found_in(value), text_of(type_))
     if dtype is None or value.dtype.str == dtype:
         return value
-    if widen:
-        try:
-            safe = widens(pa.from_numpy_dtype(value.dtype), pa.from_numpy_dtype(dtype))
-        except pa.ArrowNotImplementedError:
-            safe = False
-        if safe:
-            return value.astype(dtype)
-    scalar = np.dtype(dtype)
-    raise MismatchError(found_in(value), text_of(type_), f'.astype("{scalar}") makes one')
+    wanted = np.dtype(dtype)
+    if widen and _widens_dtype(value.dtype, wanted):
+        return value.astype(wanted)
+    raise MismatchError(found_in(value), text_of(type_), f'.astype("{wanted}") makes one')
+
+
+def _widens_dtype(found: Any, wanted: Any) -> bool:
+    if found.kind == wanted.kind and found.kind in "cSU":
+        return bool(found.itemsize <= wanted.itemsize)
+    if {found.kind, wanted.kind} <= {"i", "u", "f"} and max(found.itemsize, wanted.itemsize) <= 8:
+        return widens(pa.from_numpy_dtype(found), pa.from_numpy_dtype(wanted))
+    return False
 
 
 def _checked_rows(type_: Rows, value: Any, widen: bool) -> Any:
