@@ -250,12 +250,16 @@ def test_defaults_old_names_and_widening(reader: Reader, daemon: Any, client: Cl
     )
     client._put_parts([old, tensor(np.arange(5, dtype=np.float16))], {}, "old")
     client._put_parts([defaults(), tensor(np.arange(6, dtype=np.uint32))], {}, "ints")
-    lines = reader("class", daemon, "Defaults", "bare", "old", "ints")
+    swapped = tensor(np.arange(7, dtype=np.int16).byteswap())
+    swapped.params["dtype"] = ">i2"
+    client._put_parts([defaults(), swapped], {}, "swapped")
+    lines = reader("class", daemon, "Defaults", "bare", "old", "ints", "swapped")
     days = 20484  # from 1970 to 2026-01-31
     rest = f"{days} 43200000000 604800000000 {days * 86_400_000_000 + 43_200_000_000}"
     assert lines[0] == f"inf {2**64 - 1} {-(2**63)} 12 2 2 {rest} 0 45"
     assert lines[1] == f"0.5 60000 -5 12 1 -4 {rest} 2 10"
     assert lines[2].endswith(" 15")
+    assert lines[3].endswith(" 21")
 
 
 @pytest.mark.parametrize(

@@ -91,14 +91,29 @@ inline std::shared_ptr<arrow::DataType> number_type(const std::string& dtype) {
   }
   return nullptr;
 }
+// Numbers of the other byte order, converted by copy; any other array itself.
+inline AnyArray native(const AnyArray& array) {
+  const std::string& dtype = array.dtype();
+  if (dtype[0] != '>' || !strchr("iufc", dtype[1])) return array;
+  int64_t width = std::stoi(dtype.substr(2)) / (dtype[1] == 'c' ? 2 : 1), n = array.buffer()->size();
+  if (width <= 0) return array;
+  std::shared_ptr<arrow::Buffer> elements = internal::unwrap(arrow::AllocateBuffer(n));
+  for (int64_t i = 0; i + width <= n; i += width)
+    std::reverse_copy(array.buffer()->data() + i, array.buffer()->data() + i + width, elements->mutable_data() + i);
+  return array.with("<" + dtype.substr(1), std::move(elements));
+}
 // The array with elements of another dtype that has all their values, converted by copy; itself
-// if there is nothing to convert.
+// if it has not, or there is nothing to convert.
 inline AnyArray widened(const AnyArray& array, const std::string& dtype) {
-  auto from = number_type(array.dtype()), to = number_type(dtype);
-  if (!from || !to || array.dtype() == dtype || !is_widening(*from, *to)) return array;
-  int64_t count = array.buffer()->size() / from->byte_width();
-  auto elements = arrow::MakeArray(arrow::ArrayData::Make(from, count, {nullptr, array.buffer()}, 0));
-  return array.with(dtype, internal::unwrap(arrow::compute::Cast(*elements, to))->data()->buffers[1]);
+  if (array.dtype() == dtype) return array;
+  AnyArray found = native(array);
+  if (found.dtype() == dtype) return found;
+  bool complex = found.dtype() == "<c8" && dtype == "<c16";
+  auto from = number_type(complex ? "<f4" : found.dtype()), to = number_type(complex ? "<f8" : dtype);
+  if (!from || !to || !is_widening(*from, *to)) return array;
+  int64_t count = found.buffer()->size() / from->byte_width();
+  auto elements = arrow::MakeArray(arrow::ArrayData::Make(from, count, {nullptr, found.buffer()}, 0));
+  return found.with(dtype, internal::unwrap(arrow::compute::Cast(*elements, to))->data()->buffers[1]);
 }
 
 template <typename T>
