@@ -8,7 +8,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 TORCH := 2.13.0
 BENCH_JSON := benchmarks/results.json
-NATIVE := $(wildcard vineyard_arrow/ipc/*.pyx vineyard_arrow/ipc/*.pxd vineyard_arrow/ipc/*.h)
+NATIVE := $(wildcard vineyard_arrow/ipc/*.pyx vineyard_arrow/ipc/*.pxd vineyard_arrow/ipc/*.h) \
+	$(addprefix vineyard_arrow/include/vineyard_arrow/,flat.h layout.h parts.h)
 
 .PHONY: demo test bench check build clean prerequisites
 

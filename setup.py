@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
 
 ROOT = Path(__file__).parent
 IPC = Path("vineyard_arrow", "ipc")
+INCLUDE = Path("vineyard_arrow", "include")  # the headers that are packaged
 NATIVE = {".h", ".pxd", ".pyx"}  # a change rebuilds, and the source distribution has them
 
 
@@ -74,10 +75,13 @@ core = Extension(
     "vineyard_arrow.ipc._core",
     sources=[str(IPC / "_core.pyx")],
     depends=sorted(
-        str(path.relative_to(ROOT)) for path in (ROOT / IPC).iterdir() if path.suffix in NATIVE
+        str(path.relative_to(ROOT))
+        for folder in (IPC, INCLUDE)
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in NATIVE
     ),
     language="c++",
-    include_dirs=[pa.get_include(), np.get_include()],
+    include_dirs=[str(INCLUDE), pa.get_include(), np.get_include()],
     library_dirs=pa.get_library_dirs(),
     # Cython declares all of what it imports from pyarrow, used or not.
     extra_compile_args=[

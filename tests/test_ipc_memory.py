@@ -524,9 +524,10 @@ def test_a_full_index_refuses_before_anything_is_done() -> None:
 def test_the_allocator_against_a_map_of_pages(tmp_path: Path) -> None:
     here = Path(__file__).resolve().parent
     program = tmp_path / "oracle"
-    headers = here.parent / "vineyard_arrow" / "ipc"
+    package = here.parent / "vineyard_arrow"
     source = here / "native" / "allocator_oracle.cpp"
-    flags = ["-std=c++20", "-O1", "-Wall", "-D_GLIBCXX_ASSERTIONS", f"-I{headers}"]
+    flags = ["-std=c++20", "-O1", "-Wall", "-D_GLIBCXX_ASSERTIONS"]
+    flags += [f"-I{package / 'ipc'}", f"-I{package / 'include'}"]
     subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True, timeout=50)
     done = subprocess.run([str(program), "60", "1500"], capture_output=True, text=True, timeout=30)
     assert done.stdout == "90000\n", done.stderr

@@ -15,7 +15,7 @@ PACKAGE = Path(vineyard_arrow.__file__).parent
 LAYERS = [
     {"errors", "objects", "plugins", "_compat", "_build_info", "__version__"},
     {"machine"},
-    {"config", "config_values", "registry", "contexts"},
+    {"config", "config_values", "registry", "contexts", "codegen.model", "codegen.hints"},
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop", "ipc.schemas"},
     {
         "ipc.connection",
@@ -33,6 +33,7 @@ LAYERS = [
     {"client"},
     {"integrations"},
     {"daemon", "shared_memory"},
+    {"codegen"},
     {"cli", "__main__"},
 ]
 

@@ -33,7 +33,7 @@ NBYTES = _core.OUTBOX_NBYTES
 LARGEST = NBYTES // 2
 U64 = (1 << 64) - 1
 
-# Places in a client table (ipc/layout.h).
+# Places in a client table (layout.h).
 OUT_HEAD, OUT_KICKED, OUT_TAIL, OUT_ALLOWANCE = 256, 264, 320, 328
 OUTBOX = PAGE + 4096 * 16
 PINS = OUTBOX + NBYTES

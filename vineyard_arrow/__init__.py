@@ -12,6 +12,7 @@ Examples
 
 from __future__ import annotations
 
+import os
 import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         builder,
         resolver,
     )
+    from .types.shared import shared
 
 __version__ = "0.1.0"
 
@@ -83,13 +85,19 @@ __all__ = [
     "default_client",
     "delete",
     "get",
+    "get_include",
     "put",
     "resolver",
     "resolver_context",
+    "shared",
 ]
 
 # Where names are that would load more than a program needs which only puts and gets.
-_LATER = {"builder_context": "contexts", "resolver_context": "contexts"} | dict.fromkeys(
+_LATER = {
+    "builder_context": "contexts",
+    "resolver_context": "contexts",
+    "shared": "types.shared",
+} | dict.fromkeys(
     ("Encoder", "Part", "Registry", "StoredObject", "StoredPart", "builder", "resolver"),
     "registry",
 )
@@ -135,6 +143,14 @@ def put(value: Any, **options: Any) -> ObjectID:
 def get(key: int | str, **options: Any) -> Any:
     """The value of an object by the default client; see `Client.get`."""
     return default_client().get(key, **options)
+
+
+def get_include() -> str:
+    """Directory of the C++ headers, for a compiler's ``-I``; see docs/cpp.md.
+
+    Programs also need `pyarrow.get_include` and the libraries in `pyarrow.get_library_dirs`.
+    """
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")
 
 
 def delete(keys: Any) -> None:

@@ -281,7 +281,7 @@ _RESOLVER_MODULES |= dict.fromkeys(
     ("table", "record_batch", "chunked_array", "array", "scalar", "schema", "blob"), "arrow"
 )
 _RESOLVER_MODULES |= dict.fromkeys(("tensor",), "numpy")
-_RESOLVER_MODULES |= dict.fromkeys(("object",), "object")
+_RESOLVER_MODULES |= {"object": "object", "shared": "shared"}
 
 
 # Forms through which any other is reached, and the typename whose resolvers start there.

@@ -33,6 +33,7 @@ COMMANDS = {
     "put": "values",
     "top": "top",
     "doctor": "doctor",
+    "codegen": "generate",
 }
 
 

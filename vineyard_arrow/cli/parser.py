@@ -66,6 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
     top = command("top", "watch the store; q leaves")
     top.add_argument("--interval", type=_seconds, default=1.0, help="seconds between frames (1)")
     top.add_argument("--once", action="store_true", help="print one frame")
+    codegen = command("codegen", "write the shared classes of a Python file in another language")
+    codegen.add_argument("file", help="Python; read, not imported")
+    codegen.add_argument("--lang", choices=("python", "cpp"), default="python", help="(python)")
+    codegen.add_argument("-o", "--output", metavar="OUT", help="file to write (standard output)")
+    codegen.add_argument("--module", metavar="NAME", help="what FILE is imported as, if not clear")
     command("doctor", "find what holds memory, and what is wrong with store and machine")
     return parser
 

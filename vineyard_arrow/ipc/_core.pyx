@@ -40,7 +40,7 @@ cdef extern from "<fcntl.h>" nogil:
     int fallocate(int, int, int64_t, int64_t)
 
 
-cdef extern from "layout.h" namespace "vineyard" nogil:
+cdef extern from "vineyard_arrow/layout.h" namespace "vineyard" nogil:
     cdef struct Range:
         uint64_t offset, nbytes
     cdef struct IndexHeader:
@@ -113,8 +113,14 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         int64_t payload_nbytes, created_ns, copied, gathered, shared
         uint32_t uid, reserved
         uint64_t signature
-    uint32_t kBlobMagic, kSeveralUsers
+    cdef struct Blob:
+        BlobHeader header
+        const uint32_t* segments
+        uint8_t* streams
+    Blob c_open_blob "vineyard::open_blob"(const IndexView&, int64_t, uint8_t*) except +
+    uint32_t kSeveralUsers
     uint64_t blob_stream_offset(uint32_t)
+    uint32_t kBlobMagic
     cdef cppclass StoredSchema:
         StoredSchema()
         StoredSchema(shared_ptr[CSchema]) except +
@@ -515,9 +521,8 @@ cdef class Attachment:
             return MISS
         return target
 
-    cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, Pin pin, uint8_t** streams,
-                                       BlobHeader* header, vector[uint32_t]* missing,
-                                       uint64_t* version):
+    cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, Pin pin, Blob* blob,
+                                       vector[uint32_t]* missing, uint64_t* version):
         """Pin the object, or take it as pinned already, which finds it even if it is deleted.
 
         Null on a miss; `missing` receives ids of unmapped segments, `version` a number that
@@ -529,29 +534,17 @@ cdef class Attachment:
         cdef int64_t slot = self.a.pin(key) if pin is None else pin.slot
         if slot < 0:
             return body
-        cdef Slot* s = &self.a.index.slots[slot]
-        version[0] = <uint64_t>slot << 32 | s.seq.load()
+        version[0] = <uint64_t>slot << 32 | self.a.index.slots[slot].seq.load()
         if pin is None:
             body = make_pinned(self.a, slot)
-        elif s.key.load() == key:
+        elif self.a.index.slots[slot].key.load() == key:
             body = pin.body
         else:  # a pin inherited by a fork that no connection was prepared for
             return body
-        cdef uint64_t offset = s.offset.load(), nbytes = s.nbytes.load()
-        cdef IndexHeader* h = self.a.index.header
-        if (nbytes < sizeof(BlobHeader) or offset < h.catalog_offset
-                or offset + nbytes > h.catalog_offset + h.catalog_nbytes):
-            raise RuntimeError("the index points outside of the catalog")
-        cdef uint8_t* blob = self.a.base + offset
-        memcpy(header, blob, sizeof(BlobHeader))
-        cdef uint64_t start = blob_stream_offset(header.num_segments)
-        if header.magic != kBlobMagic or start > nbytes or header.stream_nbytes > nbytes - start:
-            raise RuntimeError("object metadata is damaged")
-        cdef uint32_t* ids = <uint32_t*>(blob + sizeof(BlobHeader))
-        for i in range(header.num_segments):
-            if ids[i] not in self.segments:
-                missing.push_back(ids[i])
-        streams[0] = blob + start
+        blob[0] = c_open_blob(self.a.index, slot, self.a.base)
+        for i in range(blob.header.num_segments):
+            if blob.segments[i] not in self.segments:
+                missing.push_back(blob.segments[i])
         return body
 
     def read(self, uint64_t key, int mode, Pin pin=None):
@@ -561,11 +554,10 @@ cdef class Attachment:
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
             return BUSY
-        cdef uint8_t* streams = NULL
-        cdef BlobHeader header
+        cdef Blob blob
         cdef vector[uint32_t] missing
         cdef uint64_t version = 0
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, &missing, &version)
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &blob, &missing, &version)
         if body.get() == NULL:
             return MISS
         if not missing.empty():
@@ -573,16 +565,15 @@ cdef class Attachment:
         cdef string text
         cdef vector[SegmentPlace] places
         cdef SegmentPlace place
-        cdef uint64_t nbytes = header.stream_nbytes
+        cdef uint8_t* streams = blob.streams
+        cdef uint64_t nbytes = blob.header.stream_nbytes
         cdef shared_ptr[CBuffer] pinned = body
-        cdef uint32_t* ids
         cdef size_t i
         if mode:
             text.assign(<char*>streams, nbytes)
             # Only its own: a forked child may still know segments that were retired since.
-            ids = <uint32_t*>(streams - blob_stream_offset(header.num_segments) + sizeof(BlobHeader))
-            for i in range(header.num_segments):
-                offset, size, fd = self.segments[ids[i]]
+            for i in range(blob.header.num_segments):
+                offset, size, fd = self.segments[blob.segments[i]]
                 place.offset = offset
                 place.nbytes = size
                 place.ro_fd = fd
@@ -605,7 +596,7 @@ cdef class Attachment:
         cdef Raw found = Raw.__new__(Raw)
         found.parts = tuple(out)
         found.members = members
-        found.uid = None if header.uid == kSeveralUsers else header.uid
+        found.uid = None if blob.header.uid == kSeveralUsers else blob.header.uid
         return found
 
     def hold(self, uint64_t key):
@@ -628,14 +619,14 @@ cdef class Attachment:
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
             return BUSY
-        cdef uint8_t* streams = NULL
-        cdef BlobHeader header
+        cdef Blob blob
         cdef vector[uint32_t] missing
         cdef uint64_t version = 0
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &streams, &header, &missing, &version)
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &blob, &missing, &version)
         if body.get() == NULL:
             return MISS
-        cdef vector[RawPart] raw = split_parts(streams, header.stream_nbytes)
+        cdef BlobHeader header = blob.header
+        cdef vector[RawPart] raw = split_parts(blob.streams, header.stream_nbytes)
         cdef dict members = take_members(raw)
         cdef SchemaEntry entry
         cdef list parts = []
@@ -645,7 +636,7 @@ cdef class Attachment:
             parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches, entry.params))
         return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared,
                 None if header.uid == kSeveralUsers else header.uid, header.signature, parts, members,
-                from_ranges(c_buffer_ranges(streams, header.stream_nbytes, self.a.space)))
+                from_ranges(c_buffer_ranges(blob.streams, header.stream_nbytes, self.a.space)))
 
 
 cdef class WeakAttachment:

@@ -13,7 +13,7 @@
 #include <set>
 #include <utility>
 
-#include "layout.h"
+#include "vineyard_arrow/layout.h"
 
 namespace vineyard {
 

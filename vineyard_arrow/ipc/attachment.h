@@ -190,66 +190,26 @@ class Attachment {
 
   // ---- pins
 
-  enum : int64_t { kMiss = -1 };
-
-  int64_t find(uint64_t key, uint32_t kind) const {
-    uint64_t mask = index.header->num_buckets - 1;
-    uint64_t hash = hash_of(key, kind);
-    for (uint64_t i = home_of(key, kind) & mask, n = 0; n <= mask; i = (i + 1) & mask, n++) {
-      uint64_t entry = index.buckets[i].load(std::memory_order_acquire);
-      if (!entry) return kMiss;
-      if ((entry ^ hash) >> 32) continue;
-      uint32_t slot = static_cast<uint32_t>(entry) - 1;
-      const Slot& s = index.slots[slot];
-      if (s.key.load(std::memory_order_relaxed) == key && s.kind.load(std::memory_order_relaxed) == kind)
-        return slot;
-    }
-    return kMiss;
-  }
-
-  // Pins the object and returns its slot, or kMiss. The counterpart is the daemon's
-  // delete, which marks the slot dead and then looks at the pins: with both sides
-  // sequentially consistent, at least one of them sees the other.
   int64_t pin(uint64_t id) {
-    for (;;) {
-      int64_t found = find(id, kObject);
-      if (found < 0) return kMiss;
-      Slot& s = index.slots[found];
-      uint32_t seq = s.seq.load();
-      if (seq & 1) return kMiss;
-      table->pins()[found].fetch_add(1);
-      if (s.seq.load() == seq && s.key.load() == id) {
-        pinned.fetch_add(1, std::memory_order_relaxed);
-        ref();
-        return found;
-      }
-      drop_pin(found);
-    }
+    int64_t found = vineyard::pin(index, table, event_fd_, id);
+    if (found < 0) return kMiss;
+    pinned.fetch_add(1, std::memory_order_relaxed);
+    ref();
+    return found;
   }
 
   // Runs wherever the last Arrow buffer of a get dies: any thread, no GIL, no socket. A pin
   // that is not in today's table (a parent's, that no connection was prepared for) is none
   // of ours to drop.
   void unpin(int64_t slot, uint64_t pinned_in) {
-    if (!in_child() && table && pinned_in == table_number) drop_pin(slot);
+    if (!in_child() && table && pinned_in == table_number)
+      vineyard::unpin(index, table, event_fd_, slot);
     pinned.fetch_sub(1, std::memory_order_relaxed);
     unref();
   }
 
-  // The object id that a name points to, or kMiss.
   int64_t find_name(const char* name, uint64_t n, uint64_t* id) const {
-    int64_t found = find(hash_name(name, n), kName);
-    if (found < 0) return kMiss;
-    const Slot& s = index.slots[found];
-    uint32_t seq = s.seq.load();
-    uint64_t offset = s.offset.load(), nbytes = s.nbytes.load(), target = s.target.load();
-    const IndexHeader& h = *index.header;
-    if (seq & 1 || nbytes != n || offset < h.catalog_offset ||
-        offset + n > h.catalog_offset + h.catalog_nbytes || memcmp(base + offset, name, n) != 0)
-      return kMiss;
-    if (s.seq.load() != seq) return kMiss;
-    *id = target;
-    return found;
+    return index.find_name(base, name, n, id);
   }
 
   Pool pool;
@@ -279,13 +239,6 @@ class Attachment {
     uint64_t to = at % kOutboxNbytes, first = std::min(n, kOutboxNbytes - to);
     memcpy(table->outbox() + to, from, first);
     memcpy(table->outbox(), static_cast<const uint8_t*>(from) + first, n - first);
-  }
-  void drop_pin(int64_t slot) {
-    table->pins()[slot].fetch_sub(1);
-    if (index.slots[slot].seq.load() & 1) {  // deleted meanwhile: the daemon waits for us
-      uint64_t one = 1;
-      [[maybe_unused]] auto n = write(event_fd_, &one, sizeof(one));
-    }
   }
 
   std::atomic<int64_t> refs_{1};

@@ -125,6 +125,10 @@ inline uint64_t hash_name(const char* s, size_t n) {  // FNV-1a, 64 bits
   return h;
 }
 
+constexpr int64_t kMiss = -1;
+
+// A miss is never final: an entry may be just moving, and puts may wait in outboxes. The
+// daemon knows (Find).
 struct IndexView {
   IndexHeader* header = nullptr;
   std::atomic<uint64_t>* buckets = nullptr;
@@ -141,6 +145,39 @@ struct IndexView {
     auto word = reinterpret_cast<const std::atomic<uint32_t>*>(&header->liveness.__data.__lock);
     uint32_t value = word->load(std::memory_order_relaxed);
     return value != 0 && !(value & FUTEX_OWNER_DIED);
+  }
+
+  // The slot of an entry, or kMiss. It may be dead, or another's, by the time one looks.
+  int64_t find(uint64_t key, uint32_t kind) const {
+    uint64_t mask = header->num_buckets - 1;
+    uint64_t hash = hash_of(key, kind);
+    for (uint64_t i = home_of(key, kind) & mask, n = 0; n <= mask; i = (i + 1) & mask, n++) {
+      uint64_t entry = buckets[i].load(std::memory_order_acquire);
+      if (!entry) return kMiss;
+      if ((entry ^ hash) >> 32) continue;
+      uint32_t slot = static_cast<uint32_t>(entry) - 1;
+      const Slot& s = slots[slot];
+      if (s.key.load(std::memory_order_relaxed) == key && s.kind.load(std::memory_order_relaxed) == kind)
+        return slot;
+    }
+    return kMiss;
+  }
+
+  // The slot of a name, or kMiss; `id` receives the object it points to. `base`: where the
+  // store is mapped.
+  int64_t find_name(const uint8_t* base, const char* name, uint64_t n, uint64_t* id) const {
+    int64_t found = find(hash_name(name, n), kName);
+    if (found < 0) return kMiss;
+    const Slot& s = slots[found];
+    uint32_t seq = s.seq.load();
+    uint64_t offset = s.offset.load(), nbytes = s.nbytes.load(), target = s.target.load();
+    const IndexHeader& h = *header;
+    if (seq & 1 || nbytes != n || offset < h.catalog_offset ||
+        offset + n > h.catalog_offset + h.catalog_nbytes || memcmp(base + offset, name, n) != 0)
+      return kMiss;
+    if (s.seq.load() != seq) return kMiss;
+    *id = target;
+    return found;
   }
 };
 
@@ -188,6 +225,33 @@ struct ClientTable {
 };
 
 static_assert(sizeof(ClientTable) <= kPage);
+
+// ---- pins ----------------------------------------------------------------------------------
+
+inline void unpin(const IndexView& index, ClientTable* table, int event_fd, int64_t slot) {
+  table->pins()[slot].fetch_sub(1);
+  if (index.slots[slot].seq.load() & 1) {  // deleted meanwhile: the daemon waits for us
+    uint64_t one = 1;
+    [[maybe_unused]] auto n = write(event_fd, &one, sizeof(one));
+  }
+}
+
+// Pins the object and returns its slot, or kMiss. The counterpart is the daemon's
+// delete, which marks the slot dead and then looks at the pins: with both sides
+// sequentially consistent, at least one of them sees the other.
+inline int64_t pin(const IndexView& index, ClientTable* table, int event_fd, uint64_t id) {
+  for (;;) {
+    int64_t found = index.find(id, kObject);
+    if (found < 0) return kMiss;
+    const Slot& s = index.slots[found];
+    uint32_t seq = s.seq.load();
+    if (seq & 1) return kMiss;
+    table->pins()[found].fetch_add(1);
+    if (s.seq.load() == seq && s.key.load() == id) return found;
+    unpin(index, table, event_fd, found);
+  }
+}
+
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
 
 }  // namespace vineyard
