@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         builder,
         resolver,
     )
+    from .types.strings import dual_strings
 
 __version__ = "0.1.0"
 
@@ -82,6 +83,7 @@ __all__ = [
     "connect",
     "default_client",
     "delete",
+    "dual_strings",
     "get",
     "put",
     "resolver",
@@ -89,7 +91,11 @@ __all__ = [
 ]
 
 # Where names are that would load more than a program needs which only puts and gets.
-_LATER = {"builder_context": "contexts", "resolver_context": "contexts"} | dict.fromkeys(
+_LATER = {
+    "builder_context": "contexts",
+    "dual_strings": "types.strings",
+    "resolver_context": "contexts",
+} | dict.fromkeys(
     ("Encoder", "Part", "Registry", "StoredObject", "StoredPart", "builder", "resolver"),
     "registry",
 )

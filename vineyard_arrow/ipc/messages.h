@@ -197,7 +197,7 @@ class Plan {
           gathered += entry.length;
         } else {
           auto [it, fresh] = seen.try_emplace(b->data(), entry.length, 0);
-          if (fresh || it->second.first != static_cast<uint64_t>(entry.length)) {
+          if (fresh || it->second.first < static_cast<uint64_t>(entry.length)) {
             Range extent = extent_for(a, entry.length);
             tasks.push_back({a->lease->writable(extent.offset), b->data(), static_cast<uint64_t>(entry.length)});
             it->second = {entry.length, extent.offset};
@@ -265,7 +265,13 @@ class Plan {
 
  private:
   std::shared_ptr<arrow::RecordBatch> trimmed(const arrow::RecordBatch& batch) {
-    auto is_shared = [this](const arrow::Buffer& b) { return attachment_->contains(b.data()); };
+    for (; noted_ < drafts_.size(); noted_++)
+      for (auto& b : drafts_[noted_].buffers)
+        if (b) written_[b->data()] = std::max(written_[b->data()], b->size());
+    auto is_shared = [this](const arrow::Buffer& b) {
+      auto found = written_.find(b.data());
+      return (found != written_.end() && found->second >= b.size()) || attachment_->contains(b.data());
+    };
     std::vector<Data> columns;
     for (auto& column : batch.column_data())
       columns.push_back(check(trim_views(column, is_shared, options_.memory_pool)));
@@ -301,6 +307,9 @@ class Plan {
   arrow::ipc::IpcWriteOptions options_;
   std::vector<Draft> drafts_;
   std::vector<std::vector<BufferEntry>> entries_;
+  // Buffers of the first `noted_` drafts, by address: text of theirs costs views nothing.
+  std::unordered_map<const uint8_t*, int64_t> written_;
+  size_t noted_ = 0;
 };
 
 // ---- reading ---------------------------------------------------------------------------

@@ -137,6 +137,7 @@ class ListObjects(_Message, tag="objects"):
     pattern: str
     limit: int
     labels: dict[str, str] = {}
+    newest: bool = False  # those put last, the last one first; by id if not
 
 
 class Describe(_Message, tag="describe"):
