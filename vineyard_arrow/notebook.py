@@ -6,6 +6,7 @@ dark alike. Nothing here raises for the sake of a picture: what cannot be told i
 
 from __future__ import annotations
 
+import contextlib
 import html
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -28,26 +29,34 @@ __all__ = ["client_html", "handle_html", "meta_html"]
 
 NEWEST = 8  # objects of a client
 MAX_FIELDS = 16  # of a schema
-PREVIEW_ROWS, PREVIEW_COLUMNS, PREVIEW_LINES, PREVIEW_CHARS = 5, 8, 12, 24
+PREVIEW_ROWS, PREVIEW_LINES, PREVIEW_CHARS = 5, 12, 24
 # Making a table of what is stored otherwise may take time.
 PREVIEW_NBYTES = 64 << 20
-# What a table, or a column, is made of without converting anything.
-_MAPPED = ("vineyard.table", "vineyard.record_batch", "vineyard.arrow.reader", "vineyard.polars.")
-_COLUMNS = ("vineyard.array", "vineyard.chunked_array")
+# What is tables as it lies, and what is columns.
+_MAPPED = (
+    "vineyard.table",
+    "vineyard.record_batch",
+    "vineyard.arrow.reader",
+    "vineyard.polars.",
+    "vineyard.duckdb.",
+)
+_COLUMNS = ("vineyard.array", "vineyard.chunked_array", "vineyard.pandas.series")
+_SHOWN = (*_MAPPED, *_COLUMNS, "vineyard.tensor", "vineyard.pandas.dataframe")
 
 _STYLE = """<style>
 .va-box {display:inline-block; max-width:100%; overflow-x:auto; padding:.5em .8em; font-size:13px;
  line-height:1.4; border:1px solid rgba(128,128,128,.4); border-radius:6px; text-align:left}
 .va-box .va-title {font-weight:600; margin-bottom:.35em}
 .va-box .va-title span, .va-box .va-more, .va-box th {font-weight:400; opacity:.65}
-.va-box table {border-collapse:collapse; margin:0; font-size:inherit; border:none}
-.va-box tr, .va-box tr:nth-child(n):hover {background:none}
-.va-box th, .va-box td {padding:.1em .9em .1em 0; border:none; text-align:left; vertical-align:top;
- white-space:nowrap; color:inherit; background:none}
-.va-box td.va-n, .va-box th.va-n {text-align:right; font-variant-numeric:tabular-nums}
-.va-box td.va-wide {white-space:normal; max-width:40em}
-.va-box table.va-grid {margin-top:.45em}
-.va-box table.va-grid th {border-bottom:1px solid rgba(128,128,128,.4)}
+.va-box.va-box table {border-collapse:collapse; margin:0; font-size:inherit; border:none;
+ table-layout:auto}
+.va-box.va-box tbody tr:nth-child(n) {background:none}
+.va-box.va-box :is(th, td) {padding:.1em 1.1em .1em 0; border:none; text-align:left; max-width:none;
+ vertical-align:top; white-space:nowrap; color:inherit; background:none}
+.va-box.va-box :is(th, td).va-n {text-align:right; font-variant-numeric:tabular-nums}
+.va-box.va-box td.va-wide {white-space:normal; max-width:40em}
+.va-box.va-box table.va-grid {margin-top:.45em}
+.va-box.va-box table.va-grid th {border-bottom:1px solid rgba(128,128,128,.4)}
 .va-box code {background:none; color:inherit; padding:0; font-size:.95em}
 .va-box pre {background:none; color:inherit; margin:.45em 0 0; padding:0; font-size:.95em}
 .va-box .va-null {opacity:.5}
@@ -94,13 +103,12 @@ def meta_html(meta: ObjectMeta) -> str:
 
 
 def handle_html(handle: ObjectHandle) -> str:
-    """An object: its metadata, where it lies, its first rows."""
-    meta = handle.meta
-    try:
+    """An object: its metadata, where it lies, its first values."""
+    meta, place = handle.meta, []
+    with contextlib.suppress(VineyardArrowError):  # deleted, or its daemon is gone
         place = _place(handle)
-    except VineyardArrowError:
-        place = []
-    return _box(_title(meta), _text(meta.id), _meta_body(meta, place) + _preview(handle))
+        meta = handle._client.get_meta(handle.id)  # with names and labels
+    return _box(_title(meta), _text(meta.id), _meta_body(meta, place, _preview(handle)))
 
 
 # ---- of metadata
@@ -111,9 +119,10 @@ def _title(meta: ObjectMeta) -> str:
     return _text(f"{names}: {_kind(meta.typename)}" if names else _kind(meta.typename))
 
 
-def _meta_body(meta: ObjectMeta, place: list[tuple[str, str]]) -> str:
+def _meta_body(meta: ObjectMeta, place: list[tuple[str, str]], preview: str = "") -> str:
     facts = []
-    if meta.parts and len(meta.schema):
+    is_table = bool(meta.parts) and len(meta.schema) > 0 and _has_columns(meta.typename)
+    if is_table:
         facts.append(("rows", f"{meta.num_rows:,} in {_count(meta.parts[0].num_batches, 'batch')}"))
     facts.append(("size", _flow(meta)))
     if meta.id is not None:
@@ -130,9 +139,14 @@ def _meta_body(meta: ObjectMeta, place: list[tuple[str, str]]) -> str:
         rows = [(_text(n), _text(_kind(m.typename)), _member_id(m)) for n, m in members]
         body += _grid(("member", "type", "id"), rows)
         body += _more(len(meta.members) - len(rows), "member")
-    if meta.parts and len(meta.schema):
-        body += _schema(meta.schema)
-    return body
+    if preview or not is_table:
+        return body + preview
+    return body + _columns_of(meta.schema, None)
+
+
+def _has_columns(typename: str) -> bool:
+    """Whether the schema tells its user more than how we store what it is."""
+    return not typename.startswith("vineyard.") or typename.startswith(_MAPPED)
 
 
 def _member_id(member: Any) -> str:
@@ -148,33 +162,36 @@ def _flow(meta: ObjectMeta) -> str:
     return format_size(meta.nbytes) + (f" ({', '.join(said)})" if said else "")
 
 
-def _schema(schema: pa.Schema) -> str:
-    rows = [
-        (
-            _text(_short(f.name, 40)),
-            _text(_short(str(f.type), 60)),
-            "" if f.nullable else "not null",
-        )
+def _columns_of(schema: pa.Schema, rows: pa.Table | None) -> str:
+    """A line a column: its name, its type, its first values if there are ``rows``."""
+    lines = [
+        (_text(_short(f.name, 40)), _text(_short(str(f.type), 50)))
         for f in list(schema)[:MAX_FIELDS]
     ]
-    return _grid(("column", "type", ""), rows) + _more(len(schema) - len(rows), "column")
+    heads: tuple[str, ...] = ("column", "type")
+    if rows is not None and rows.num_rows:
+        heads = (*heads, "first values")
+        lines = [
+            (*line, _cells(rows.column(i).to_pylist()))  # type: ignore[misc]
+            for i, line in enumerate(lines)
+        ]
+    return _grid(heads, lines) + _more(len(schema) - len(lines), "column")
 
 
 def _place(handle: ObjectHandle) -> list[tuple[str, str]]:
     """In what segments an object lies, and on what kind of pages."""
-    attached = handle._client._a
-    *_, ranges = attached.describe(handle.id, handle._pin)
+    *_, ranges = handle._client._a.describe(handle.id, handle._pin)
     status = handle._client.status()
     segments = sorted(status.segments, key=lambda s: s.offset)
     starts = [s.offset for s in segments]
-    found = {bisect_right(starts, offset) - 1 for offset, _ in ranges}
-    held = [segments[i] for i in sorted(found) if i >= 0]
+    held = sorted({bisect_right(starts, offset) - 1 for offset, _ in ranges} - {-1})
     if not held:
         return []
-    numbers = ", ".join(str(s.segment) for s in held[:PREVIEW_COLUMNS])
-    kinds = _tally(s.kind for s in held)
+    strict = any(segments[i].kind == "strict" for i in held)
+    numbers = ", ".join(str(segments[i].segment) for i in held[:NEWEST])
     word = "segment" if len(held) == 1 else "segments"
-    return [("lies in", _text(f"{word} {numbers} ({kinds}) of {attached.socket}"))]
+    pages = "sealed for good" if strict else f"{status.page_kind} pages"
+    return [("lies in", _text(f"{word} {numbers} of {handle._client._a.socket}, {pages}"))]
 
 
 # ---- previews
@@ -185,22 +202,18 @@ def _preview(handle: ObjectHandle) -> str:
     mapped = meta.typename.startswith(_MAPPED)
     if not meta.nbytes or not (mapped or meta.nbytes <= PREVIEW_NBYTES):
         return ""
+    if meta.typename.startswith("vineyard.") and not meta.typename.startswith(_SHOWN):
+        return ""
+    if any(part.typename == "vineyard.pickle" for part in meta.parts):
+        return ""  # to look at an object must not run what somebody put into it
     try:
         if meta.typename == "vineyard.tensor":
             return _values(handle.get(as_="numpy"))
-        table = handle.to_table() if not meta.typename.startswith(_COLUMNS) else _column(handle)
+        table = _column(handle) if meta.typename.startswith(_COLUMNS) else handle.to_table()
     except VineyardArrowError:
         return ""
-    rows = table.slice(0, PREVIEW_ROWS)
-    columns = [rows.column(i).to_pylist() for i in range(min(rows.num_columns, PREVIEW_COLUMNS))]
-    names = [_text(_short(name, PREVIEW_CHARS)) for name in table.column_names[: len(columns)]]
-    cells = [[_cell(value) for value in row] for row in zip(*columns, strict=True)]
-    numeric = [all(isinstance(v, (int, float)) for v in c if v is not None) for c in columns]
-    heads = [f">{name}" if right else name for name, right in zip(names, numeric, strict=True)]
-    more = _more(table.num_rows - len(cells), "row") + _more(
-        table.num_columns - len(columns), "column"
-    )
-    return _grid(heads, cells) + more if columns else ""
+    rows = "" if _has_columns(meta.typename) else _facts([("rows", f"{table.num_rows:,}")])
+    return rows + _columns_of(table.schema, table.slice(0, PREVIEW_ROWS))
 
 
 def _column(handle: ObjectHandle) -> pa.Table:
@@ -218,11 +231,15 @@ def _values(array: Any) -> str:
     return f"{facts}<pre>{_text(chr(10).join(lines[:PREVIEW_LINES]))}</pre>"
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "<span class='va-null'>null</span>"
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return _text(_short(text, PREVIEW_CHARS))
+def _cells(values: list[Any]) -> str:
+    return ", ".join(
+        "<span class='va-null'>null</span>" if v is None else _text(_short(_said(v), PREVIEW_CHARS))
+        for v in values
+    )
+
+
+def _said(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 # ---- of a store
