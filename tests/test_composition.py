@@ -385,6 +385,30 @@ def test_a_handle_of_a_tensor_is_an_array(client: Client) -> None:
     assert np.array_equal(view, value)
 
 
+def test_a_handle_of_a_column_is_a_stream_of_arrays(client: Client) -> None:
+    column = pa.chunked_array([[1, None], [3]])
+    for value in (column, pa.array([1, None, 3]), pl.Series([1, None, 3])):
+        handle = client.get_object(client.put(value))
+        assert pa.chunked_array(handle).to_pylist() == [1, None, 3]
+        assert pl.Series(handle).to_list() == [1, None, 3]
+
+
+def test_the_schema_of_a_handle_is_that_of_its_stream(client: Client) -> None:
+    for value in (table_of(), table_of().to_pandas(), pl.DataFrame(table_of()), pa.array([1])):
+        handle = client.get_object(client.put(value))
+        streamed = pa.chunked_array(handle)
+        schema = pa.DataType._import_from_c_capsule(handle.__arrow_c_schema__())
+        assert schema == streamed.type
+
+
+def test_dlpack_of_whatever_has_numbers(client: Client) -> None:
+    for value in (np.arange(3), pa.array([0, 1, 2]), pa.chunked_array([[0], [1, 2]])):
+        handle = client.get_object(client.put(value))
+        view = np.from_dlpack(handle)
+        assert view.tolist() == [0, 1, 2]
+        assert np.asarray(handle).tolist() == [0, 1, 2]
+
+
 def test_a_handle_of_what_is_no_table(client: Client) -> None:
     handle = client.get_object(client.put({"a": [1, 2]}))
     assert handle.get() == {"a": [1, 2]}
