@@ -132,6 +132,35 @@ def test_a_handle_shows_the_object(client: Client, kind: str) -> None:
     assert str(handle.id) in text_of(handle)
 
 
+NASTY: dict[str, tuple[Any, str]] = {
+    "dates past datetime's": (pa.array([10**7], pa.date32()), "?"),
+    "nanoseconds": (pa.array([1], pa.timestamp("ns")), "1970-01-01"),
+    "no UTF-8": (
+        pa.Array.from_buffers(pa.string(), 1, [None, pa.array([0, 2], "i4").buffers()[1],
+                              pa.py_buffer(b"\xff!")]), "!"),
+    "long text": (pa.array(["x" * 1_000_000]), "xxx…"),
+    "long list": (pa.array([list(range(100_000))]), "[0, 1, 2, 3, 4, … 100,0"),
+    "deep": (pa.array([{"a": [{"b": b"\0"}], "c": None}]), "{a: [{b: b'\\x00'}], c: "),
+    "map": (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), "[{key: k, value: 1}]"),
+    "views": (pa.array([[1]], pa.list_view(pa.int8())), "[1]"),
+    "dictionary": (pa.array(["a", None]).dictionary_encode(), "a, "),
+    "run-end": (pa.RunEndEncodedArray.from_arrays([2], ["a"]), "a, a"),
+    "null": (pa.nulls(3), "null"),
+    "uuid": (pa.array([b"0" * 16], pa.uuid()), "b'00"),
+    "many axes": (np.zeros((3,) * 12), "3 x 3 x"),
+    "no axes": (np.array(5.0), "one value of float64"),
+    "records": (np.zeros(3, [("a", "i4"), ("<b>", "f8")]), "(0, 0.)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NASTY)
+def test_previews_of_nasty_values(client: Client, kind: str) -> None:
+    value, words = NASTY[kind]
+    assert words in text_of(client.get_object(client.put(value)))
+    if isinstance(value, pa.Array):
+        assert words in text_of(client.get_object(client.put(pa.table({"x": value}))))
+
+
 def test_a_handle_shows_members_and_values(client: Client) -> None:
     meta = ObjectMeta("shop.model", {"accuracy": 0.5})
     for i in range(20):

@@ -12,7 +12,7 @@ import pytest
 from types_harness import assert_same, encode, place_of, roundtrip, run_other_process, store
 
 import vineyard_arrow
-from vineyard_arrow import dual_strings
+from vineyard_arrow import Part, dual_strings
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import InvalidObjectError
 from vineyard_arrow.types import strings
@@ -105,6 +105,31 @@ def test_memory_of_the_pool_is_shared(client: Client) -> None:
     assert meta.copied + meta.gathered == 0
     assert client.get(oid)["s"].to_pylist() == WORDS
     assert client.get(oid, as_="polars")["s"].to_list() == WORDS
+
+
+def test_sealed_for_good_the_text_is_stored_once(client: Client) -> None:
+    table = pa.table({"s": WORDS})
+    meta = client.get_meta(client.put(dual_strings(table), seal="strict"))
+    assert meta.copied == pytest.approx(table.nbytes + 16 * N, abs=64)
+    assert client.status().memory_used < table.nbytes + 16 * N + (64 << 10)
+    (text,) = text_buffers(client.get(meta.id))
+    seen = client.get(meta.id, as_="polars").to_arrow(compat_level=pl.CompatLevel.newest())
+    assert [b.address for b in text_buffers(seen)] == [text.address]
+    assert client.get(meta.id).equals(table)
+
+
+def test_views_that_make_no_sense(client: Client) -> None:
+    table = pa.table({"s": WORDS})
+    for name, begin, index in (("0", 0, 5), ("0", 1, 1), ("7", 0, 1), ("x", 0, 1)):
+        views = table.slice(begin).rename_columns([name])
+        parts = [
+            Part("vineyard.table", table.schema, table.to_batches(), {"views": index}),
+            Part(strings.VIEWS, views.schema, views.to_batches()),
+        ]
+        stored, _ = store(parts)
+        assert stored.resolve().equals(table)
+        with pytest.raises(InvalidObjectError, match="make no sense"):
+            stored.resolve(as_="polars")
 
 
 def test_short_chunks_and_dictionaries_beside(client: Client) -> None:

@@ -172,7 +172,7 @@ def _columns_of(schema: pa.Schema, rows: pa.Table | None) -> str:
     if rows is not None and rows.num_rows:
         heads = (*heads, "first values")
         lines = [
-            (*line, _cells(rows.column(i).to_pylist()))  # type: ignore[misc]
+            (*line, _cells(rows.column(i)))  # type: ignore[misc]
             for i, line in enumerate(lines)
         ]
     return _grid(heads, lines) + _more(len(schema) - len(lines), "column")
@@ -200,7 +200,7 @@ def _place(handle: ObjectHandle) -> list[tuple[str, str]]:
 def _preview(handle: ObjectHandle) -> str:
     meta = handle.meta
     mapped = meta.typename.startswith(_MAPPED)
-    if not meta.nbytes or not (mapped or meta.nbytes <= PREVIEW_NBYTES):
+    if not mapped and meta.nbytes > PREVIEW_NBYTES:
         return ""
     if meta.typename.startswith("vineyard.") and not meta.typename.startswith(_SHOWN):
         return ""
@@ -225,21 +225,52 @@ def _column(handle: ObjectHandle) -> pa.Table:
 def _values(array: Any) -> str:
     import numpy as np
 
-    shape = " x ".join(map(str, array.shape))
-    lines = np.array2string(array, threshold=40, edgeitems=2, max_line_width=80).splitlines()
+    shape = " x ".join(map(str, array.shape)) or "one value"
+    corner = array[(0,) * max(array.ndim - 2, 0)] if array.size else array
+    lines = np.array2string(corner, threshold=40, edgeitems=2, max_line_width=80).splitlines()
     facts = _facts([("shape", f"{shape} of {_text(array.dtype)}")])
     return f"{facts}<pre>{_text(chr(10).join(lines[:PREVIEW_LINES]))}</pre>"
 
 
-def _cells(values: list[Any]) -> str:
+def _cells(column: pa.ChunkedArray) -> str:
     return ", ".join(
-        "<span class='va-null'>null</span>" if v is None else _text(_short(_said(v), PREVIEW_CHARS))
-        for v in values
+        _text(_short(_said(value), PREVIEW_CHARS))
+        if value.is_valid
+        else "<span class='va-null'>null</span>"
+        for value in column
     )
 
 
-def _said(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _said(value: pa.Scalar) -> str:
+    """A value in few words, however much is in it."""
+    import pyarrow as pa
+
+    if isinstance(value, pa.ExtensionScalar):
+        value = value.value
+    if not value.is_valid:
+        return "null"
+    try:
+        if isinstance(value, (pa.StructScalar, pa.ListScalar)):
+            return _said_nested(value)
+        if isinstance(value, (pa.StringScalar, pa.BinaryScalar)):
+            start = value.as_buffer()[: 8 * PREVIEW_CHARS].to_pybytes()
+            is_text = isinstance(value, pa.StringScalar)
+            return start.decode(errors="ignore") if is_text else repr(start)
+        plain = value.as_py()
+    except (ValueError, OverflowError, pa.ArrowException):  # a date in the year 20,000, say
+        return "?"
+    return f"{plain:.6g}" if isinstance(plain, float) else str(plain)
+
+
+def _said_nested(value: Any) -> str:
+    import pyarrow as pa
+
+    if isinstance(value, pa.StructScalar):
+        items = [f"{name}: {_said(value[i])}" for i, name in enumerate(list(value)[:PREVIEW_ROWS])]
+        return f"{{{', '.join(items)}}}"
+    items = [_said(item) for item in value.values[:PREVIEW_ROWS]]
+    rest = f", … {len(value.values):,}" if len(value.values) > len(items) else ""
+    return f"[{', '.join(items)}{rest}]"
 
 
 # ---- of a store

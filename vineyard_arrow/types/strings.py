@@ -104,9 +104,12 @@ def with_views(table: pa.Table, part: StoredPart, stored: StoredObject) -> pa.Ta
     index = part.params.get("views")
     if index is None:
         return table
-    views = stored.parts[index].table
-    for name, column in zip(views.column_names, views.columns, strict=True):
-        table = table.set_column(int(name), table.field(int(name)).name, column)
+    try:
+        views = stored.parts[index].table
+        for name, column in zip(views.column_names, views.columns, strict=True):
+            table = table.set_column(int(name), table.field(int(name)).name, column)
+    except (IndexError, TypeError, ValueError) as error:
+        raise InvalidObjectError(f"the views of these strings make no sense: {error}") from None
     return table
 
 
