@@ -373,6 +373,12 @@ def test_a_handle_is_arrow_data(client: Client) -> None:
     assert handle.to_arrow().equals(table_of())
     assert handle.to_reader().read_all().equals(table_of())
     assert pa.schema(handle) == table_of().schema
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect() as connection:
+        connection.register("t", handle)
+        for _ in range(2):  # a fresh stream for each query
+            rows = connection.sql("SELECT count(*), sum(a) FROM t").fetchall()
+            assert rows == [(ROWS, ROWS * (ROWS - 1) // 2)]
     assert "20,000" in handle._repr_html_()
     assert "vineyard.table" in repr(handle)
 

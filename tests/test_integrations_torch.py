@@ -7,6 +7,8 @@ import pickle
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from conftest import Daemon
@@ -166,6 +168,24 @@ def test_a_pickle_is_the_id(daemon: Daemon, client: Client) -> None:
     client.delete("t")
     with pytest.raises(ObjectNotFoundError):
         pickle.loads(text)
+
+
+def test_no_samples(client: Client) -> None:
+    for value in (TABLE.slice(0, 0), np.zeros((0, 3))):
+        columns = NUMBERS if isinstance(value, pa.Table) else None
+        data = Dataset(client.put(value), columns, client)
+        assert len(data) == 0
+        assert addresses(data[:])
+        assert list(torch.utils.data.DataLoader(data, 8)) == []
+        with pytest.raises(IndexError):
+            data[0]
+
+
+def test_frames_are_tables(client: Client) -> None:
+    for frame in (pd.DataFrame({"a": [1.0, 2.0]}), pl.DataFrame({"a": [1.0, 2.0]})):
+        assert Dataset(client.put(frame), None, client)[1]["a"].item() == 2.0
+    with pytest.raises(InvalidObjectError, match="NaN of pandas"):
+        Dataset(client.put(pd.DataFrame({"a": [1.0, np.nan]})), None, client)
 
 
 def test_bad_input(client: Client) -> None:

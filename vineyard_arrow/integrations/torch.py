@@ -199,7 +199,7 @@ def _chunk(array: pa.Array, name: str) -> torch.Tensor:
     if array.null_count:
         raise InvalidObjectError(
             f"column {name!r} has nulls, which tensors have not",
-            "fill them before the put, or choose other columns",
+            "fill them before the put (NaN of pandas counts as null), or choose other columns",
         )
     if pa.types.is_fixed_size_list(array.type):
         inner = _chunk(array.flatten(), name)
