@@ -187,7 +187,7 @@ def _member(value: Any, handle: Any) -> torch.Tensor:
 
 def _tensor_of(column: pa.ChunkedArray, name: str) -> Any:
     """The tensor over the memory of a column, which is private; booleans are unpacked."""
-    chunks = [chunk for chunk in column.chunks if len(chunk)] or [pa.array([], column.type)]
+    chunks = [chunk for chunk in column.chunks if len(chunk)] or [pa.nulls(0, column.type)]
     tensors = [_chunk(chunk, name) for chunk in chunks]
     return tensors[0] if len(tensors) == 1 else _Chunks(tensors)
 
