@@ -74,16 +74,17 @@ def client_html(client: Client) -> str:
         reply, _ = client._a.request(p.ListObjects("*", NEWEST, newest=True))
     except VineyardArrowError as error:
         return _box("vineyard_arrow.Client", "", _facts([("", _text(error.message))]))
+    clients = _count(len(status.clients), "client")
     facts = [
         ("socket", f"<code>{_text(client._a.socket)}</code>"),
-        ("daemon", _text(f"pid {status.pid}, version {status.version}, {_pages(status)}")),
+        ("daemon", _text(f"pid {status.pid}, version {status.version}, {status.page_kind} pages")),
         ("memory", _memory(status)),
-        ("objects", f"{status.objects:,} with {status.names:,} names, {_clients(status)}"),
+        ("objects", f"{status.objects:,} with {status.names:,} names, {clients}"),
     ]
     rows = [
         (
             f"<code>{ObjectID(o.id)}</code>",
-            _text(", ".join(o.names)),
+            _text(_short(", ".join(o.names), 40)),
             _text(_kind(o.typename)),
             format_size(o.nbytes),
             _ago(datetime.fromtimestamp(o.created_ns / 1e9, UTC)),
@@ -115,7 +116,7 @@ def handle_html(handle: ObjectHandle) -> str:
 
 
 def _title(meta: ObjectMeta) -> str:
-    names = ", ".join(meta.names)
+    names = _short(", ".join(meta.names), 60)
     return _text(f"{names}: {_kind(meta.typename)}" if names else _kind(meta.typename))
 
 
@@ -288,14 +289,6 @@ def _memory(status: p.Status) -> str:
         f"{bar}{format_size(status.memory_used)} of {format_size(status.memory_limit)}"
         f" ({used:.0%}){kept}"
     )
-
-
-def _pages(status: p.Status) -> str:
-    return f"{status.page_kind} pages"
-
-
-def _clients(status: p.Status) -> str:
-    return _count(len(status.clients), "client")
 
 
 def _ago(moment: datetime) -> str:
