@@ -67,6 +67,10 @@ def test_samples_of_a_table(client: Client, make: Any) -> None:
     for index in (
         slice(2990, 3010),
         slice(None, None, 997),
+        slice(3100, 4000, 7),
+        slice(3000, None),
+        slice(9, 3),
+        slice(N, None),
         [5, 3001, 4, -1],
         np.array([9, 2999, 3000]),
         torch.tensor([1, 1, 1]),
@@ -125,6 +129,13 @@ def test_nothing_is_copied_and_writing_is_private(client: Client) -> None:
         data = Dataset(key, None, client)
         for sample in (data[5], data[3:9]):
             assert {place_of(client, address) for address in addresses(sample)} == {"private map"}
+    data = Dataset(client.put(chunked()), ["x"], client)
+    inside, across = (
+        place_of(client, data[at]["x"].data_ptr()) for at in (slice(3000, None), slice(2999, None))
+    )
+    assert (inside, across) == ("private map", "own")
+    with pytest.raises(ValueError, match="step"):
+        data[::-1]
     data = Dataset(client.put(IMAGES), None, client)
     data[0].zero_()
     assert client.get(data._handle.id)[0].tolist() == IMAGES[0].tolist()

@@ -46,7 +46,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     of that. ``dataset[i]`` takes
 
     - an int: a sample;
-    - a slice: samples in one, as views;
+    - a slice: samples in one, as views (copied together if it spans chunks of a table);
     - a list, array or tensor of ints: samples in one, copied together. That is the fast way
       to batches: ``DataLoader(dataset, sampler=BatchSampler(...), batch_size=None)``.
 
@@ -119,7 +119,13 @@ class _Chunks:
     def __getitem__(self, index: Any) -> torch.Tensor:
         if isinstance(index, slice):
             begin, end, step = index.indices(len(self))
-            index = torch.arange(begin, end, step)
+            at = bisect_right(self._starts, begin) - 1
+            start = self._starts[at]
+            if step > 0 and begin < end <= start + len(self._chunks[at]):
+                return self._chunks[at][begin - start : end - start : step]
+            if step < 0:
+                raise ValueError("step must be greater than zero")  # as of tensors
+            index = torch.arange(begin, end, step) if begin < end else torch.arange(0)
         if isinstance(index, int):
             at = bisect_right(self._starts, index) - 1
             return self._chunks[at][index - self._starts[at]]
