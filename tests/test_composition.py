@@ -388,6 +388,12 @@ def test_a_handle_is_arrow_data(client: Client) -> None:
     assert handle.to_arrow().equals(table_of())
     assert handle.to_reader().read_all().equals(table_of())
     assert pa.schema(handle) == table_of().schema
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect() as connection:
+        connection.register("t", handle)
+        for _ in range(2):  # a fresh stream for each query
+            rows = connection.sql("SELECT count(*), sum(a) FROM t").fetchall()
+            assert rows == [(ROWS, ROWS * (ROWS - 1) // 2)]
     assert "20,000" in handle._repr_html_()
     assert "vineyard.table" in repr(handle)
 
@@ -398,6 +404,30 @@ def test_a_handle_of_a_tensor_is_an_array(client: Client) -> None:
     assert np.array_equal(np.asarray(handle), value)
     view = np.from_dlpack(handle)
     assert np.array_equal(view, value)
+
+
+def test_a_handle_of_a_column_is_a_stream_of_arrays(client: Client) -> None:
+    column = pa.chunked_array([[1, None], [3]])
+    for value in (column, pa.array([1, None, 3]), pl.Series([1, None, 3])):
+        handle = client.get_object(client.put(value))
+        assert pa.chunked_array(handle).to_pylist() == [1, None, 3]
+        assert pl.Series(handle).to_list() == [1, None, 3]
+
+
+def test_the_schema_of_a_handle_is_that_of_its_stream(client: Client) -> None:
+    for value in (table_of(), table_of().to_pandas(), pl.DataFrame(table_of()), pa.array([1])):
+        handle = client.get_object(client.put(value))
+        streamed = pa.chunked_array(handle)
+        schema = pa.DataType._import_from_c_capsule(handle.__arrow_c_schema__())
+        assert schema == streamed.type
+
+
+def test_dlpack_of_whatever_has_numbers(client: Client) -> None:
+    for value in (np.arange(3), pa.array([0, 1, 2]), pa.chunked_array([[0], [1, 2]])):
+        handle = client.get_object(client.put(value))
+        view = np.from_dlpack(handle)
+        assert view.tolist() == [0, 1, 2]
+        assert np.asarray(handle).tolist() == [0, 1, 2]
 
 
 def test_a_handle_of_what_is_no_table(client: Client) -> None:

@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from vineyard_arrow import dual_strings
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import InvalidObjectError, ObjectNotFoundError
 from vineyard_arrow.integrations.duckdb import register
@@ -27,6 +28,7 @@ VALUES = {
     "polars": pl.DataFrame(TABLE),
     "lazy": pl.DataFrame(TABLE).lazy(),
     "pandas": TABLE.to_pandas(),
+    "dual": dual_strings(TABLE),
 }
 _WIDE = pl.DataFrame({"i": [1]}, schema={"i": pl.Int128})
 

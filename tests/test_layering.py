@@ -25,6 +25,7 @@ LAYERS = [
         "composition",
         "handles",
         "extension_types",
+        "notebook",
     },
     {"ipc.memory", "ipc.starter", "ipc.fork"},
     {"metadata.catalog", "ipc.attached", "ipc.blocks", "sessions"},
@@ -106,5 +107,12 @@ def test_engines_are_imported_only_for_their_values() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )
-    engines = {"polars", "duckdb", "torch", "scipy", "sparse"}  # pyarrow itself imports pandas
+    engines = {
+        "polars",
+        "duckdb",
+        "torch",
+        "scipy",
+        "sparse",
+        "xarray",
+    }  # pyarrow itself imports pandas
     assert not engines & set(done.stdout.split())

@@ -37,6 +37,14 @@ def test_estimators_fit_on_read_only_arrays(client: Client) -> None:
     np.testing.assert_array_equal(x, X)
 
 
+def test_estimators_fit_on_handles(client: Client) -> None:
+    pytest.importorskip("sklearn")
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = (client.get_object(key) for key in client.put_many([X, Y]))
+    assert LogisticRegression().fit(x, y).score(x, y) > 0.9
+
+
 def test_estimators_fit_on_sparse_matrices(client: Client) -> None:
     pytest.importorskip("sklearn")
     sp = pytest.importorskip("scipy.sparse")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import shutil
 import subprocess
 import sys
 import threading
+import venv
 from collections.abc import Callable
 from pathlib import Path
+from site import getsitepackages
 from typing import Any
 
 import duckdb
@@ -508,33 +511,42 @@ print([str(w.message) for w in caught])
 """
 
 
-def run(code: str, *arguments: str, path: Path) -> str:
+def scratch_environment(folder: Path) -> Path:
+    """The interpreter of a fresh environment that also sees what this one has."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    seen = [str(Path(vineyard_arrow.__file__).parents[1]), *getsitepackages()]
+    (site / "seen.pth").write_text("\n".join(seen))
+    return folder / "bin" / "python"
+
+
+def run(python: Path, code: str, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={"PYTHONPATH": f"{path}:{Path(vineyard_arrow.__file__).parents[1]}"},
-        capture_output=True,
-        text=True,
-        timeout=30,
+        [python, "-c", code, *arguments], capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_a_package_registers_by_entry_points(daemon: Any, tmp_path: Path) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
+    source = tmp_path / "source"
     (source / "va_test_types").mkdir(parents=True)
     (source / "pyproject.toml").write_text(PYPROJECT)
     for name, text in MODULES.items():
         (source / "va_test_types" / f"{name}.py").write_text(text)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
-    options = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
-    subprocess.run([*pip, *options, str(source)], check=True, timeout=50, capture_output=True)
+    python = scratch_environment(tmp_path / "scratch")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    options = ["--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, *options, source], check=True, timeout=50, capture_output=True)
+    shutil.rmtree(source)  # it is installed, not looked at
     socket = str(daemon.socket)
-    run(WRITE, socket, path=target)
-    warned = run(READ, socket, path=target)
+    run(python, WRITE, socket)
+    warned = run(python, READ, socket)
     assert "'broken'" in warned
     assert "out of order" in warned
     assert warned.count("skipped") == 1
+    with daemon.connect() as here, pytest.raises(ResolverNotFoundError, match="va_test_types"):
+        here.get("stack")  # this environment has no such package
 
 
 def test_a_plugin_may_look_something_up_as_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import os
 import pickle
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing import shared_memory as stdlib
 from typing import Any
@@ -183,6 +184,14 @@ class Conformance:
             self.block(create=True, size="10")
         with pytest.raises(TypeError):
             self.block(5)
+
+    def test_who_tracks_it_is_said_by_keyword(self) -> None:
+        if self.module == "stdlib" and sys.version_info < (3, 13):
+            pytest.skip("the library's came with Python 3.13")
+        block = self.block(create=True, size=10, track=False)
+        assert self.block(block.name, track=False).size == 10
+        with pytest.raises(TypeError):
+            self.block(self.name(), True, 10, False)
 
     def test_unlink_while_open(self) -> None:
         name = self.name()

@@ -321,3 +321,11 @@ def test_arrays_as_tensors_and_back(client: Client) -> None:
         assert client.get(oid)[0, 0] == 0
     back = client.get(client.put(torch.arange(10)), as_="numpy")
     assert back.tolist() == list(range(10))
+
+
+def test_handles_hand_tensors_on(client: Client) -> None:
+    for dtype in ("float32", "bfloat16"):
+        value = torch.arange(N).to(getattr(torch, dtype))
+        view = torch.from_dlpack(client.get_object(client.put(value)))
+        assert torch.equal(view, value)
+        assert place_of(client, view.data_ptr()) == "private map"

@@ -19,9 +19,11 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from types_harness import encode, place_of
 
+from vineyard_arrow import dual_strings
 from vineyard_arrow.client import Client
 
 DOCS = Path(__file__).parents[1] / "docs" / "zero-copy.md"
@@ -52,6 +54,8 @@ def addressable(value: Any) -> Any:
     """
     if isinstance(value, pl.LazyFrame):
         value = value.collect()
+    if isinstance(value, pl.Series):
+        value = value.to_frame()
     if isinstance(value, pl.DataFrame):
         return value.to_arrow(compat_level=pl.CompatLevel.newest())
     return value
@@ -72,6 +76,11 @@ def memory_of(value: Any) -> Memory:
         return [m for column in value.columns for m in arrow_memory(column)]
     if isinstance(value, pd.DataFrame):
         return [m for _, column in value.items() for m in pandas_memory(column.array)]
+    if hasattr(value, "xindexes"):
+        arrays = [value.variable] if hasattr(value, "variable") else value.data_vars.values()
+        members = [array.values for array in arrays]
+        members += [index.to_numpy() for index in value.indexes.values()]
+        return [m for member in members for m in memory_of(member)]
     if getattr(value, "format", None) == "dok":
         return [(id(value._dict), sys.getsizeof(value._dict))]
     members = sparse_members(value) if hasattr(value, "nnz") else tensor_members(value)
@@ -206,6 +215,75 @@ def arrow_section(client: Client) -> str:
         ]
         rows[name] = [get_verdict(client, value) for value in values]
     return measured(rows, "column", "pyarrow", "polars", "pandas ArrowDtype", "pandas", "NumPy")
+
+
+def dual_section(client: Client) -> str:
+    rows = {}
+    every = columns()
+    for name in ("string", "large_string", "string with nulls", "string in two chunks"):
+        column = every[name.split()[0]]
+        if "nulls" in name:
+            column = pa.chunked_array(
+                [pc.if_else(every["booleans"].chunk(0), None, column.chunk(0))]
+            )
+        if "chunks" in name:
+            column = pa.chunked_array([column.chunk(0)[: N // 2], column.chunk(0)[N // 2 :]])
+        table = pa.table({"x": column})
+        plain, dual = client.put_many([table, dual_strings(table)])
+        mapped = client.get(dual)
+        values = [
+            mapped,
+            client.get(dual, as_="polars"),
+            client.get(dual, as_="pandas"),
+            mapped.to_pandas(split_blocks=True),
+        ]
+        rows[name] = [get_verdict(client, value) for value in values]
+        metas = [client.get_meta(key) for key in (dual, plain)]
+        stored = [meta.copied + meta.gathered + meta.shared for meta in metas]
+        rows[name].append(f"{(stored[0] - stored[1]) / N:.2g} B a row")
+        client.delete([plain, dual])
+    return measured(rows, "column", "pyarrow", "polars", "pandas ArrowDtype", "pandas", "cost")
+
+
+def handles_section(client: Client) -> str:
+    torch = pytest.importorskip("torch")
+    from vineyard_arrow.integrations.torch import Dataset
+
+    table = pa.table({"x": columns()["integers"]})
+    keys = {"table": client.put(table), "column": client.put(table["x"])}
+    keys["array"] = client.put(np.arange(N))
+    keys["tensor"] = client.put(torch.arange(N))
+    ways: dict[str, tuple[str, Callable[[Any], Any]]] = {
+        "`handle.to_arrow()`": ("table", lambda handle: handle.to_arrow()),
+        "`handle.to_table()`": ("table", lambda handle: handle.to_table()),
+        "`handle.to_reader()`": ("table", lambda handle: handle.to_reader().read_all()),
+        "`pyarrow.table(handle)`": ("table", pa.table),
+        "`polars.DataFrame(handle)`": ("table", pl.DataFrame),
+        "`pyarrow.chunked_array(handle)`": ("column", pa.chunked_array),
+        "`polars.Series(handle)`": ("column", pl.Series),
+        "`numpy.asarray(handle)`": ("array", np.asarray),
+        "`numpy.from_dlpack(handle)`": ("array", np.from_dlpack),
+        "`torch.from_dlpack(handle)`": ("tensor", torch.from_dlpack),
+        "`torch.Dataset(key)[:]`": ("table", lambda handle: Dataset(handle.id, None, client)[:]),
+    }
+    rows = {}
+    for way, (kind, take) in ways.items():
+        value = take(client.get_object(keys[kind]))
+        place = "private map" if "torch" in way or "dlpack" in way else "store"
+        rows[way] = [kind, get_verdict(client, value, place)]
+    return measured(rows, "taken by", "of a", "memory")
+
+
+def xarray_section(client: Client) -> str:
+    xr = pytest.importorskip("xarray")
+    data = np.arange(2.0 * N).reshape(N, 2)
+    plain = xr.DataArray(data, dims=("x", "y"))
+    values = {
+        "DataArray": plain,
+        "DataArray with an index": plain.assign_coords(x=np.arange(N) * 3),
+        "Dataset": xr.Dataset({"a": plain, "b": plain + 1, "c": ("x", np.arange(N))}),
+    }
+    return own_section(client, values, "value")
 
 
 def polars_section(client: Client) -> str:
@@ -361,12 +439,15 @@ def duckdb_section(client: Client) -> str:
 
 SECTIONS = {
     "arrow": arrow_section,
+    "dual": dual_section,
     "duckdb": duckdb_section,
     "polars": polars_section,
     "pandas": pandas_section,
     "numpy": numpy_section,
     "scipy": scipy_section,
     "torch": torch_section,
+    "xarray": xarray_section,
+    "handles": handles_section,
 }
 
 

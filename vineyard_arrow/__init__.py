@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         resolver,
     )
     from .types.shared import shared
+    from .types.strings import dual_strings
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,7 @@ __all__ = [
     "connect",
     "default_client",
     "delete",
+    "dual_strings",
     "get",
     "get_include",
     "put",
@@ -95,6 +97,7 @@ __all__ = [
 # Where names are that would load more than a program needs which only puts and gets.
 _LATER = {
     "builder_context": "contexts",
+    "dual_strings": "types.strings",
     "resolver_context": "contexts",
     "shared": "types.shared",
 } | dict.fromkeys(

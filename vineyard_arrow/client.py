@@ -546,6 +546,11 @@ class Client:
             return "<vineyard_arrow.Client closed>"
         return f"<vineyard_arrow.Client {self._attached.socket} instance {self.instance:06x}>"
 
+    def _repr_html_(self) -> str:
+        from .notebook import client_html
+
+        return client_html(self)
+
 
 class Blob:
     """A writable buffer in the store until it is sealed.

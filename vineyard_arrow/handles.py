@@ -6,11 +6,10 @@ it lives, deleted or not. Nothing is mapped or made before it is used.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .errors import VineyardArrowError
+from .errors import ResolverNotFoundError
 from .objects import ObjectID, ObjectMeta
 
 if TYPE_CHECKING:
@@ -26,8 +25,10 @@ class ObjectHandle:
     Members are attributes, themselves handles: ``client.get_object(oid).vertices.person``.
     One whose name is no identifier, or is that of a method here: `member`.
 
-    Consumers of Arrow streams take a handle of tabular data as it is (``pyarrow.table(handle)``,
-    ``polars.DataFrame(handle)``), NumPy and consumers of DLPack one of an array.
+    Consumers of Arrow streams take a handle of a table or column as it is (``pyarrow.table``,
+    ``polars.DataFrame``; ``pyarrow.chunked_array``, ``polars.Series``), NumPy and consumers of
+    DLPack one of an array. (There is no ``__arrow_c_array__``: who finds it prefers it, and
+    tables of several chunks have none.)
     """
 
     __slots__ = ("__weakref__", "_client", "_meta", "_pin", "_root", "id")
@@ -102,14 +103,27 @@ class ObjectHandle:
         return self.get(as_=pa.Table)
 
     def to_reader(self) -> pa.RecordBatchReader:
-        """The data batch by batch."""
-        return self.to_table().to_reader()
+        """The data batch by batch, each over the store's memory where that of `to_table` is."""
+        import pyarrow as pa
+
+        return self.get(as_=pa.RecordBatchReader)
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.to_table().__arrow_c_stream__(requested_schema)
+        return self._streamable().__arrow_c_stream__(requested_schema)
 
     def __arrow_c_schema__(self) -> Any:
-        return self.meta.schema.__arrow_c_schema__()
+        value = self._streamable()
+        kind = value.type if hasattr(value, "type") else value.schema
+        return kind.__arrow_c_schema__()
+
+    def _streamable(self) -> Any:
+        """The data as what Arrow streams: a table, or a chunked array."""
+        import pyarrow as pa
+
+        try:
+            return self.to_table()
+        except ResolverNotFoundError:
+            return self.get(as_=pa.ChunkedArray)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         import numpy as np
@@ -118,7 +132,10 @@ class ObjectHandle:
 
     def __dlpack__(self, **options: Any) -> Any:
         # Private pages: consumers write, and not all of them know that they must not.
-        return self.get(as_="numpy", mode="cow").__dlpack__(**options)
+        value = self.get(mode="cow")
+        if not hasattr(value, "__dlpack__"):
+            value = self.get(as_="numpy", mode="cow")
+        return value.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0  # kDLCPU of DLPack's header
@@ -128,14 +145,6 @@ class ObjectHandle:
         return f"<{self.typename} {self.id}: {self.nbytes:,} bytes{members}>"
 
     def _repr_html_(self) -> str:
-        return self.meta._repr_html_() + self._preview()
+        from .notebook import handle_html
 
-    def _preview(self) -> str:
-        """The first rows, of what has rows."""
-        if not self.meta.nbytes:
-            return ""
-        try:
-            rows = self.to_table().slice(0, 5)
-        except VineyardArrowError:
-            return ""
-        return f"<pre>{html.escape(rows.to_string(preview_cols=8))}</pre>"
+        return handle_html(self)

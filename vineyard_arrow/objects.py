@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -283,32 +282,9 @@ class ObjectMeta:
         return f"<ObjectMeta {' '.join(words)}>"
 
     def _repr_html_(self) -> str:
-        def cell(value: object) -> str:
-            return html.escape(str(value)) or "&mdash;"
+        from .notebook import meta_html
 
-        rows = [
-            ("id", f"<code>{self.id}</code>"),
-            ("type", cell(self.typename)),
-            ("bytes", f"{self.nbytes:,}"),
-            ("names", cell(", ".join(self.names))),
-            ("instance", f"{self.instance:06x}"),
-            ("created", cell(self.created.isoformat(" ", "seconds"))),
-            ("user", cell("several" if self.uid is None else self.uid)),
-        ]
-        rows += [(cell(key), cell(value)) for key, value in self._values.items()]
-        rows += [(f"label {cell(k)}", cell(v)) for k, v in self.labels.items()]
-        for name, member in self.members.items():
-            rows.append(
-                (f"member {cell(name)}", f"<code>{member.id}</code> {cell(member.typename)}")
-            )
-        if self.parts:
-            rows.append(("rows", f"{self.num_rows:,}"))
-            if len(self.parts) > 1:
-                kinds = ", ".join(part.typename for part in self.parts[1:])
-                rows.append(("parts", cell(kinds)))
-            rows.append(("schema", f"<pre>{cell(self.schema.to_string())}</pre>"))
-        body = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in rows)
-        return f"<table class='vineyard-object'>{body}</table>"
+        return meta_html(self)
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -260,6 +260,7 @@ _BUILDER_MODULES = {
     "sparse": "sparse",
     "torch": "torch",
     "vineyard_arrow": "object",
+    "xarray": "xarray",
 }
 # ... of classes that no builder knows, by a method that hands out their memory ...
 _PROTOCOLS = ("__arrow_c_stream__", "__arrow_c_array__", "__dlpack__")
@@ -273,6 +274,7 @@ _RESOLVER_MODULES = {
     "sparse": "sparse",
     "duckdb": "duckdb",
     "torch": "torch",
+    "xarray": "xarray",
     "python": "python",
     "pickle": "python",
 }

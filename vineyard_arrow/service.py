@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import fcntl
+import heapq
 import os
 import secrets
 import time
@@ -430,7 +431,13 @@ class Service:
             for r in self.catalog.match(m.pattern)
             if wanted <= r.labels.items() and m.signature in (0, r.signature)
         ]
-        return p.Objects([self._info(r) for r in records[: max(m.limit, 0)]], len(records)), []
+        limit = max(m.limit, 0)
+        chosen = (
+            heapq.nlargest(limit, records, key=lambda r: (r.created_ns, r.id))
+            if m.newest
+            else records[:limit]
+        )
+        return p.Objects([self._info(r) for r in chosen], len(records)), []
 
     def _describe(self, session: Session, _: int, m: p.Describe) -> tuple[Any, list[int]]:
         record = self.catalog.get(m.id)

@@ -156,7 +156,7 @@ class Plan {
           gathered += entry.length;
         } else {
           auto [it, fresh] = seen.try_emplace(b->data(), entry.length, 0);
-          if (fresh || it->second.first != static_cast<uint64_t>(entry.length)) {
+          if (fresh || it->second.first < static_cast<uint64_t>(entry.length)) {
             Range extent = extent_for(a, entry.length);
             tasks.push_back({a->lease->writable(extent.offset), b->data(), static_cast<uint64_t>(entry.length)});
             it->second = {entry.length, extent.offset};
@@ -179,11 +179,8 @@ class Plan {
 
   // Bytes of a segment that holds a copy of every buffer.
   uint64_t standalone_nbytes() const {
-    uint64_t n = 0;
-    for (auto& d : drafts_)
-      for (auto& b : d.buffers)
-        if (b) n += round_up(b->size(), 64);
-    return round_up(std::max<uint64_t>(n, 1), kPage);
+    uint64_t end = lay_out([](size_t, const arrow::Buffer*, uint64_t, bool) {});
+    return round_up(std::max<uint64_t>(end, 1), kPage);
   }
 
   // Copies every buffer to `to`, the start of a segment of standalone_nbytes() whose
@@ -191,17 +188,14 @@ class Plan {
   void place_standalone(uint8_t* to, uint64_t offset) {
     std::vector<CopyTask> tasks;
     entries_.resize(drafts_.size());
-    uint64_t at = 0;
-    for (size_t d = 0; d < drafts_.size(); d++) {
-      for (auto& b : drafts_[d].buffers) {
-        int64_t n = b ? b->size() : 0;
-        entries_[d].push_back({n ? static_cast<int64_t>(offset + at) : 0, n});
-        if (n) tasks.push_back({to + at, b->data(), static_cast<uint64_t>(n)});
-        at += round_up(n, 64);
-        nbytes += n;
-      }
-    }
-    copied = nbytes;
+    lay_out([&](size_t draft, const arrow::Buffer* b, uint64_t at, bool fresh) {
+      int64_t n = b ? b->size() : 0;
+      entries_[draft].push_back({n ? static_cast<int64_t>(offset + at) : 0, n});
+      nbytes += n;
+      if (!fresh) return;
+      tasks.push_back({to + at, b->data(), static_cast<uint64_t>(n)});
+      copied += n;
+    });
     copy_all(tasks);
   }
 
@@ -223,8 +217,39 @@ class Plan {
   }
 
  private:
+  // Visits all buffers with their places in a segment of their own; returns its end. What
+  // comes again, whole or its beginning, has the place of the first and is not `fresh`.
+  template <typename Visit>
+  uint64_t lay_out(Visit visit) const {
+    std::unordered_map<const uint8_t*, std::pair<int64_t, uint64_t>> seen;
+    uint64_t end = 0;
+    for (size_t d = 0; d < drafts_.size(); d++) {
+      for (auto& b : drafts_[d].buffers) {
+        int64_t n = b ? b->size() : 0;
+        if (!n) {
+          visit(d, nullptr, 0, false);
+          continue;
+        }
+        auto [it, fresh] = seen.try_emplace(b->data(), n, end);
+        if (!fresh && it->second.first < n) {
+          it->second = {n, end};
+          fresh = true;
+        }
+        if (fresh) end += round_up(n, 64);
+        visit(d, b.get(), it->second.second, fresh);
+      }
+    }
+    return end;
+  }
+
   std::shared_ptr<arrow::RecordBatch> trimmed(const arrow::RecordBatch& batch) {
-    auto is_shared = [this](const arrow::Buffer& b) { return attachment_->contains(b.data()); };
+    for (; noted_ < drafts_.size(); noted_++)
+      for (auto& b : drafts_[noted_].buffers)
+        if (b) written_[b->data()] = std::max(written_[b->data()], b->size());
+    auto is_shared = [this](const arrow::Buffer& b) {
+      auto found = written_.find(b.data());
+      return (found != written_.end() && found->second >= b.size()) || attachment_->contains(b.data());
+    };
     std::vector<Data> columns;
     for (auto& column : batch.column_data())
       columns.push_back(check(trim_views(column, is_shared, options_.memory_pool)));
@@ -260,6 +285,9 @@ class Plan {
   arrow::ipc::IpcWriteOptions options_;
   std::vector<Draft> drafts_;
   std::vector<std::vector<BufferEntry>> entries_;
+  // Buffers of the first `noted_` drafts, by address: text of theirs costs views nothing.
+  std::unordered_map<const uint8_t*, int64_t> written_;
+  size_t noted_ = 0;
 };
 
 // ---- where buffers lie ---------------------------------------------------------------

@@ -138,6 +138,7 @@ class ListObjects(_Message, tag="objects"):
     limit: int
     labels: dict[str, str] = {}
     signature: Id = 0  # only those of it, if it is not 0
+    newest: bool = False  # those put last, the last one first; by id if not
 
 
 class Describe(_Message, tag="describe"):

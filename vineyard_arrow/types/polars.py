@@ -19,6 +19,7 @@ from ..errors import InvalidObjectError
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .arrow import resolve_chunked, resolve_table
 from .pickling import pickle_part
+from .strings import with_views
 
 __all__: list[str] = []
 
@@ -109,19 +110,26 @@ def column_of(part: StoredPart, stored: StoredObject) -> pa.ChunkedArray:
     return table_of(part, stored).column(0)
 
 
-@builtin_registry.resolver("vineyard.table", as_=pl.DataFrame)
+@builtin_registry.resolver("vineyard.table", "vineyard.record_batch", as_=pl.DataFrame)
 def frame_of(part: StoredPart, stored: StoredObject) -> pl.DataFrame:
     """A table as a frame; the types that polars knows otherwise are copied."""
-    frame: pl.DataFrame = resolve_frame(
-        StoredPart(FRAME, {}, resolve_table(part, stored), part.writable), stored
-    )
+    table = with_views(resolve_table(part, stored), part, stored)
+    frame: pl.DataFrame = resolve_frame(StoredPart(FRAME, {}, table, part.writable), stored)
     return frame
 
 
-@builtin_registry.resolver("vineyard.chunked_array", as_=pl.Series)
+@builtin_registry.resolver("vineyard.table", as_=pl.LazyFrame)
+def lazy_of(part: StoredPart, stored: StoredObject) -> pl.LazyFrame:
+    """A table as a lazy frame that scans its columns."""
+    lazy: pl.LazyFrame = frame_of(part, stored).lazy()
+    return lazy
+
+
+@builtin_registry.resolver("vineyard.chunked_array", "vineyard.array", as_=pl.Series)
 def series_of(part: StoredPart, stored: StoredObject) -> pl.Series:
     """A column as a series without a name."""
-    series = pl.from_arrow(resolve_chunked(part, stored), rechunk=False)
+    column = pa.table([resolve_chunked(part, stored)], ["data"])
+    series = pl.from_arrow(with_views(column, part, stored).column(0), rechunk=False)
     assert isinstance(series, pl.Series)
     return series.alias("")
 
