@@ -21,8 +21,8 @@ from vineyard_arrow.client import Client
 from vineyard_arrow.composition import members_part
 from vineyard_arrow.errors import InvalidObjectError
 from vineyard_arrow.extension_types import TensorArray, TensorType
+from vineyard_arrow.ipc._core import stored_schema
 from vineyard_arrow.ipc.attached import _json
-from vineyard_arrow.ipc.schemas import stored_schema
 from vineyard_arrow.objects import Member
 from vineyard_arrow.registry import Encoder, Registry
 

@@ -124,6 +124,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
     cdef cppclass StoredSchema:
         StoredSchema()
         StoredSchema(shared_ptr[CSchema]) except +
+    shared_ptr[CSchema] c_stored_schema "vineyard::stored_schema"(const shared_ptr[CSchema]&, const string&, const char*, cbool) except +
     uint64_t hash_names(const CSchema&)
     cbool same_schema(const CSchema&, const CSchema&)
     cdef cppclass CPlan "vineyard::Plan":
@@ -278,17 +279,30 @@ cdef class SchemaEntry:
 cdef dict _schemas = {}
 cdef SchemaEntry _last = None
 cdef dict _no_members = {}
-_stored_schema = _user_schema = _member_ids = _part = None
+_plain = frozenset()
+_user_schema = _member_ids = _part = None
 
 
-def set_codec(stored_schema, user_schema, member_ids, part):
+def set_codec(plain, user_schema, member_ids, part):
     """What a schema becomes as it is written and read, see `ipc.schemas`.
 
     `member_ids(bytes) -> list` decodes the descriptor of a list of members, and
     `part(typename, params, table, writable)` makes what `Attachment.read` returns.
     """
-    global _stored_schema, _user_schema, _member_ids, _part
-    _stored_schema, _user_schema, _member_ids, _part = stored_schema, user_schema, member_ids, part
+    global _plain, _user_schema, _member_ids, _part
+    _plain, _user_schema, _member_ids, _part = plain, user_schema, member_ids, part
+
+
+cdef shared_ptr[CSchema] as_stored(schema, str typename, bytes params) except *:
+    cdef const char* text = NULL
+    if params is not None:
+        text = params
+    return c_stored_schema(pal.pyarrow_unwrap_schema(schema), typename.encode(), text, typename in _plain)
+
+
+def stored_schema(schema, str typename, bytes params):
+    """`schema` as a part of `typename` is stored; `params` is the JSON of its descriptor, or None."""
+    return pal.pyarrow_wrap_schema(as_stored(schema, typename, params))
 
 
 cdef SchemaEntry schema_entry(const RawPart& part):
@@ -681,7 +695,7 @@ cdef _Written written_schema(schema, str typename, bytes params):
         return entry
     entry = _Written()
     entry.source = source
-    entry.stored = StoredSchema(pal.pyarrow_unwrap_schema(_stored_schema(schema, typename, params)))
+    entry.stored = StoredSchema(as_stored(schema, typename, params))
     if len(_written) >= 512:
         _written.clear()
     _written[key] = entry

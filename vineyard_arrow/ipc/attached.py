@@ -37,7 +37,7 @@ from ..objects import ObjectID
 from ..registry import Part, StoredPart
 from . import protocol as p
 from .connection import Connection, NotSentError
-from .schemas import stored_schema, user_schema
+from .schemas import PLAIN, user_schema
 from .starter import connect_or_start
 
 check_pyarrow()
@@ -56,7 +56,7 @@ class _MemberIds(msgspec.Struct):
 
 
 _member_ids = msgspec.json.Decoder(_MemberIds).decode
-_core.set_codec(stored_schema, user_schema, lambda data: _member_ids(data).ids, StoredPart)
+_core.set_codec(PLAIN, user_schema, lambda data: _member_ids(data).ids, StoredPart)
 
 
 class Draft(msgspec.Struct, frozen=True, eq=False):

@@ -1,4 +1,4 @@
-"""How a part's kind is written into its Arrow schema, and taken out of it again.
+"""How a part's kind is taken out of its Arrow schema, into which the native core has written it.
 
 Typename and descriptor are metadata of the schema: ``vineyard.type`` and, in JSON,
 ``vineyard.params``. A part that is no plain Arrow data, but one column ``data`` of numbers or
@@ -16,52 +16,25 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-__all__ = ["EXTENSION_NAME", "EXTENSION_PARAMS", "stored_schema", "user_schema"]
+__all__ = ["EXTENSION_NAME", "EXTENSION_PARAMS", "PLAIN", "user_schema"]
 
 EXTENSION_NAME, EXTENSION_PARAMS = b"ARROW:extension:name", b"ARROW:extension:metadata"
 _COLUMN = "data"
-# Parts whose fields are the user's own, or, for the last, members'.
-_PLAIN = frozenset(
+PLAIN = frozenset(
     f"vineyard.{name}"
     for name in (
         "table", "record_batch", "chunked_array", "array", "scalar", "schema", "arrow.reader",
         "arrow.field", "arrow.type", "object", "members",
     )
 )  # fmt: skip
+"""Parts whose fields are the user's own, or members, or that are no more than their members."""
 _NO_COLUMNS = pa.schema([])
 
 _decode = msgspec.json.Decoder().decode
 
 
-def stored_schema(schema: pa.Schema, typename: str, params: bytes | None) -> pa.Schema:
-    """``schema`` as a part of ``typename`` is stored, ``params`` being the JSON of its descriptor.
-
-    Types stay what they are, an extension type is in the field's metadata alone.
-    """
-    metadata = dict(schema.metadata or {})
-    metadata[b"vineyard.type"] = typename.encode()
-    if params is not None:
-        metadata[b"vineyard.params"] = params
-    if len(schema) > 1 or typename in _PLAIN:
-        return schema.with_metadata(metadata)
-    column = schema.field(0) if len(schema) else pa.field(_COLUMN, pa.null())
-    if len(schema) and not _is_ours(column):
-        return schema.with_metadata(metadata)
-    extension = {EXTENSION_NAME: typename.encode(), EXTENSION_PARAMS: params or b""}
-    return pa.schema([column.with_metadata(extension)], metadata)
-
-
-def _is_ours(column: pa.Field) -> bool:
-    return (
-        column.name == _COLUMN
-        and not column.nullable
-        and column.metadata is None
-        and pa.types.is_primitive(column.type)
-    )
-
-
 def user_schema(schema: pa.Schema, extensions: int) -> tuple[str, dict[str, Any], pa.Schema, bool]:
-    """Typename, descriptor and schema of a part, undoing `stored_schema`.
+    """Typename, descriptor and schema of a part, undoing `_core.stored_schema`.
 
     Parameters
     ----------
@@ -76,31 +49,44 @@ def user_schema(schema: pa.Schema, extensions: int) -> tuple[str, dict[str, Any]
         The three, and whether the same message will always read so: what becomes of others'
         extension types depends on what is registered just then.
     """
-    metadata = dict(schema.metadata or {})
+    metadata = schema.metadata or {}
     typename = metadata.pop(b"vineyard.type", b"vineyard.table").decode()
     data = metadata.pop(b"vineyard.params", None)
     params = _decode(data) if data else {}
-    if extensions and len(schema) == 1 and typename not in _PLAIN:
+    if extensions and len(schema) == 1 and typename not in PLAIN:
         column = schema.field(0)
         if column.name == _COLUMN and _extension_name(column) == typename:
             type_ = getattr(column.type, "storage_type", column.type)
-            if pa.types.is_null(type_):
-                return typename, params, _NO_COLUMNS, extensions == 1
-            schema = pa.schema([pa.field(_COLUMN, type_, nullable=False)])
+            schema = _without_extension(type_)
             extensions -= 1
     lasting = not extensions or extensions == sum(_is_arrows_own(field.type) for field in schema)
     if not lasting:
         from ..extension_types import with_types
 
         schema = with_types(schema)
-    return typename, params, schema.with_metadata(metadata or None), lasting
+    if metadata or schema.metadata:
+        schema = schema.with_metadata(metadata or None)
+    return typename, params, schema, lasting
 
 
-def _extension_name(field: pa.Field) -> str | None:
-    if isinstance(field.type, pa.BaseExtensionType):
-        return str(field.type.extension_name)
+# By the number of a type, of those that have no parameters: tensors of ever new shapes come by.
+_known: dict[int, pa.Schema] = {}
+
+
+def _without_extension(type_: pa.DataType) -> pa.Schema:
+    found = _known.get(type_.id)
+    if found is None:
+        if pa.types.is_null(type_):
+            return _NO_COLUMNS
+        found = pa.schema([pa.field(_COLUMN, type_, nullable=False)])
+        if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+            _known[type_.id] = found
+    return found
+
+
+def _extension_name(field: pa.Field) -> str:
     name = (field.metadata or {}).get(EXTENSION_NAME)
-    return None if name is None else name.decode()
+    return name.decode() if name is not None else getattr(field.type, "extension_name", "")
 
 
 def _is_arrows_own(type_: pa.DataType) -> bool:

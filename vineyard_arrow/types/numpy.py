@@ -20,7 +20,7 @@ from .pickling import pickle_part
 from .plain import NotPlainError
 from .python import build_python, value_of, value_part
 
-__all__ = ["ARROW_TYPES", "array_over", "bool_column", "describe_dtype", "dtype_of", "flat_buffer"]
+__all__ = ["ARROW_TYPES", "BOOL8", "array_over", "describe_dtype", "dtype_of", "flat_buffer"]
 
 TENSOR = "vineyard.tensor"
 OBJECTS = "vineyard.numpy.objects"
@@ -33,12 +33,12 @@ ARROW_TYPES: dict[np.dtype[Any], pa.DataType] = {
 """Types of Arrow whose values lie in memory just as NumPy's."""
 _DTYPES = {type_: dtype for dtype, type_ in ARROW_TYPES.items()}
 _INT64 = pa.int64()
+BOOL8 = pa.bool8()
+"""Arrow's own type for booleans of a byte each: what other readers take for what it is."""
 _SCHEMAS = {
-    t: pa.schema([pa.field("data", t, nullable=False)]) for t in {*ARROW_TYPES.values(), _INT64}
+    t: pa.schema([pa.field("data", t, nullable=False)])
+    for t in {*ARROW_TYPES.values(), _INT64, BOOL8}
 }
-# Arrow's own type for booleans of a byte each: what other readers take for what it is.
-_BOOL8 = pa.bool8()
-_BOOLS = pa.schema([pa.field("data", _BOOL8, nullable=False)])
 _NO_BYTES = pa.py_buffer(b"")
 # Kinds that dtype.str tells exactly.
 _SIMPLE_KINDS = frozenset("biufcmMSU")
@@ -134,12 +134,6 @@ def array_over(memory: Any, shape: Any, description: Any, order: Any = "C") -> A
         ) from None
 
 
-def bool_column(memory: pa.Buffer) -> pa.Array:
-    """A column of arrow.bool8 over the memory of a boolean array."""
-    storage = pa.Array.from_buffers(pa.int8(), memory.size, [None, memory], 0)
-    return pa.ExtensionArray.from_storage(_BOOL8, storage)
-
-
 # -- arrays -------------------------------------------------------------------------------
 
 
@@ -176,10 +170,10 @@ def build_array(array: np.ndarray[Any, Any], encoder: Encoder) -> Part:
     if name is not None:
         params["class"] = name
     buffer = flat_buffer(array, order)
-    if dtype.kind == "b" and array.ndim == 1 and name is None:
-        columns = [bool_column(buffer)]
-        return Part(TENSOR, _BOOLS, [pa.RecordBatch.from_arrays(columns, schema=_BOOLS)], params)
-    type_ = _INT64 if dtype.kind in "mM" and dtype.isnative else ARROW_TYPES.get(dtype)
+    if dtype.kind == "b" and array.ndim == 1:
+        type_: pa.DataType | None = BOOL8
+    else:
+        type_ = _INT64 if dtype.kind in "mM" and dtype.isnative else ARROW_TYPES.get(dtype)
     if type_ is None:
         return Part(TENSOR, BYTES, [byte_batch(buffer)], params)
     schema = _SCHEMAS[type_]

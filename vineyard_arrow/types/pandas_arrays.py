@@ -38,7 +38,7 @@ from pandas.tseries.frequencies import to_offset
 
 from ..errors import InvalidObjectError
 from .memory import data_buffer, memory_of
-from .numpy import ARROW_TYPES, array_over, bool_column, flat_buffer
+from .numpy import ARROW_TYPES, BOOL8, array_over, flat_buffer
 from .plain import INLINE_NBYTES
 
 __all__ = ["ARRAY_TYPES", "INDEX_TYPES", "ArrayReader", "ArrayWriter"]
@@ -90,16 +90,15 @@ class ArrayWriter:
         dtype, flags = array.dtype, array.flags
         if array.nbytes < INLINE_NBYTES or not flags.forc or (array.ndim == 2 and len(array) > 1):
             return array
-        is_time = dtype.kind in "mM" and dtype.isnative
-        type_ = _INT64 if is_time else ARROW_TYPES.get(dtype)
-        if type_ is None and dtype.kind != "b":
+        if dtype.kind in "mM" and dtype.isnative:
+            type_ = _INT64
+        else:
+            type_ = BOOL8 if dtype.kind == "b" else ARROW_TYPES.get(dtype)
+        if type_ is None:
             return array
         order = "F" if flags.fnc else "C"
         buffer = flat_buffer(array, order)
-        if type_ is None:
-            column = bool_column(buffer)
-        else:
-            column = pa.Array.from_buffers(type_, array.size, [None, buffer], 0)
+        column = pa.Array.from_buffers(type_, array.size, [None, buffer], 0)
         return ["column", *self._column(column, (array.size,)), dtype.str, list(array.shape), order]
 
     def _arrow(self, chunked: pa.ChunkedArray) -> Any:
