@@ -128,8 +128,8 @@ def _meta_body(meta: ObjectMeta, place: list[tuple[str, str]], preview: str = ""
     facts.append(("size", _flow(meta)))
     if meta.id is not None:
         made = meta.created.isoformat(" ", "seconds").removesuffix("+00:00")
-        user = "several users" if meta.uid is None else f"user {meta.uid}"
-        facts.append(("put", f"{_text(made)} UTC by {user}, instance {meta.instance:06x}"))
+        user = "" if meta.uid is None else f" by user {meta.uid}"
+        facts.append(("put", f"{_text(made)} UTC{user}, instance {meta.instance:06x}"))
     facts += place
     facts += [(_text(key), _text(_short(repr(meta[key]), 80))) for key in meta]
     facts += [(f"label {_text(key)}", _text(value)) for key, value in meta.labels.items()]
