@@ -70,7 +70,12 @@ def _serve(control: Any, pipe: Any) -> None:
 
 
 class Echo:
-    """The bare yardstick: a UNIX socket, and a process that sends back what it receives."""
+    """The bare yardstick: a UNIX socket, and a process that sends back what it receives.
+
+    The round trip is one between two cores. Left alone, the scheduler puts both ends on one
+    core for a while and apart for another, and the same round trip takes a third or all of
+    that time; what it is compared with does not follow.
+    """
 
     MESSAGE = b"x" * 64
 
@@ -87,9 +92,15 @@ class Echo:
         self._sock.send(self.MESSAGE)
         self._sock.recv(4096)
 
-    def p50(self, calls: int = 200) -> float:
-        """Median time of a round trip, in seconds."""
-        return statistics.median([_seconds(self.round_trip) for _ in range(calls)])
+    def p50(self, calls: int = 200, *, apart: bool = True) -> float:
+        """Median time of a round trip, in seconds; ``apart``: between two cores, not on one."""
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(self.pid, {cores[-1 if apart else 0]})
+        os.sched_setaffinity(0, {cores[0]})  # this thread alone
+        try:
+            return statistics.median([_seconds(self.round_trip) for _ in range(calls)])
+        finally:
+            os.sched_setaffinity(0, cores)
 
     def close(self) -> None:
         self._sock.close()

@@ -308,8 +308,11 @@ inline arrow::Status Pool::Allocate(int64_t size, int64_t alignment, uint8_t** o
   } else {
     uint8_t* block = owner_->lease->allocate(size);
     if (!block)
-      return arrow::Status::OutOfMemory("the store has no room for ", size, " bytes",
-                                        owner_->daemon_alive() ? "" : " (its daemon is gone)");
+      return arrow::Status::OutOfMemory(
+          "the store has no room for ", size, " bytes",
+          owner_->daemon_alive() ? ": delete objects, drop arrays of deleted ones, or start the daemon with a "
+                                   "larger --memory-limit; `vineyard-arrow doctor` shows who holds what"
+                                 : " (its daemon is gone)");
     *out = block;
   }
   owner_->ref();

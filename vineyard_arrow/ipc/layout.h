@@ -12,6 +12,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -40,6 +41,16 @@ inline double monotonic_s() {
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+// How many mappings the kernel allows this process.
+inline int64_t max_mappings() {
+  int64_t n = 65530;  // the kernel's default
+  if (FILE* file = fopen("/proc/sys/vm/max_map_count", "r")) {
+    if (fscanf(file, "%ld", &n) != 1) n = 65530;
+    fclose(file);
+  }
+  return n;
 }
 
 // Waits until *word != expected, a wake-up or the timeout; spurious returns are fine.

@@ -124,13 +124,14 @@ class Lease final : public Backing {
   }
 
   // Claims the pages of a live block that cover [address, address + nbytes) and are not
-  // sealed yet, and makes them read-only. False when no live block covers the range, or the
-  // kernel refuses the protection; the caller then copies.
+  // sealed yet, and makes them read-only. False when no live block covers the range, or when
+  // that would take more mappings than a store should of the process's; the caller then copies.
   bool claim(const uint8_t* address, uint64_t nbytes, std::vector<Range>* claims) {
     std::lock_guard<std::mutex> lock(mutex_);
     uint64_t begin = offset_of(address), end = begin + nbytes;
     auto it = block_over(begin);
-    if (it == blocks_.end() || end > it->first + it->second.nbytes) return false;
+    if (it == blocks_.end() || end > it->first + it->second.nbytes || sealed_runs_ >= max_runs_)
+      return false;
     it->second.sealed = true;
     auto gaps = unsealed_in(round_down(begin, kPage), round_up(end, kPage));
     for (size_t i = 0; i < gaps.size(); i++) {
@@ -139,7 +140,7 @@ class Lease final : public Backing {
       return false;
     }
     for (auto gap : gaps) {
-      sealed_[gap.offset] = gap.nbytes;
+      enter_sealed(gap);
       claims->push_back(gap);
     }
     return true;
@@ -181,7 +182,7 @@ class Lease final : public Backing {
     std::lock_guard<std::mutex> lock(mutex_);
     for (auto& c : claims) {
       if (in_pool(c.offset)) {
-        sealed_.erase(c.offset);
+        leave_sealed(c.offset);
         protect(c.offset, c.nbytes, PROT_READ | PROT_WRITE);  // its owner may go on writing
       } else {
         count_unsealed(-static_cast<int64_t>(c.nbytes));
@@ -255,6 +256,27 @@ class Lease final : public Backing {
     return offset < it->first + it->second.nbytes ? it : blocks_.end();
   }
 
+  // Sealed ranges side by side are one mapping to the kernel: that many runs there are.
+  void enter_sealed(Range r) {
+    auto it = sealed_.emplace(r.offset, r.nbytes).first;
+    sealed_runs_ += 1 - sealed_neighbours(it);
+  }
+  void leave_sealed(uint64_t offset) {
+    auto it = sealed_.find(offset);
+    if (it == sealed_.end()) return;
+    sealed_runs_ -= 1 - sealed_neighbours(it);
+    sealed_.erase(it);
+  }
+  int sealed_neighbours(std::map<uint64_t, uint64_t>::iterator it) const {
+    auto next = std::next(it);
+    int n = next != sealed_.end() && next->first == it->first + it->second;
+    if (it != sealed_.begin()) {
+      auto before = std::prev(it);
+      n += before->first + before->second == it->first;
+    }
+    return n;
+  }
+
   std::vector<Range> unsealed_in(uint64_t begin, uint64_t end) {
     std::vector<Range> out;
     auto it = sealed_.upper_bound(begin);
@@ -290,7 +312,7 @@ class Lease final : public Backing {
 
   void take_back(Range r) {
     if (!in_pool(r.offset)) return put_.free(r.offset, r.nbytes);
-    sealed_.erase(r.offset);
+    leave_sealed(r.offset);
     // Parts that a live block still shows stay with it, the others are free.
     uint64_t begin = r.offset, end = r.offset + r.nbytes;
     while (begin < end) {
@@ -379,6 +401,8 @@ class Lease final : public Backing {
   RangeSet stuck_;                        // free, but the kernel would not make it writable
   std::map<uint64_t, Block> blocks_;      // live blocks of the pool half
   std::map<uint64_t, uint64_t> sealed_;   // sealed ranges of the pool half
+  int64_t sealed_runs_ = 0;
+  const int64_t max_runs_ = max_mappings() / 4;  // two mappings each: half is left to others
   double active_ = 0;
   bool stop_ = false;
   std::thread trimmer_;
