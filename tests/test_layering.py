@@ -20,6 +20,7 @@ LAYERS = [
     {"ipc.connection", "ipc.hugepages", "ipc.server", "types", "composition", "handles"},
     {"ipc.memory", "ipc.starter", "ipc.fork"},
     {"metadata.catalog", "ipc.attached", "ipc.blocks", "sessions"},
+    {"ipc.streams", "stream_values", "streaming", "streams"},
     {"puts"},
     {"service", "ipc.process"},
     {"client"},

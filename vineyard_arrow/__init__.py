@@ -34,6 +34,8 @@ from .errors import (
     ProtocolError,
     ResolverNotFoundError,
     StoreFullError,
+    StreamClosedError,
+    StreamFailedError,
     VineyardArrowError,
 )
 from .objects import ObjectID, ObjectMeta
@@ -76,6 +78,8 @@ __all__ = [
     "StoreFullError",
     "StoredObject",
     "StoredPart",
+    "StreamClosedError",
+    "StreamFailedError",
     "VineyardArrowError",
     "builder",
     "builder_context",

@@ -33,6 +33,7 @@ from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record
 from .objects import ObjectID
 from .puts import Puts
 from .sessions import Session
+from .streaming import Streaming
 
 IDS_PER_LEASE = 1 << 16
 MAX_ID_LEASES = 1024  # so many ids a client may have taken and not used yet
@@ -118,7 +119,18 @@ class Service:
         )
         self.blocks = Blocks(self.memory, files, watch, self._answer_all)
         self.sessions: set[Session] = set()
-        self.puts = Puts(self.memory, self.catalog, self.sessions, self._published)
+        self.streaming = Streaming(
+            self.catalog,
+            self.index,
+            self.sessions,
+            self._new_id,
+            call_later,
+            lambda: self.puts.take_mail(),
+            self._after_delete,
+            self._listen,
+            self._count_waiters,
+        )
+        self.puts = Puts(self.memory, self.catalog, self.sessions, self._published, self.streaming)
         self._waiters: dict[int | str, list[_Waiter]] = {}
         self._tidying = False
         self._closing = False
@@ -134,6 +146,7 @@ class Service:
         if not self._closing:
             self.puts.take_mail()  # its last words
         self.sessions.discard(session)
+        self.streaming.left(session)
         for waiters in list(self._waiters.values()):
             for waiter in [w for w in waiters if w.session is session]:
                 self._forget(waiter)
@@ -222,6 +235,10 @@ class Service:
         session.ids.insert(0, range(first, first + IDS_PER_LEASE))
         return first, IDS_PER_LEASE
 
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return (self.instance << 40) + self._next_id - 1
+
     def _lease_ids(self, session: Session, _: int, m: p.LeaseIds) -> tuple[Any, list[int]]:
         del session.ids[MAX_ID_LEASES:]
         return p.Ids(self._take_ids(session)), []
@@ -296,9 +313,13 @@ class Service:
     def _kicked(self, session: Session) -> None:
         """A client wants credit, or dropped the last pin of something deleted."""
         try:
-            os.eventfd_read(session.event_fd)
+            kicks = os.eventfd_read(session.event_fd)
         except BlockingIOError:
             return
+        if kicks >= _core.CURSOR_KICK:
+            self.streaming.moved()
+            if kicks % _core.CURSOR_KICK == 0:
+                return
         if session.writer is not None:
             session.writer.table.heard()
         self.puts.take_mail()
@@ -376,6 +397,14 @@ class Service:
         self.blocks.unlink(m.name)
         return p.Done(), []
 
+    # ---- streams
+
+    def _stream(self, session: Session, number: int, m: Any) -> tuple[Any, list[int]]:
+        reply = _STREAMING[type(m)](self.streaming, session, number, m)
+        if reply is None:
+            raise NoReply
+        return reply, []
+
     # ---- objects
 
     def _pinned(self, slot: int) -> bool:
@@ -405,6 +434,7 @@ class Service:
         return p.Done(), []
 
     def _clear(self, session: Session, _: int, m: p.Clear) -> tuple[Any, list[int]]:
+        self.streaming.clear()
         self.catalog.clear()
         self.blocks.clear()
         self._after_delete()
@@ -478,7 +508,7 @@ class Service:
         if key is None:
             raise ProtocolError("find needs an id or a name")
         found = self.catalog.find_name(key) if isinstance(key, str) else key
-        if found is not None and self.catalog.get(found) is not None:
+        if found is not None and self.catalog.is_readable(found):
             return p.Found(found), []
         if not m.timeout_s > 0:  # nor for NaN
             raise self._missing(key)
@@ -487,9 +517,12 @@ class Service:
         waiter.timer = self._call_later(timeout_s, lambda: self._expired(waiter, timeout_s))
         self._waiters.setdefault(key, []).append(waiter)
         # From here on writers kick; what was left before that is here now, or in an outbox.
-        self.index.set_waiters(len(self._waiters))
+        self._count_waiters()
         self.puts.take_mail()
         raise NoReply
+
+    def _count_waiters(self) -> None:
+        self.index.set_waiters(len(self._waiters) + self.streaming.readers_waiting)
 
     def _wake(self, key: int | str, object_id: int) -> None:
         # Sending may find a waiter gone, and with it others of this list.
@@ -510,7 +543,7 @@ class Service:
         waiters.remove(waiter)
         if not waiters:
             del self._waiters[waiter.key]
-            self.index.set_waiters(len(self._waiters))
+            self._count_waiters()
 
     # ---- the whole
 
@@ -569,6 +602,9 @@ class Service:
             segments,
             len(self.blocks),
             memory.reserved,
+            len(self.streaming),
+            sum(len(stream.batches) for stream in self.streaming),
+            sum(stream.stored for stream in self.streaming),
         )
         return status, []
 
@@ -605,6 +641,15 @@ class Service:
         os.close(self._index_ro)
 
 
+_STREAMING: dict[type, Callable[..., Any]] = {
+    p.CreateStream: Streaming.create,
+    p.OpenStream: Streaming.open,
+    p.NextBatches: Streaming.next,
+    p.AwaitRoom: Streaming.room,
+    p.EndStream: Streaming.end,
+    p.DropStream: Streaming.drop,
+    p.ListStreams: Streaming.describe,
+}
 _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.Hello: Service._hello,
     p.LeaseSegment: Service._lease,
@@ -626,9 +671,13 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.CreateBlock: Service._create_block,
     p.OpenBlock: Service._open_block,
     p.UnlinkBlock: Service._unlink_block,
+    **dict.fromkeys(_STREAMING, Service._stream),
     p.GetStatus: Service._status,
     p.Trim: Service._trim,
     p.Stop: Service._stop_daemon,
 }
 # What a connection may ask without attaching a process.
-_UNATTACHED = {p.Hello, p.Find, p.GetStatus, p.Stop, p.ListObjects, p.ListNames, p.Trim, p.Clear}
+_UNATTACHED = {
+    *(p.Hello, p.Find, p.GetStatus, p.Stop, p.ListObjects, p.ListNames, p.Trim, p.Clear),
+    *_STREAMING,
+}

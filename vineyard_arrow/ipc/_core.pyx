@@ -45,6 +45,8 @@ cdef extern from "layout.h" namespace "vineyard" nogil:
     cdef cppclass AtomicI64 "std::atomic<int64_t>":
         int64_t load()
         void fetch_add(int64_t)
+    cdef cppclass Atomic32 "std::atomic<uint32_t>":
+        uint32_t load()
     cdef cppclass Slot:
         Atomic64 key, offset, nbytes
     cdef cppclass IndexView:
@@ -52,13 +54,15 @@ cdef extern from "layout.h" namespace "vineyard" nogil:
         Slot* slots
     cdef cppclass ClientTable:
         AtomicI64 copied, gathered, shared
+        Atomic32 notices
         @staticmethod
         uint64_t nbytes_ "nbytes"(uint64_t)
     uint64_t c_index_nbytes "vineyard::index_nbytes"(uint64_t, uint64_t)
     uint64_t c_hash_name "vineyard::hash_name"(const char*, size_t)
     uint32_t kObject, kName
     int64_t kSealThreshold
-    uint64_t kOutboxNbytes
+    uint64_t kOutboxNbytes, kCursorKick
+    uint32_t c_max_readers "vineyard::kMaxReaders"
 
 
 cdef extern from "messages.h" namespace "vineyard" nogil:
@@ -91,6 +95,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         void set_lease(uint64_t, uint64_t, int, int, cbool, double, double) except +
         int64_t pin(uint64_t)
         int64_t find_name(const char*, uint64_t, uint64_t*)
+        void set_cursor(uint32_t, uint64_t)
         CPool pool
         uint8_t* base
         uint64_t space
@@ -153,6 +158,8 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         vector[string] take_mail() except +
         void allow(int64_t)
         int64_t disallow()
+        uint64_t cursor(uint32_t)
+        void notify()
         cbool pins(uint32_t)
         int64_t total_pins(uint32_t)
         void copy_pins(const CHostTable&, uint32_t)
@@ -160,6 +167,7 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         CHostIndex(int, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t) except +
         uint32_t high_water()
         void set_waiters(uint32_t)
+        void set_room_waiters(uint32_t)
         int64_t insert(uint64_t, uint32_t, uint64_t, uint64_t, uint64_t)
         void kill(uint32_t)
         void release(uint32_t)
@@ -199,6 +207,8 @@ pal.import_pyarrow()
 
 SEAL_THRESHOLD = kSealThreshold
 OUTBOX_NBYTES = kOutboxNbytes
+MAX_READERS = c_max_readers
+CURSOR_KICK = kCursorKick
 KIND_OBJECT = kObject
 KIND_NAME = kName
 MISS = object()
@@ -418,6 +428,17 @@ cdef class Attachment:
             (<Plan>plan).confirm()
         return True
 
+    def set_cursor(self, uint32_t reader, uint64_t batch):
+        """Say that a reader of a stream needs nothing before `batch` any more."""
+        if reader >= c_max_readers or self.a.table == NULL:
+            raise RuntimeError("no such reader")
+        self.a.set_cursor(reader, batch)
+
+    @property
+    def notices(self):
+        """Changes when a stream that this process writes was dropped."""
+        return 0 if self.a.table == NULL else self.a.table.notices.load()
+
     def find_name(self, bytes name):
         """The object id a name points to, or MISS."""
         cdef uint64_t target = 0
@@ -504,6 +525,14 @@ cdef class Attachment:
             table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body))
             out.append((entry.typename, entry.params, table))
         return out
+
+    def read_batch(self, uint64_t key):
+        """The one record batch of the one part of an object, in a list; else as `read`."""
+        found = self.read(key, 0)
+        if type(found) is not list:
+            return found
+        (_, _, table), = found
+        return table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
 
     def hold(self, uint64_t key):
         """A pin on an object, until it dies; MISS when unknown, BUSY while another thread forks."""
@@ -745,6 +774,13 @@ cdef class SharedMemoryPool(pal.MemoryPool):
                 f"max_memory={self.max_memory()}>")
 
 
+cdef class BatchReader(pal.RecordBatchReader):
+    """A `pyarrow.RecordBatchReader` that other classes can extend: over another one's batches."""
+
+    def __init__(self, pal.RecordBatchReader source):
+        self.reader = source.reader
+
+
 def punch_hole(int fd, uint64_t offset, uint64_t nbytes):
     """Give the pages of a range of a shared file back to the machine."""
     if fallocate(fd, 3, offset, nbytes) != 0:  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
@@ -815,6 +851,14 @@ cdef class HostTable:
         """Take the allowance back; returns how much was left."""
         return self.t.disallow()
 
+    def cursor(self, uint32_t reader):
+        """The batch that a reader of a stream needs next, by its own word."""
+        return self.t.cursor(reader)
+
+    def notify(self):
+        """Let the client ask what became of the streams it writes."""
+        self.t.notify()
+
     def pins(self, uint32_t slot):
         return self.t.pins(slot)
 
@@ -843,6 +887,9 @@ cdef class HostIndex:
 
     def set_waiters(self, uint32_t n):
         self.i.set_waiters(n)
+
+    def set_room_waiters(self, uint32_t n):
+        self.i.set_room_waiters(n)
 
     def insert(self, uint64_t key, uint32_t kind, uint64_t offset, uint64_t nbytes, uint64_t target=0):
         """The slot, or -1 when the index is full."""

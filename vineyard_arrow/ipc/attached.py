@@ -16,9 +16,10 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from mmap import mmap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -36,6 +37,9 @@ from ..registry import Part
 from . import protocol as p
 from .connection import Connection, NotSentError
 from .starter import connect_or_start
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 check_pyarrow()
 
@@ -56,6 +60,7 @@ class Draft(msgspec.Struct, frozen=True, eq=False):
     name: str | None = None
     members: list[int] = []
     signature: int = 0
+    stream: int = 0  # that it is a batch of
 
 
 def _item(
@@ -70,6 +75,7 @@ def _item(
         strict,
         draft.members,
         draft.signature,
+        draft.stream,
     )
 
 
@@ -87,6 +93,8 @@ class Attached:
         self._lease_segment: int | None = None
         self._is_child = False  # of a fork: some pins may be in no table of ours
         self._inherited: list[int] = []  # leases of the processes we were forked from
+        self._cursors = set(range(_core.MAX_READERS))  # free ones, for readers of streams
+        self._side: weakref.WeakSet[Connection] = weakref.WeakSet()
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
         fds: list[int] = []  # ours to close
         try:
@@ -113,7 +121,7 @@ class Attached:
         finally:
             for fd in fds:
                 os.close(fd)
-        self._take(connection, welcome.ids)
+        self._take(connection, welcome.client, welcome.ids)
 
     def _hello(self, connection: Connection) -> tuple[p.Welcome, list[int]]:
         program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
@@ -128,8 +136,9 @@ class Attached:
             )
         return welcome, fds
 
-    def _take(self, connection: Connection, ids: tuple[int, int]) -> None:
+    def _take(self, connection: Connection, number: int, ids: tuple[int, int]) -> None:
         self.connection = connection
+        self.number = number  # what the daemon knows us by
         # Not our method: an attachment without users goes at once, not at a collection.
         connection.on_retired = self._core.remove_segments
         self._ids = iter(range(ids[0], ids[0] + ids[1]))
@@ -274,6 +283,43 @@ class Attached:
         except OSError as error:
             raise ConnectionLostError(f"the daemon is gone ({error})") from None
 
+    # ---- streams
+
+    def side_connection(self) -> Connection:
+        """A connection for a writer or a reader of a stream: gone with us, and not inherited."""
+        if self.users == 0:
+            raise VineyardArrowError("this client is closed", "connect() anew")
+        if self.connection.lost == "forked":
+            self._reconnect()
+        self.check_alive()
+        connection = self.open_connection()
+        self._side.add(connection)
+        return connection
+
+    def take_cursor(self) -> int:
+        """A cursor for a reader, set to the beginning; to be given back."""
+        try:
+            cursor = self._cursors.pop()
+        except KeyError:
+            raise VineyardArrowError(
+                f"{_core.MAX_READERS} streams are being read by this process, as many as can be",
+                "close readers that are no longer needed",
+            ) from None
+        self._core.set_cursor(cursor, 0)
+        return cursor
+
+    def give_cursor(self, cursor: int) -> None:
+        """The reader is gone."""
+        self._cursors.add(cursor)
+
+    def read_batch(self, key: int) -> pa.RecordBatch:
+        """A batch of a stream; ObjectNotFoundError if it was withdrawn."""
+        return self._look(key, lambda: self._core.read_batch(key))[0]
+
+    def append(self, stream: int, part: Part) -> int:
+        """Put a batch of a stream; return its payload in bytes."""
+        return self._store([Draft([part], stream=stream)])[0].nbytes
+
     # ---- writing
 
     def lease(self) -> None:
@@ -325,9 +371,15 @@ class Attached:
         ObjectExistsError
             If a name is taken.
         """
+        if not strict:
+            return [item.id for item in self._store(objects)]
         try:
-            if strict:
-                return self._put_all_strict(objects)
+            return self._put_all_strict(objects)
+        except MemoryError as error:
+            raise self._worded(error, objects) from None
+
+    def _store(self, objects: Sequence[Draft]) -> list[p.PutItem]:
+        try:
             self.lease()
             try:
                 return self._put(objects, share=True)
@@ -337,12 +389,16 @@ class Attached:
                     raise
                 return self._put(objects, share=False)
         except MemoryError as error:
-            if isinstance(error, StoreFullError):
-                raise
-            batches = [b for draft in objects for part in draft.parts for b in part.batches]
-            raise self._full(sum(b.nbytes for b in batches)) from None
+            raise self._worded(error, objects) from None
 
-    def _put(self, objects: Sequence[Draft], *, share: bool) -> list[int]:
+    def _worded(self, error: MemoryError, objects: Sequence[Draft]) -> StoreFullError:
+        """The error that says what is used, and by whom."""
+        if isinstance(error, StoreFullError):
+            return error
+        batches = [b for draft in objects for part in draft.parts for b in part.batches]
+        return self._full(sum(b.nbytes for b in batches))
+
+    def _put(self, objects: Sequence[Draft], *, share: bool) -> list[p.PutItem]:
         plans: list[_core.Plan] = []
         items: list[p.PutItem] = []
         created_ns = time.time_ns()
@@ -358,7 +414,7 @@ class Attached:
             raise
         if not self._leave(plans, items):
             self._commit(plans, items)
-        return [item.id for item in items]
+        return items
 
     def _leave(self, plans: list[_core.Plan], items: list[p.PutItem]) -> bool:
         """Leave the put in the outbox, if nothing about it can be refused; no waiting then."""
@@ -491,6 +547,8 @@ class Attached:
         self._lock = threading.RLock()
         self._core.forking = 0
         self._pool = None
+        self._close_side()
+        self._cursors = set(range(_core.MAX_READERS))
         if self._lease_segment is not None:
             self._inherited.append(self._lease_segment)
             self._lease_segment = None
@@ -501,7 +559,8 @@ class Attached:
             self.connection.lost = "forked"
         else:
             sock = socket.socket(fileno=os.dup(sock_fd))
-            self._take(Connection(sock, self.timeout_s), prepared.reply.ids)
+            reply = prepared.reply
+            self._take(Connection(sock, self.timeout_s), reply.client, reply.ids)
 
     def _reconnect(self) -> None:
         """A child that inherited nothing pinned attaches itself when it first needs to."""
@@ -524,7 +583,7 @@ class Attached:
                 self._tell_segments(connection)
             finally:
                 os.close(table_fd)
-            self._take(connection, welcome.ids)
+            self._take(connection, welcome.client, welcome.ids)
 
     def _tell_segments(self, connection: Connection) -> None:
         """Let the daemon know which segments we inherited, and forget those that are gone."""
@@ -543,9 +602,14 @@ class Attached:
         Returns what the fork hooks must know from now on, if anything is still mapped.
         """
         self.connection.close()
+        self._close_side()
         if self._pool is None and not self._core.in_use:
             return None
         return fork.Remnant(self._core, self.connection, self.timeout_s)
+
+    def _close_side(self) -> None:
+        for connection in list(self._side):
+            connection.close()
 
 
 def full_error(nbytes: int, status: p.Status) -> StoreFullError:
