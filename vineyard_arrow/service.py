@@ -332,6 +332,7 @@ class Service:
         """Grant, or make others trim and try again a few times, or refuse."""
         writer = session.writer
         session.asking = False
+        self.streaming.settle()
         self.memory.flush_backlogs()
         if writer is None or self.memory.answer(writer):
             return
@@ -374,6 +375,7 @@ class Service:
         """Make a block and reply, or make writers trim and try again a few times, or refuse."""
         if session not in self.sessions:
             return
+        self.streaming.settle()
         self.memory.flush_backlogs()
         try:
             reply, fds = self._opened(self.blocks.create(m.name, m.nbytes))
@@ -549,6 +551,7 @@ class Service:
 
     def _status(self, session: Session, _: int, m: p.GetStatus) -> tuple[Any, list[int]]:
         memory = self.memory
+        self.streaming.settle()
         self.catalog.reap()
         self.blocks.reap()
         numbers = {s.writer: s.number for s in self.sessions if s.writer is not None}
@@ -610,6 +613,7 @@ class Service:
 
     def _trim(self, session: Session, _: int, m: p.Trim) -> tuple[Any, list[int]]:
         self.memory.ask_trim()
+        self.streaming.settle()
         self.catalog.reap()
         self.memory.flush_backlogs()
         self.arena.trim()

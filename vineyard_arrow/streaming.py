@@ -185,6 +185,7 @@ class Streaming:
         if m.cursor >= _core.MAX_READERS:
             raise ProtocolError(f"no cursor {m.cursor}")
         table, cursor = owner.table, m.cursor
+        self._let_go(stream)  # so that all who come now begin at the same place
         reader = stream.join(session.pid, owner, lambda: table.cursor(cursor))
         self._roles[session] = _Role(stream, reader)
         self._listen(client)
@@ -229,6 +230,7 @@ class Streaming:
 
     def describe(self, _session: Session, _: int, m: p.ListStreams) -> Any:
         """Describe streams with a name that the pattern matches; all, for "*"."""
+        self.settle()
         return p.Streams(
             [
                 self._state(stream)
@@ -345,6 +347,11 @@ class Streaming:
             for w in self._waits_for(p.AwaitRoom)
             if (role := self._roles.get(w.session))
         }:
+            self._let_go(stream)
+
+    def settle(self) -> None:
+        """Let go of all that can be: somebody counts, or is short of memory."""
+        for stream in list(self._streams.values()):
             self._let_go(stream)
 
     def _let_go(self, stream: Stream) -> None:
