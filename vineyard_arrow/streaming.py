@@ -127,6 +127,12 @@ class Streaming:
         """Make a stream."""
         owner = self._client(session, m.client).writer
         assert owner is not None
+        table, (first, second) = owner.table, m.words
+
+        def tell(batches: int, nbytes: int) -> None:
+            table.set_word(second, nbytes)
+            table.set_word(first, batches)
+
         if m.name is not None:
             check_name(m.name)
             if m.name in self._named:
@@ -148,6 +154,7 @@ class Streaming:
             session.pid,
             owner,
             time.time_ns(),
+            tell,
         )
         self._streams[stream.id] = stream
         if m.name is not None:
@@ -182,11 +189,9 @@ class Streaming:
         client = self._client(session, m.client)
         owner = client.writer
         assert owner is not None
-        if m.cursor >= _core.MAX_READERS:
-            raise ProtocolError(f"no cursor {m.cursor}")
-        table, cursor = owner.table, m.cursor
+        table, word = owner.table, m.word
         self._let_go(stream)  # so that all who come now begin at the same place
-        reader = stream.join(session.pid, owner, lambda: table.cursor(cursor))
+        reader = stream.join(session.pid, owner, lambda: table.word(word))
         self._roles[session] = _Role(stream, reader)
         self._listen(client)
         return p.Opened(stream.id, stream.name, stream.schema, reader.at)
@@ -218,7 +223,7 @@ class Streaming:
     def _drop(self, stream: Stream) -> None:
         self._remove(stream)
         if not stream.over:
-            stream.owner.table.notify()
+            stream.tell(p.LOST, p.LOST)
         stream.end("it was dropped")
         self._withdraw(stream.empty())
         self._tell(stream)
@@ -290,16 +295,13 @@ class Streaming:
         # Readers kick from here on; what they say until then is read below.
         self._index.set_room_waiters(len(self._waits_for(p.AwaitRoom)) + 1)
         self._let_go(stream)
-        reply = self._room(stream, m)
-        if reply is None:
+        if not self._has_room(stream, m):
             return self._wait(session, number, m)
         self._count_waits()
-        return reply
+        return p.Done()
 
-    def _room(self, stream: Stream, m: p.AwaitRoom) -> p.Room | None:
-        if stream.gone < m.batches or stream.gone_nbytes < m.nbytes:
-            return None
-        return p.Room(stream.gone, stream.gone_nbytes)
+    def _has_room(self, stream: Stream, m: p.AwaitRoom) -> bool:
+        return stream.gone >= m.batches and stream.gone_nbytes >= m.nbytes
 
     def end(self, session: Session, _: int, m: p.EndStream) -> Any:
         """The writer ends the stream."""
@@ -361,12 +363,8 @@ class Streaming:
         self._withdraw(gone)
         for wait in self._waits_for(p.AwaitRoom):
             role = self._roles.get(wait.session)
-            if (
-                role is not None
-                and role.stream is stream
-                and (reply := self._room(stream, wait.request))
-            ):
-                self._answer(wait, reply)
+            if role is not None and role.stream is stream and self._has_room(stream, wait.request):
+                self._answer(wait, p.Done())
 
     def _withdraw(self, records: list[Record]) -> None:
         if records:

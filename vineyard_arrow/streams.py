@@ -14,9 +14,10 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -154,15 +155,19 @@ class StreamWriter:
         _check_bounds(max_bytes, max_batches, keep)
         attached.lease()
         self._line = _Line(attached, timeout_s)
+        words = attached.take_room()
         message = p.CreateStream(
             attached.number,
+            words,
             name,
             self.schema.serialize().to_pybytes(),
             None if keep else max_batches,
             None if keep else max_bytes,
             keep,
         )
-        self._let_go = weakref.finalize(self, self._line.connection.close)
+        self._let_go = weakref.finalize(
+            self, _let_go, self._line.connection, partial(attached.give_room, words), os.getpid()
+        )
         try:
             reply, _ = self._line.connection.request(message)
         except BaseException:
@@ -173,8 +178,7 @@ class StreamWriter:
         self._max_batches = message.max_batches
         self._max_nbytes = message.max_nbytes
         self._written = self._written_nbytes = 0
-        self._gone = self._gone_nbytes = 0  # of them, read and let go
-        self._notices = attached._core.notices
+        self._words = words  # of them, what readers have let go
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self._written:,} batches written"
@@ -233,10 +237,9 @@ class StreamWriter:
     def _append(self, batch: pa.RecordBatch, timeout_s: float) -> Steps[None]:
         self._check_open()
         batches, nbytes = self._lacks(batch.nbytes)
-        notices = self._line.attached._core.notices
-        if batches > self._gone or nbytes > self._gone_nbytes or notices != self._notices:
-            room = yield p.AwaitRoom(batches, nbytes, timeout_s)
-            self._gone, self._gone_nbytes, self._notices = room.batches, room.nbytes, notices
+        gone, gone_nbytes = map(self._line.attached._core.word, self._words)
+        if batches > gone or nbytes > gone_nbytes or gone == p.LOST:
+            yield p.AwaitRoom(batches, nbytes, timeout_s)
             self._check_open()
         part = Part(TYPENAME, self.schema, [batch])
         self._written_nbytes += self._line.attached.append(int(self.id), part)
@@ -320,12 +323,12 @@ class _Source:
         self, attached: Attached, key: int | str, timeout_s: float, batch_timeout_s: float | None
     ) -> None:
         self.line = _Line(attached, batch_timeout_s)
-        self._cursor = attached.take_cursor()
+        self._word = word = attached.take_cursor()
         self.let_go = weakref.finalize(
-            self, _let_go, self.line.connection, attached, self._cursor, os.getpid()
+            self, _let_go, self.line.connection, partial(attached.give_cursor, word), os.getpid()
         )
         try:
-            message = p.OpenStream(attached.number, self._cursor, *_id_and_name(key), timeout_s)
+            message = p.OpenStream(attached.number, self._word, *_id_and_name(key), timeout_s)
             reply, _ = self.line.connection.request(message, timeout_s + attached.timeout_s)
             self.schema = pa.ipc.read_schema(pa.py_buffer(reply.schema))
         except BaseException:
@@ -365,7 +368,7 @@ class _Source:
                 continue
             self._ids.popleft()
             self.position += 1
-            self.line.attached._core.set_cursor(self._cursor, self.position)
+            self.line.attached._core.set_cursor(self._word, self.position)
             return batch
 
     def _finish(self) -> None:
@@ -578,10 +581,10 @@ def _one(request: Any) -> Steps[Any]:
     return (yield request)
 
 
-def _let_go(connection: Connection, attached: Attached, cursor: int, pid: int) -> None:
+def _let_go(connection: Connection, give_back: Callable[[], None], pid: int) -> None:
     connection.close()
     if os.getpid() == pid:
-        attached.give_cursor(cursor)
+        give_back()
 
 
 def _id_and_name(key: Any) -> tuple[int | None, str | None]:

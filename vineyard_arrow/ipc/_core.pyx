@@ -45,8 +45,6 @@ cdef extern from "layout.h" namespace "vineyard" nogil:
     cdef cppclass AtomicI64 "std::atomic<int64_t>":
         int64_t load()
         void fetch_add(int64_t)
-    cdef cppclass Atomic32 "std::atomic<uint32_t>":
-        uint32_t load()
     cdef cppclass Slot:
         Atomic64 key, offset, nbytes
     cdef cppclass IndexView:
@@ -54,7 +52,7 @@ cdef extern from "layout.h" namespace "vineyard" nogil:
         Slot* slots
     cdef cppclass ClientTable:
         AtomicI64 copied, gathered, shared
-        Atomic32 notices
+        Atomic64* words
         @staticmethod
         uint64_t nbytes_ "nbytes"(uint64_t)
     uint64_t c_index_nbytes "vineyard::index_nbytes"(uint64_t, uint64_t)
@@ -62,7 +60,7 @@ cdef extern from "layout.h" namespace "vineyard" nogil:
     uint32_t kObject, kName
     int64_t kSealThreshold
     uint64_t kOutboxNbytes, kCursorKick
-    uint32_t c_max_readers "vineyard::kMaxReaders"
+    uint32_t kWords
 
 
 cdef extern from "messages.h" namespace "vineyard" nogil:
@@ -158,8 +156,8 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         vector[string] take_mail() except +
         void allow(int64_t)
         int64_t disallow()
-        uint64_t cursor(uint32_t)
-        void notify()
+        uint64_t word(uint32_t)
+        void set_word(uint32_t, uint64_t)
         cbool pins(uint32_t)
         int64_t total_pins(uint32_t)
         void copy_pins(const CHostTable&, uint32_t)
@@ -207,7 +205,7 @@ pal.import_pyarrow()
 
 SEAL_THRESHOLD = kSealThreshold
 OUTBOX_NBYTES = kOutboxNbytes
-MAX_READERS = c_max_readers
+NUM_WORDS = kWords
 CURSOR_KICK = kCursorKick
 KIND_OBJECT = kObject
 KIND_NAME = kName
@@ -428,16 +426,14 @@ cdef class Attachment:
             (<Plan>plan).confirm()
         return True
 
-    def set_cursor(self, uint32_t reader, uint64_t batch):
-        """Say that a reader of a stream needs nothing before `batch` any more."""
-        if reader >= c_max_readers or self.a.table == NULL:
-            raise RuntimeError("no such reader")
-        self.a.set_cursor(reader, batch)
+    def set_cursor(self, uint32_t word, uint64_t batch):
+        """Say that the reader with this word needs nothing before `batch` any more."""
+        if word < kWords and self.a.table != NULL:
+            self.a.set_cursor(word, batch)
 
-    @property
-    def notices(self):
-        """Changes when a stream that this process writes was dropped."""
-        return 0 if self.a.table == NULL else self.a.table.notices.load()
+    def word(self, uint32_t word):
+        """What the daemon says in a word."""
+        return self.a.table.words[word].load() if word < kWords and self.a.table != NULL else 0
 
     def find_name(self, bytes name):
         """The object id a name points to, or MISS."""
@@ -851,13 +847,13 @@ cdef class HostTable:
         """Take the allowance back; returns how much was left."""
         return self.t.disallow()
 
-    def cursor(self, uint32_t reader):
-        """The batch that a reader of a stream needs next, by its own word."""
-        return self.t.cursor(reader)
+    def word(self, uint32_t i):
+        """A word of the client's."""
+        return self.t.word(i)
 
-    def notify(self):
-        """Let the client ask what became of the streams it writes."""
-        self.t.notify()
+    def set_word(self, uint32_t i, uint64_t value):
+        """Say something to the client."""
+        self.t.set_word(i, value)
 
     def pins(self, uint32_t slot):
         return self.t.pins(slot)

@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from mmap import mmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -45,6 +46,7 @@ check_pyarrow()
 
 from . import _core, fork  # noqa: E402  # only once pyarrow is known to be the right one
 
+_T = TypeVar("_T")
 MODES = {"ro": 0, "cow": 1, "copy": 2}
 READ_ATTEMPTS = 1000
 
@@ -79,6 +81,27 @@ def _item(
     )
 
 
+class _Words:
+    """Free words of the table, for streams. Readers never get what was a writer's.
+
+    The daemon may still write in that, when the writer has just gone.
+    """
+
+    def __init__(self) -> None:
+        third = _core.NUM_WORDS // 3
+        self.readers = deque(range(third))
+        self.writers = deque((i, i + 1) for i in range(third, 3 * third, 2))
+
+    @staticmethod
+    def take(free: deque[_T]) -> _T:
+        if not free:
+            raise VineyardArrowError(
+                "this process reads or writes as many streams as it can",
+                "close those that are no longer needed",
+            )
+        return free.popleft()  # the one that was given back first
+
+
 class Attached:
     """See the module's docstring. Made by `attach`, closed when its last client closes."""
 
@@ -93,7 +116,7 @@ class Attached:
         self._lease_segment: int | None = None
         self._is_child = False  # of a fork: some pins may be in no table of ours
         self._inherited: list[int] = []  # leases of the processes we were forked from
-        self._cursors = set(range(_core.MAX_READERS))  # free ones, for readers of streams
+        self._words = _Words()
         self._side: weakref.WeakSet[Connection] = weakref.WeakSet()
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
         fds: list[int] = []  # ours to close
@@ -297,20 +320,27 @@ class Attached:
         return connection
 
     def take_cursor(self) -> int:
-        """A cursor for a reader, set to the beginning; to be given back."""
-        try:
-            cursor = self._cursors.pop()
-        except KeyError:
-            raise VineyardArrowError(
-                f"{_core.MAX_READERS} streams are being read by this process, as many as can be",
-                "close readers that are no longer needed",
-            ) from None
-        self._core.set_cursor(cursor, 0)
-        return cursor
+        """A word of our table for a reader, to be given back."""
+        with self._lock:
+            word = self._words.take(self._words.readers)
+        self._core.set_cursor(word, 0)
+        return word
 
-    def give_cursor(self, cursor: int) -> None:
+    def take_room(self) -> tuple[int, int]:
+        """Two words of our table for a writer, to be given back."""
+        with self._lock:
+            words = self._words.take(self._words.writers)
+        for word in words:
+            self._core.set_cursor(word, 0)
+        return words
+
+    def give_cursor(self, word: int) -> None:
         """The reader is gone."""
-        self._cursors.add(cursor)
+        self._words.readers.append(word)
+
+    def give_room(self, words: tuple[int, int]) -> None:
+        """The writer is gone."""
+        self._words.writers.append(words)
 
     def read_batch(self, key: int) -> pa.RecordBatch:
         """A batch of a stream; ObjectNotFoundError if it was withdrawn."""
@@ -548,7 +578,7 @@ class Attached:
         self._core.forking = 0
         self._pool = None
         self._close_side()
-        self._cursors = set(range(_core.MAX_READERS))
+        self._words = _Words()
         if self._lease_segment is not None:
             self._inherited.append(self._lease_segment)
             self._lease_segment = None

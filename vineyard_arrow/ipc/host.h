@@ -98,8 +98,8 @@ class HostTable {  // one client's table
 
   // ---- streams
 
-  uint64_t cursor(uint32_t reader) const { return t_->cursors[reader % kMaxReaders].load(); }
-  void notify() { t_->notices.fetch_add(1); }
+  uint64_t word(uint32_t i) const { return t_->words[i % kWords].load(); }
+  void set_word(uint32_t i, uint64_t value) { t_->words[i % kWords].store(value); }
 
   bool pins(uint32_t slot) const { return t_->pins()[slot].load() != 0; }
   int64_t total_pins(uint32_t num_slots) const {

@@ -4,7 +4,7 @@
 // by clients: a hash table from object id or name to the place of its metadata. The
 // *client table* is shared by one client and the daemon: pins, credit, counters, the ring
 // through which freed extents come home, the outbox, in which a client leaves puts that the
-// daemon takes up before it does anything else, and how far its readers of streams have come.
+// daemon takes up before it does anything else, and how far its streams have come.
 // Nothing here knows of Arrow or Python.
 #pragma once
 
@@ -147,7 +147,7 @@ constexpr uint64_t kOutboxOffset = kRingOffset + kRingEntries * sizeof(Range);
 constexpr uint64_t kOutboxNbytes = 256 << 10;
 constexpr uint64_t kMaxOutboxEntry = kOutboxNbytes / 2;
 constexpr uint64_t kPinsOffset = kOutboxOffset + kOutboxNbytes;
-constexpr uint32_t kMaxReaders = 256;  // of streams, in one process
+constexpr uint32_t kWords = 384;
 // What a kick adds to the event descriptor: a count of each reason.
 constexpr uint64_t kKick = 1;
 constexpr uint64_t kCursorKick = 1ull << 32;
@@ -173,10 +173,9 @@ struct ClientTable {
   std::atomic<uint32_t> out_kicked;            // the writer has kicked the daemon about it
   alignas(64) std::atomic<uint64_t> out_tail;  // written by the daemon
   std::atomic<int64_t> allowance;              // objects that the writer may still leave there
-  // Streams: bumped by the daemon when one that this client writes is no more; and for each
-  // reader the number of the batch it needs next, written by the client.
-  alignas(64) std::atomic<uint32_t> notices;
-  std::atomic<uint64_t> cursors[kMaxReaders];
+  // Streams. A reader has one word, which the client writes: the number of the batch it needs
+  // next. A writer has two, which the daemon writes: batches and bytes that were let go.
+  alignas(64) std::atomic<uint64_t> words[kWords];
 
   Range* ring() { return reinterpret_cast<Range*>(reinterpret_cast<char*>(this) + kRingOffset); }
   uint8_t* outbox() { return reinterpret_cast<uint8_t*>(this) + kOutboxOffset; }

@@ -24,6 +24,8 @@ UNASKED = 0
 Extent = tuple[int, int]  # offset in the store, bytes
 # Of 64 bits, as the native core has them; msgpack has no larger ones.
 Id = Annotated[int, msgspec.Meta(ge=0)]
+Word = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+LOST = (1 << 64) - 1
 Figure = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -175,10 +177,13 @@ class UnlinkBlock(_Message, tag="unlink-block"):
 class CreateStream(_Message, tag="create-stream"):
     """Make a stream; this connection is its writer's, whose end is the writer's.
 
-    `client`: the number of the client that will put its batches. Comes as `Opened`.
+    `client`: the number of the client that will put its batches; `words`: where in its table
+    it is told how many batches and bytes were let go, or `LOST` when the stream was dropped.
+    Comes as `Opened`.
     """
 
     client: int
+    words: tuple[Word, Word]
     name: str | None
     schema: bytes  # an Arrow IPC message
     max_batches: Figure | None
@@ -189,12 +194,12 @@ class CreateStream(_Message, tag="create-stream"):
 class OpenStream(_Message, tag="open-stream"):
     """Read a stream, by id or name, once it is there; this connection is now its reader's.
 
-    `cursor`: where in the table of that client its reader says what it needs next. Comes as
+    `word`: where in the table of that client its reader says what it needs next. Comes as
     `Opened`.
     """
 
     client: int
-    cursor: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+    word: Word
     id: Id | None
     name: str | None
     timeout_s: float
@@ -208,7 +213,7 @@ class NextBatches(_Message, tag="next"):
 
 
 class AwaitRoom(_Message, tag="await-room"):
-    """Wait until so many batches and bytes have been read and let go. Comes as `Room`."""
+    """Wait until so many batches and bytes have been read and let go."""
 
     batches: Figure
     nbytes: Figure
@@ -310,13 +315,6 @@ class Batches(_Message, tag="batches"):
     ids: list[int]
     ended: bool
     failure: str | None
-
-
-class Room(_Message, tag="room"):
-    """Batches and bytes that have been let go since the stream began."""
-
-    batches: int
-    nbytes: int
 
 
 class StreamState(_Message, tag="stream"):
@@ -478,7 +476,6 @@ Reply = (
     | Block
     | Opened
     | Batches
-    | Room
     | StreamState
     | Streams
     | Found

@@ -46,6 +46,7 @@ class Stream:
     pid: int  # of its writer
     owner: Writer  # the client that puts its batches
     created_ns: int
+    tell: Callable[[int, int], None]  # its writer how many batches and bytes were let go
     batches: dict[int, Record] = field(default_factory=dict)
     written: int = 0  # batches ever
     written_nbytes: int = 0
@@ -107,6 +108,8 @@ class Stream:
         out = [self.batches.pop(number) for number in range(self.gone, end)]
         self.gone = max(self.gone, end)
         self.gone_nbytes += sum(record.nbytes for record in out)
+        if not self.over:
+            self.tell(self.gone, self.gone_nbytes)
         return out
 
     def end(self, failure: str | None = None) -> None:
