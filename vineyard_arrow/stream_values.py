@@ -57,7 +57,7 @@ def _check_types(given: pa.Schema, schema: pa.Schema) -> None:
 
 
 def _checked(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    if batch.schema.equals(schema, check_metadata=True):
+    if (given := batch.schema) is schema or given.equals(schema, check_metadata=True):
         return batch
     _check_types(batch.schema, schema)
     return _with_schema(batch.columns, schema)

@@ -173,6 +173,7 @@ class StreamWriter:
         except BaseException:
             self._let_go()
             raise
+        self._key: int = reply.id
         self.id = ObjectID(reply.id)
         self.name = name
         self._max_batches = message.max_batches
@@ -236,14 +237,22 @@ class StreamWriter:
 
     def _append(self, batch: pa.RecordBatch, timeout_s: float) -> Steps[None]:
         self._check_open()
-        batches, nbytes = self._lacks(batch.nbytes)
-        gone, gone_nbytes = map(self._line.attached._core.word, self._words)
-        if batches > gone or nbytes > gone_nbytes or gone == p.LOST:
-            yield p.AwaitRoom(batches, nbytes, timeout_s)
+        attached, part = self._line.attached, Part(TYPENAME, self.schema, (batch,))
+        plan = attached.plan_batch(part)
+        nbytes = plan.payload_nbytes
+        need, need_nbytes = self._lacks(nbytes)
+        gone, gone_nbytes = map(attached._core.word, self._words)
+        if need > gone or need_nbytes > gone_nbytes or gone == p.LOST:
+            yield p.AwaitRoom(need, need_nbytes, timeout_s)
             self._check_open()
-        part = Part(TYPENAME, self.schema, [batch])
-        self._written_nbytes += self._line.attached.append(int(self.id), part)
+        try:
+            attached.append(self._key, TYPENAME, plan)
+        except InvalidObjectError as error:
+            if "not sealed" not in error.message:
+                raise
+            attached.append(self._key, TYPENAME, attached.plan_batch(part), share=False)
         self._written += 1
+        self._written_nbytes += nbytes
 
     def _lacks(self, nbytes: int) -> tuple[int, int]:
         """How many batches and bytes must have been let go before so many bytes can come.

@@ -121,6 +121,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         void add_part(const StoredSchema&, vector[shared_ptr[CRecordBatch]]) except +
         void place(CAttachment*, cbool) except +
         uint64_t standalone_nbytes()
+        int64_t payload_nbytes()
         void place_standalone(uint8_t*, uint64_t) except +
         string streams() except +
     cdef cppclass RawPart:
@@ -653,6 +654,11 @@ cdef class Plan:
         cdef _Written written = written_schema(schema, typename, params)
         with nogil:
             self.plan.add_part(written.stored, c_batches)
+
+    @property
+    def payload_nbytes(self):
+        """Bytes of all buffers that were added."""
+        return self.plan.payload_nbytes()
 
     def place(self, bint share=True):
         """Find places for all buffers and copy what must be; MemoryError when full."""

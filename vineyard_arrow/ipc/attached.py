@@ -62,7 +62,6 @@ class Draft(msgspec.Struct, frozen=True, eq=False):
     name: str | None = None
     members: list[int] = []
     signature: int = 0
-    stream: int = 0  # that it is a batch of
 
 
 def _item(
@@ -77,7 +76,6 @@ def _item(
         strict,
         draft.members,
         draft.signature,
-        draft.stream,
     )
 
 
@@ -346,9 +344,27 @@ class Attached:
         """A batch of a stream; ObjectNotFoundError if it was withdrawn."""
         return self._look(key, lambda: self._core.read_batch(key))[0]
 
-    def append(self, stream: int, part: Part) -> int:
-        """Put a batch of a stream; return its payload in bytes."""
-        return self._store([Draft([part], stream=stream)])[0].nbytes
+    def plan_batch(self, part: Part) -> _core.Plan:
+        """A batch on its way into a stream; its `payload_nbytes` are to be waited for."""
+        self.lease()
+        return self._plan((part,))
+
+    def append(self, stream: int, typename: str, plan: _core.Plan, *, share: bool = True) -> None:
+        """Put a batch of a stream; StoreFullError if it does not fit.
+
+        InvalidObjectError with "not sealed" if it is to be planned anew, and not shared: what
+        a forked child inherited is sealed by nobody.
+        """
+        try:
+            plan.place(share)
+            (object_id,) = self._take_ids(1)
+        except MemoryError:
+            plan.abandon()
+            raise self._full(plan.payload_nbytes) from None
+        figures = plan.figures()
+        item = p.PutItem(object_id, typename, *figures, time.time_ns(), stream=stream)
+        if not self._leave([plan], [item]):
+            self._commit([plan], [item])
 
     # ---- writing
 
@@ -401,15 +417,9 @@ class Attached:
         ObjectExistsError
             If a name is taken.
         """
-        if not strict:
-            return [item.id for item in self._store(objects)]
         try:
-            return self._put_all_strict(objects)
-        except MemoryError as error:
-            raise self._worded(error, objects) from None
-
-    def _store(self, objects: Sequence[Draft]) -> list[p.PutItem]:
-        try:
+            if strict:
+                return self._put_all_strict(objects)
             self.lease()
             try:
                 return self._put(objects, share=True)
@@ -419,16 +429,12 @@ class Attached:
                     raise
                 return self._put(objects, share=False)
         except MemoryError as error:
-            raise self._worded(error, objects) from None
+            if isinstance(error, StoreFullError):
+                raise
+            batches = [b for draft in objects for part in draft.parts for b in part.batches]
+            raise self._full(sum(b.nbytes for b in batches)) from None
 
-    def _worded(self, error: MemoryError, objects: Sequence[Draft]) -> StoreFullError:
-        """The error that says what is used, and by whom."""
-        if isinstance(error, StoreFullError):
-            return error
-        batches = [b for draft in objects for part in draft.parts for b in part.batches]
-        return self._full(sum(b.nbytes for b in batches))
-
-    def _put(self, objects: Sequence[Draft], *, share: bool) -> list[p.PutItem]:
+    def _put(self, objects: Sequence[Draft], *, share: bool) -> list[int]:
         plans: list[_core.Plan] = []
         items: list[p.PutItem] = []
         created_ns = time.time_ns()
@@ -444,7 +450,7 @@ class Attached:
             raise
         if not self._leave(plans, items):
             self._commit(plans, items)
-        return items
+        return [item.id for item in items]
 
     def _leave(self, plans: list[_core.Plan], items: list[p.PutItem]) -> bool:
         """Leave the put in the outbox, if nothing about it can be refused; no waiting then."""
