@@ -155,6 +155,26 @@ def connect_times(socket: str, count: int) -> list[float]:
     return out
 
 
+def read_stream(key: Any, touch: bool) -> int:
+    """Read a stream to its end, and sum up its first column if asked to; its batches."""
+    batches = 0
+    for batch in held["client"].open_stream(key):
+        if touch:
+            np.frombuffer(batch.column(0).buffers()[1], np.uint64).sum()
+        batches += 1
+        del batch  # before the wait for the next one
+    return batches
+
+
+def read_times(key: Any) -> list[float]:
+    """Read a stream to its end; when each batch was there, by the clock all processes share."""
+    times = []
+    for batch in held["client"].open_stream(key):
+        times.append(time.perf_counter())
+        del batch
+    return times
+
+
 # ---- the ways to receive a table; each returns its rows, to show that it is there ---------------
 
 

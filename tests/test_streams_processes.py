@@ -235,7 +235,7 @@ def test_kill_of_a_reader_at_any_step(
         assert (status.memory_used, status.deleted_pinned) == (0, 0), step
         if step == "done":
             break
-    assert {"after NextBatches", "before pinning", "pinned", "read", "closed"} <= set(steps)
+    assert {"after NextBatches", "before pinning", "pinned", "read"} <= set(steps)
 
 
 def test_a_killed_reader_leaves_the_backlog_to_the_next(
