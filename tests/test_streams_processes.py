@@ -167,7 +167,8 @@ def test_kill_of_a_writer_at_any_step(
         writer.close()
         if step == "done":
             break
-    assert {"before leaving", "after leaving", "after AwaitRoom", "before EndStream"} <= set(steps)
+    # Whether it must wait for room, and so the number of a step, depends on the reader.
+    assert {"before leaving", "after leaving", "before place", "written"} <= set(steps)
 
 
 def child_take(lines: Lines, path: str, last: int) -> None:

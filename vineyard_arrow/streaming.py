@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any
 
 from .errors import (
     DeadlineExceededError,
@@ -30,16 +30,9 @@ from .ipc.memory import Writer
 from .ipc.streams import Reader, Stream
 from .metadata.catalog import Catalog, Record, check_name
 from .sessions import Session
+from .waits import Timer, Wait, Waits
 
 MAX_IDS = 256  # in one reply
-MAX_WAIT_S = 365 * 86400.0
-
-
-class Timer(Protocol):
-    """A call to come."""
-
-    def cancel(self) -> None:
-        """Do not call."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,16 +41,6 @@ class _Role:
 
     stream: Stream
     reader: Reader | None
-
-
-@dataclass(slots=True, eq=False)
-class _Wait:
-    """A request that is answered later: for a stream to appear, a batch, or room."""
-
-    session: Session
-    number: int
-    request: Any
-    timer: Timer
 
 
 class Streaming:
@@ -99,7 +82,6 @@ class Streaming:
         self._index = index
         self._sessions = sessions
         self._new_id = new_id
-        self._call_later = call_later
         self._take_mail = take_mail
         self._freed = freed
         self._listen = listen
@@ -107,7 +89,7 @@ class Streaming:
         self._streams: dict[int, Stream] = {}
         self._named: dict[str, Stream] = {}
         self._roles: dict[Session, _Role] = {}
-        self._waits: dict[Session, _Wait] = {}  # one each
+        self._waits = Waits(call_later, self._count_waits, self._expired)
         self._fresh: set[Stream] = set()  # have batches that nobody was told of
 
     def __len__(self) -> int:
@@ -119,7 +101,7 @@ class Streaming:
     @property
     def readers_waiting(self) -> int:
         """How many readers wait for a batch."""
-        return sum(isinstance(w.request, p.NextBatches) for w in self._waits.values())
+        return self._waits.count(p.NextBatches)
 
     # ---- streams
 
@@ -159,11 +141,9 @@ class Streaming:
         self._streams[stream.id] = stream
         if m.name is not None:
             self._named[m.name] = stream
-        self._roles[session] = _Role(stream, None)
-        for wait in self._waits_for(p.OpenStream):
-            if wait.request.name == m.name and m.name is not None:
-                self._forget(wait)
-                self._try(wait, self._open, stream)
+        self._assign(session, stream, None)
+        if self._waits.count(p.OpenStream) and m.name is not None:
+            self._let_in(stream)
         return p.Opened(stream.id, stream.name, stream.schema, 0)
 
     def _client(self, session: Session, number: int) -> Session:
@@ -192,9 +172,22 @@ class Streaming:
         table, word = owner.table, m.word
         self._let_go(stream)  # so that all who come now begin at the same place
         reader = stream.join(session.pid, owner, lambda: table.word(word))
-        self._roles[session] = _Role(stream, reader)
+        self._assign(session, stream, reader)
         self._listen(client)
         return p.Opened(stream.id, stream.name, stream.schema, reader.at)
+
+    def _assign(self, session: Session, stream: Stream, reader: Reader | None) -> None:
+        self._roles[session] = _Role(stream, reader)
+        stream.connections.add(session)
+
+    def _let_in(self, stream: Stream) -> None:
+        """Readers that have waited for a stream of this name."""
+        for wait in self._waits.all(p.OpenStream):
+            if wait.request.name == stream.name:
+                try:
+                    self._waits.answer(wait, self._open(wait.session, wait.request, stream))
+                except VineyardArrowError as error:
+                    self._waits.answer(wait, p.failure(error))
 
     def _find(self, m: p.OpenStream | p.DropStream) -> Stream | None:
         if m.name is not None and m.name in self._named:
@@ -238,30 +231,10 @@ class Streaming:
         self.settle()
         return p.Streams(
             [
-                self._state(stream)
+                p.StreamState(*stream.facts())
                 for stream in self._streams.values()
                 if m.pattern == "*" or (stream.name and fnmatchcase(stream.name, m.pattern))
             ]
-        )
-
-    def _state(self, s: Stream) -> p.StreamState:
-        return p.StreamState(
-            s.id,
-            s.name,
-            s.schema,
-            s.state,
-            s.failure,
-            s.keep,
-            s.max_batches,
-            s.max_nbytes,
-            s.pid,
-            s.created_ns,
-            s.written,
-            s.written_nbytes,
-            len(s.batches),
-            s.written_nbytes - s.gone_nbytes,
-            s.stored,
-            sorted((reader.pid, reader.update()) for reader in s.readers),
         )
 
     # ---- writing
@@ -293,7 +266,7 @@ class Streaming:
         if stream.over:
             raise self._failed(stream)
         # Readers kick from here on; what they say until then is read below.
-        self._index.set_room_waiters(len(self._waits_for(p.AwaitRoom)) + 1)
+        self._index.set_room_waiters(self._waits.count(p.AwaitRoom) + 1)
         self._let_go(stream)
         if not self._has_room(stream, m):
             return self._wait(session, number, m)
@@ -344,12 +317,8 @@ class Streaming:
 
     def moved(self) -> None:
         """Readers have come further while a writer waits for it."""
-        for stream in {
-            role.stream
-            for w in self._waits_for(p.AwaitRoom)
-            if (role := self._roles.get(w.session))
-        }:
-            self._let_go(stream)
+        if self._waits.count(p.AwaitRoom):
+            self.settle()
 
     def settle(self) -> None:
         """Let go of all that can be: somebody counts, or is short of memory."""
@@ -361,10 +330,8 @@ class Streaming:
         if not gone:
             return
         self._withdraw(gone)
-        for wait in self._waits_for(p.AwaitRoom):
-            role = self._roles.get(wait.session)
-            if role is not None and role.stream is stream and self._has_room(stream, wait.request):
-                self._answer(wait, p.Done())
+        if self._waits.count(p.AwaitRoom):
+            self._tell(stream)
 
     def _withdraw(self, records: list[Record]) -> None:
         if records:
@@ -375,11 +342,12 @@ class Streaming:
 
     def left(self, session: Session) -> None:
         """A connection is gone; of a writer, a reader, or the client of either."""
-        wait = self._waits.get(session)
+        wait = self._waits.of(session)
         if wait is not None:
-            self._forget(wait)
+            self._waits.forget(wait)
         role = self._roles.pop(session, None)
         if role is not None:
+            role.stream.connections.discard(session)
             if role.reader is not None:
                 self._leave(role.stream, role.reader)
             elif not role.stream.over:
@@ -422,57 +390,30 @@ class Streaming:
     # ---- waiting
 
     def _wait(self, session: Session, number: int, request: Any) -> None:
-        """Answer later; the caller's last step. A session waits for one thing at a time."""
-        before = self._waits.get(session)
-        if before is not None:  # it gave up waiting for that
-            self._forget(before)
-        timeout_s = min(request.timeout_s, MAX_WAIT_S)
-        timer = self._call_later(max(timeout_s, 0), lambda: self._expired(wait))
-        wait = self._waits[session] = _Wait(session, number, request, timer)
-        self._count_waits()
+        """Answer later; the caller's last step."""
+        self._waits.add(session, number, request)
         self._take_mail()  # what was left before writers could know that somebody waits
 
     def _count_waits(self) -> None:
-        self._index.set_room_waiters(len(self._waits_for(p.AwaitRoom)))
+        self._index.set_room_waiters(self._waits.count(p.AwaitRoom))
         self._waiting()
-
-    def _waits_for(self, kind: type) -> list[_Wait]:
-        return [wait for wait in self._waits.values() if isinstance(wait.request, kind)]
-
-    def _forget(self, wait: _Wait) -> None:
-        wait.timer.cancel()
-        if self._waits.get(wait.session) is wait:
-            del self._waits[wait.session]
-            self._count_waits()
-
-    def _answer(self, wait: _Wait, reply: Any) -> None:
-        self._forget(wait)
-        wait.session.send(wait.number, reply, [])
-
-    def _try(self, wait: _Wait, make: Callable[..., Any], *arguments: Any) -> None:
-        try:
-            reply = make(wait.session, wait.request, *arguments)
-        except VineyardArrowError as error:
-            reply = p.failure(error)
-        wait.session.send(wait.number, reply, [])
 
     def _tell(self, stream: Stream) -> None:
         """Answer whoever waits for what a stream now has, or is."""
-        for wait in list(self._waits.values()):
-            role = self._roles.get(wait.session)
-            if (
-                role is None
-                or role.stream is not stream
-                or self._waits.get(wait.session) is not wait
-            ):
+        for session in list(stream.connections):
+            wait, role = self._waits.of(session), self._roles.get(session)
+            if wait is None or role is None:  # sending may find another one gone
                 continue
-            if role.reader is None:
-                if stream.over:
-                    self._answer(wait, p.failure(self._failed(stream)))
-            elif (reply := self._batches(role, wait.request)) is not None:
-                self._answer(wait, reply)
+            if role.reader is not None:
+                reply = self._batches(role, wait.request)
+                if reply is not None:
+                    self._waits.answer(wait, reply)
+            elif stream.over:
+                self._waits.answer(wait, p.failure(self._failed(stream)))
+            elif self._has_room(stream, wait.request):
+                self._waits.answer(wait, p.Done())
 
-    def _expired(self, wait: _Wait) -> None:
+    def _expired(self, wait: Wait) -> None:
         role = self._roles.get(wait.session)
         if isinstance(wait.request, p.OpenStream):
             error: VineyardArrowError = DeadlineExceededError(
@@ -482,7 +423,7 @@ class Streaming:
         else:
             assert role is not None
             error = self._late(role.stream, wait.request)
-        self._answer(wait, p.failure(error))
+        self._waits.answer(wait, p.failure(error))
 
     def _late(self, stream: Stream, m: p.NextBatches | p.AwaitRoom) -> DeadlineExceededError:
         within = f"within {m.timeout_s:g} s"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..metadata.catalog import Record
 from .memory import Writer
@@ -55,6 +56,7 @@ class Stream:
     over: bool = False  # no more will be written
     failure: str | None = None  # why it came to no proper end
     readers: set[Reader] = field(default_factory=set)
+    connections: set[Any] = field(default_factory=set)  # of its writer and readers
     was_read: bool = False
 
     @property
@@ -76,6 +78,27 @@ class Stream:
     def finished(self) -> bool:
         """Whether nobody will miss it: it is over, and was read by whoever came."""
         return self.over and self.was_read and not (self.keep or self.batches or self.readers)
+
+    def facts(self) -> tuple[Any, ...]:
+        """What is told of it, in the order of the message `StreamState`."""
+        return (
+            self.id,
+            self.name,
+            self.schema,
+            self.state,
+            self.failure,
+            self.keep,
+            self.max_batches,
+            self.max_nbytes,
+            self.pid,
+            self.created_ns,
+            self.written,
+            self.written_nbytes,
+            len(self.batches),
+            self.written_nbytes - self.gone_nbytes,
+            self.stored,
+            sorted((reader.pid, reader.update()) for reader in self.readers),
+        )
 
     def append(self, record: Record) -> None:
         """Add a batch at its end."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .errors import InvalidObjectError
+from ..errors import InvalidObjectError
 
 
 def batches_of(value: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
