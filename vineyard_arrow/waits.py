@@ -89,6 +89,6 @@ class Waits:
             self._changed()
 
     def answer(self, wait: Wait, reply: Any) -> None:
-        """Answer now."""
-        self.forget(wait)
+        """Answer now, and do the books later."""
         wait.session.send(wait.number, reply, [])
+        self.forget(wait)

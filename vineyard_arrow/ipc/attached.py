@@ -667,6 +667,7 @@ def full_error(nbytes: int, status: p.Status) -> StoreFullError:
             else ""
         )
         + (f", and {format_size(status.block_nbytes)} in blocks" if status.blocks else "")
+        + (f", and {format_size(status.stream_nbytes)} in streams" if status.stream_batches else "")
         + (f"; most by {by}" if by else ""),
         "delete objects, drop arrays of deleted ones, or start the daemon with a larger"
         " --memory-limit; `vineyard-arrow doctor` shows who holds what",
