@@ -166,13 +166,16 @@ def read_stream(key: Any, touch: bool) -> int:
     return batches
 
 
-def read_times(key: Any) -> list[float]:
-    """Read a stream to its end; when each batch was there, by the clock all processes share."""
-    times = []
-    for batch in held["client"].open_stream(key):
-        times.append(time.perf_counter())
-        del batch
-    return times
+def send_back(key: Any, name: str, schema: pa.Schema) -> int:
+    """Write each batch of a stream to another one; how many."""
+    client, batches = held["client"], 0
+    reader = client.open_stream(key)
+    with client.create_stream(schema, name=name) as writer:
+        for batch in reader:
+            writer.write(batch)
+            batches += 1
+            del batch
+    return batches
 
 
 # ---- the ways to receive a table; each returns its rows, to show that it is there ---------------

@@ -251,7 +251,9 @@ class Lease final : public Backing {
     touch();
     receive();
     bool units = &from == &pool_ && unit_for(nbytes) == kHugePage;
-    auto offset = units ? from.allocate_units(nbytes) : from.allocate(nbytes);
+    std::optional<uint64_t> offset;
+    if (units) offset = from.allocate_units(nbytes);
+    if (!offset) offset = from.allocate(nbytes);  // what is left may lie as it likes
     if (offset) count_unsealed(nbytes);
     publish_warm();
     return offset;
