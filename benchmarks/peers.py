@@ -166,6 +166,29 @@ def connect_times(socket: str, count: int) -> list[float]:
     return out
 
 
+def read_stream(key: Any, touch: bool) -> int:
+    """Read a stream to its end, and sum up its first column if asked to; its batches."""
+    batches = 0
+    for batch in held["client"].open_stream(key):
+        if touch:
+            np.frombuffer(batch.column(0).buffers()[1], np.uint64).sum()
+        batches += 1
+        del batch  # before the wait for the next one
+    return batches
+
+
+def send_back(key: Any, name: str, schema: pa.Schema) -> int:
+    """Write each batch of a stream to another one; how many."""
+    client, batches = held["client"], 0
+    reader = client.open_stream(key)
+    with client.create_stream(schema, name=name) as writer:
+        for batch in reader:
+            writer.write(batch)
+            batches += 1
+            del batch
+    return batches
+
+
 # ---- the ways to receive a table; each returns its rows, to show that it is there ---------------
 
 

@@ -29,6 +29,8 @@ LAYERS = [
     },
     {"ipc.memory", "ipc.starter", "ipc.fork"},
     {"metadata.catalog", "ipc.attached", "ipc.blocks", "sessions"},
+    {"ipc.streams", "waits"},
+    {"streaming", "streams"},
     {"puts"},
     {"service", "ipc.process"},
     {"client"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -481,3 +482,41 @@ def test_a_full_pool_is_a_memory_error(make_daemon: Callable[..., Daemon]) -> No
         client.clear()
         assert client.status().memory_used == 0
         assert pa.allocate_buffer(7 << 20, memory_pool=pool).size == 7 << 20
+
+
+def test_large_blocks_are_whole_huge_pages(huge_daemon: Any) -> None:
+    """So the kernel need not split pages to seal them; charged in whole, and given back."""
+    huge = 2 << 20
+    with huge_daemon.connect() as client:
+        blocks = [pa.allocate_buffer(n, memory_pool=client.memory_pool) for n in (huge // 2, huge)]
+        small = pa.allocate_buffer(huge // 4, memory_pool=client.memory_pool)
+        third = pa.allocate_buffer(huge // 2 + 1, memory_pool=client.memory_pool)
+        assert all(block.address % huge == 0 for block in (*blocks, third))
+        spans = sorted((b.address, -(-b.size // huge) * huge) for b in (*blocks, third))
+        assert all(a + n <= b for (a, n), (b, _) in itertools.pairwise(spans))
+        assert client.status().memory_used == 3 * huge + huge // 4
+        np.frombuffer(blocks[0], np.uint8)[:] = 7
+        oid = client.put(pa.py_buffer(blocks[0]))
+        assert client.status().memory_used == 3 * huge + huge // 4
+        np.frombuffer(third, np.uint8)[:] = 1  # not sealed with its neighbour
+        np.frombuffer(small, np.uint8)[:] = 1
+        assert client.get(oid).size == huge // 2
+        client.delete(oid)
+        del blocks, small, third
+        assert client.status().memory_used == 0
+
+
+def test_a_block_that_grows_to_half_a_huge_page(huge_daemon: Any) -> None:
+    with huge_daemon.connect() as client:
+        sink = pa.BufferOutputStream(client.memory_pool)
+        pieces = [bytes([i]) * 100_000 for i in range(60)]
+        for piece in pieces:
+            sink.write(piece)
+        value = sink.getvalue()
+        assert value.address % (2 << 20) == 0
+        oid = client.put(value)
+        assert client.get_meta(oid).copied == 0
+        del value, sink
+        assert client.get(oid).to_pybytes() == b"".join(pieces)
+        client.delete(oid)
+        assert client.status().memory_used == 0

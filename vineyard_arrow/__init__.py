@@ -35,6 +35,8 @@ from .errors import (
     ProtocolError,
     ResolverNotFoundError,
     StoreFullError,
+    StreamClosedError,
+    StreamFailedError,
     VineyardArrowError,
 )
 from .objects import ObjectID, ObjectMeta
@@ -79,6 +81,8 @@ __all__ = [
     "StoreFullError",
     "StoredObject",
     "StoredPart",
+    "StreamClosedError",
+    "StreamFailedError",
     "VineyardArrowError",
     "builder",
     "builder_context",

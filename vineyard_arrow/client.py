@@ -31,6 +31,15 @@ from .registry import (
     StoredPart,
     default_registry,
 )
+from .streams import (
+    DEFAULT_MAX_BYTES,
+    StreamInfo,
+    StreamReader,
+    StreamWriter,
+    drop_stream,
+    list_streams,
+    open_stream,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -457,6 +466,86 @@ class Client:
                 out.append(_unreadable(info))
         return out
 
+    # ---- streams
+
+    def create_stream(
+        self,
+        schema: Any,
+        *,
+        name: str | None = None,
+        max_bytes: int | None = DEFAULT_MAX_BYTES,
+        max_batches: int | None = None,
+        keep: bool = False,
+        timeout_s: float | None = None,
+    ) -> StreamWriter:
+        """A new stream of record batches, to be written by this process alone.
+
+        Parameters
+        ----------
+        schema : pyarrow.Schema, or what makes one
+            Of every batch.
+        name : str, optional
+            To open it by. Streams have names of their own, apart from those of objects.
+        max_bytes, max_batches : int, optional
+            So much may be unread before `StreamWriter.write` waits; None is no bound. A batch
+            larger than ``max_bytes`` comes alone. Without a reader nothing is read.
+        keep : bool
+            Keep what was read, until the stream is dropped: a reader that comes late sees all
+            of it. The writer then never waits, and the store's limit is the only bound.
+        timeout_s : float, optional
+            Deadline of a wait for room, the client's own by default.
+
+        Raises
+        ------
+        ObjectExistsError
+            If there is a stream of that name.
+        """
+        return StreamWriter(
+            self._a,
+            schema,
+            name=_checked(name),
+            max_bytes=max_bytes,
+            max_batches=max_batches,
+            keep=keep,
+            timeout_s=timeout_s,
+        )
+
+    def open_stream(
+        self,
+        key: Key,
+        *,
+        timeout_s: float | None = None,
+        batch_timeout_s: float | None = None,
+    ) -> StreamReader:
+        """A reader of a stream, from the oldest batch that is still there.
+
+        Parameters
+        ----------
+        key : ObjectID, int or str
+            Its id, or its name.
+        timeout_s : float, optional
+            Wait that long for the stream to appear; not at all by default.
+        batch_timeout_s : float, optional
+            Deadline of a wait for a batch, the client's own by default.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If there is none, or DeadlineExceededError when waiting was in vain.
+        """
+        return open_stream(self._a, key, timeout_s, batch_timeout_s)
+
+    def drop_stream(self, key: Key) -> None:
+        """Take a stream away, from its writer and readers too; ObjectNotFoundError.
+
+        Batches that were read stay for as long as anything refers to them.
+        """
+        drop_stream(self._a, key)
+
+    def list_streams(self, pattern: str = "*") -> list[StreamInfo]:
+        """Streams with a name that ``pattern`` matches (as in a shell); all by default."""
+        return list_streams(self._a, pattern)
+
     # ---- names
 
     def put_name(self, key: Key, name: str) -> None:
@@ -512,7 +601,7 @@ class Client:
         self._a.request(p.Trim())
 
     def clear(self) -> None:
-        """Delete every object and name, unlink every block of shared memory."""
+        """Delete every object and name, drop every stream, unlink every block of shared memory."""
         self._a.request(p.Clear())
 
     def close(self) -> None:

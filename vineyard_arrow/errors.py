@@ -72,6 +72,18 @@ class BlockNotFoundError(VineyardArrowError, FileNotFoundError):
     errno = errno.ENOENT
 
 
+class StreamFailedError(VineyardArrowError, RuntimeError):
+    """A stream came to no proper end: its writer failed or died, or it was dropped."""
+
+    code = "stream-failed"
+
+
+class StreamClosedError(VineyardArrowError, ValueError):
+    """This writer has ended its stream, or this reader was closed."""
+
+    code = "stream-closed"
+
+
 class ObjectInUseError(VineyardArrowError, ValueError):
     """The object is a member of others."""
 

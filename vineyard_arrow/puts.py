@@ -21,6 +21,7 @@ from .ipc import protocol as p
 from .ipc.memory import Memory, Writer
 from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record
 from .sessions import Session
+from .streaming import Streaming
 
 log = logging.getLogger("vineyard_arrow.puts")
 
@@ -42,6 +43,8 @@ class Puts:
         All sessions, as they come and go.
     published
         Called with the id and the name (or None) of each new object.
+    streaming
+        Where batches of streams go.
 
     Attributes
     ----------
@@ -55,11 +58,13 @@ class Puts:
         catalog: Catalog,
         sessions: Iterable[Session],
         published: Callable[[int, str | None], None],
+        streaming: Streaming,
     ) -> None:
         self._memory = memory
         self._catalog = catalog
         self._sessions = sessions
         self._published = published
+        self._streaming = streaming
         self._allowed = 0  # sum over all writers
         self.count = self.copied = self.gathered = self.shared = 0
 
@@ -78,6 +83,7 @@ class Puts:
         for session in mail:  # a list: publishing wakes waiters, and finds some of them gone
             if session.writer is not None:
                 self._take(session, session.writer)
+        self._streaming.tell_readers()
 
     def _take(self, session: Session, writer: Writer) -> None:
         try:
@@ -163,6 +169,9 @@ class Puts:
         assert writer is not None
         strict = [i.strict for i in items if self._memory.owns_strict(writer, i.strict)]
         try:
+            for item in items:
+                if item.stream:
+                    self._streaming.check_append(item.stream, writer)
             self.make_room(
                 sum(1 if item.name is None else 2 for item in items),
                 sum(2 * len(item.streams) + MAX_NAME_NBYTES for item in items),
@@ -172,6 +181,7 @@ class Puts:
             for segment_id in strict:
                 self._memory.discard_strict(segment_id)
             raise
+        self._streaming.tell_readers()
         if writer.allowed < ALLOWANCE // 2:
             self.allow(writer)
 
@@ -179,6 +189,8 @@ class Puts:
         for item in items:
             if not any(item.id in ids for ids in session.ids):
                 raise InvalidObjectError(f"id {item.id:#x} is not one of the caller's")
+            if item.stream and (item.name is not None or item.members or item.strict is not None):
+                raise InvalidObjectError("a batch of a stream is no object by itself")
         self._catalog.check_new(
             [i.id for i in items], [i.name for i in items if i.name is not None]
         )
@@ -203,10 +215,17 @@ class Puts:
             raise
         for record, item in zip(records, items, strict=True):
             self._memory.discard_strict(item.strict)  # if the object has no bytes to put there
-            self._catalog.publish(record, item.name)
+            if item.stream:
+                self._catalog.publish_unlisted(record)
+            else:
+                self._catalog.publish(record, item.name)
             self._count(item)
-        for item in items:  # sets off anything: only once all are accounted for
-            self._published(item.id, item.name)
+        # These set off anything: only once all are accounted for.
+        for record, item in zip(records, items, strict=True):
+            if item.stream:
+                self._streaming.append(item.stream, writer, record)
+            else:
+                self._published(item.id, item.name)
 
     def _prepare(self, session: Session, writer: Writer, item: p.PutItem) -> Record:
         """All of a put but its publication: extents counted, metadata stored."""

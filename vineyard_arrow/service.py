@@ -34,6 +34,7 @@ from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record
 from .objects import ObjectID
 from .puts import Puts
 from .sessions import Session
+from .streaming import Streaming
 
 IDS_PER_LEASE = 1 << 16
 MAX_ID_LEASES = 1024  # so many ids a client may have taken and not used yet
@@ -119,7 +120,18 @@ class Service:
         )
         self.blocks = Blocks(self.memory, files, watch, self._answer_all)
         self.sessions: set[Session] = set()
-        self.puts = Puts(self.memory, self.catalog, self.sessions, self._published)
+        self.streaming = Streaming(
+            self.catalog,
+            self.index,
+            self.sessions,
+            self._new_id,
+            call_later,
+            lambda: self.puts.take_mail(),
+            self._after_delete,
+            self._listen,
+            self._count_waiters,
+        )
+        self.puts = Puts(self.memory, self.catalog, self.sessions, self._published, self.streaming)
         self._waiters: dict[int | str, list[_Waiter]] = {}
         self._tidying = False
         self._closing = False
@@ -135,6 +147,7 @@ class Service:
         if not self._closing:
             self.puts.take_mail()  # its last words
         self.sessions.discard(session)
+        self.streaming.left(session)
         for waiters in list(self._waiters.values()):
             for waiter in [w for w in waiters if w.session is session]:
                 self._forget(waiter)
@@ -228,6 +241,10 @@ class Service:
         session.ids.insert(0, range(first, first + IDS_PER_LEASE))
         return first, IDS_PER_LEASE
 
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return (self.instance << 40) + self._next_id - 1
+
     def _lease_ids(self, session: Session, _: int, m: p.LeaseIds) -> tuple[Any, list[int]]:
         del session.ids[MAX_ID_LEASES:]
         return p.Ids(self._take_ids(session)), []
@@ -302,9 +319,13 @@ class Service:
     def _kicked(self, session: Session) -> None:
         """A client wants credit, or dropped the last pin of something deleted."""
         try:
-            os.eventfd_read(session.event_fd)
+            kicks = os.eventfd_read(session.event_fd)
         except BlockingIOError:
             return
+        if kicks >= _core.CURSOR_KICK:
+            self.streaming.moved()
+            if kicks % _core.CURSOR_KICK == 0:
+                return
         if session.writer is not None:
             session.writer.table.heard()
         self.puts.take_mail()
@@ -317,6 +338,7 @@ class Service:
         """Grant, or make others trim and try again a few times, or refuse."""
         writer = session.writer
         session.asking = False
+        self.streaming.settle()
         self.memory.flush_backlogs()
         if writer is None or self.memory.answer(writer):
             return
@@ -359,6 +381,7 @@ class Service:
         """Make a block and reply, or make writers trim and try again a few times, or refuse."""
         if session not in self.sessions:
             return
+        self.streaming.settle()
         self.memory.flush_backlogs()
         try:
             reply, fds = self._opened(self.blocks.create(m.name, m.nbytes))
@@ -381,6 +404,14 @@ class Service:
     def _unlink_block(self, session: Session, _: int, m: p.UnlinkBlock) -> tuple[Any, list[int]]:
         self.blocks.unlink(m.name)
         return p.Done(), []
+
+    # ---- streams
+
+    def _stream(self, session: Session, number: int, m: Any) -> tuple[Any, list[int]]:
+        reply = _STREAMING[type(m)](self.streaming, session, number, m)
+        if reply is None:
+            raise NoReply
+        return reply, []
 
     # ---- objects
 
@@ -411,6 +442,7 @@ class Service:
         return p.Done(), []
 
     def _clear(self, session: Session, _: int, m: p.Clear) -> tuple[Any, list[int]]:
+        self.streaming.clear()
         self.catalog.clear()
         self.blocks.clear()
         self._after_delete()
@@ -494,7 +526,7 @@ class Service:
         if key is None:
             raise ProtocolError("find needs an id or a name")
         found = self.catalog.find_name(key) if isinstance(key, str) else key
-        if found is not None and self.catalog.get(found) is not None:
+        if found is not None and self.catalog.is_readable(found):
             return p.Found(found), []
         if not m.timeout_s > 0:  # nor for NaN
             raise self._missing(key)
@@ -503,9 +535,12 @@ class Service:
         waiter.timer = self._call_later(timeout_s, lambda: self._expired(waiter, timeout_s))
         self._waiters.setdefault(key, []).append(waiter)
         # From here on writers kick; what was left before that is here now, or in an outbox.
-        self.index.set_waiters(len(self._waiters))
+        self._count_waiters()
         self.puts.take_mail()
         raise NoReply
+
+    def _count_waiters(self) -> None:
+        self.index.set_waiters(len(self._waiters) + self.streaming.readers_waiting)
 
     def _wake(self, key: int | str, object_id: int) -> None:
         # Sending may find a waiter gone, and with it others of this list.
@@ -526,12 +561,13 @@ class Service:
         waiters.remove(waiter)
         if not waiters:
             del self._waiters[waiter.key]
-            self.index.set_waiters(len(self._waiters))
+            self._count_waiters()
 
     # ---- the whole
 
     def _status(self, session: Session, _: int, m: p.GetStatus) -> tuple[Any, list[int]]:
         memory = self.memory
+        self.streaming.settle()
         self.catalog.reap()
         self.blocks.reap()
         numbers = {s.writer: s.number for s in self.sessions if s.writer is not None}
@@ -585,11 +621,15 @@ class Service:
             segments,
             len(self.blocks),
             memory.reserved,
+            len(self.streaming),
+            sum(len(stream.batches) for stream in self.streaming),
+            sum(stream.stored for stream in self.streaming),
         )
         return status, []
 
     def _trim(self, session: Session, _: int, m: p.Trim) -> tuple[Any, list[int]]:
         self.memory.ask_trim()
+        self.streaming.settle()
         self.catalog.reap()
         self.memory.flush_backlogs()
         self.arena.trim()
@@ -621,6 +661,15 @@ class Service:
         os.close(self._index_ro)
 
 
+_STREAMING: dict[type, Callable[..., Any]] = {
+    p.CreateStream: Streaming.create,
+    p.OpenStream: Streaming.open,
+    p.NextBatches: Streaming.next,
+    p.AwaitRoom: Streaming.room,
+    p.EndStream: Streaming.end,
+    p.DropStream: Streaming.drop,
+    p.ListStreams: Streaming.describe,
+}
 _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.Hello: Service._hello,
     p.LeaseSegment: Service._lease,
@@ -642,9 +691,13 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.CreateBlock: Service._create_block,
     p.OpenBlock: Service._open_block,
     p.UnlinkBlock: Service._unlink_block,
+    **dict.fromkeys(_STREAMING, Service._stream),
     p.GetStatus: Service._status,
     p.Trim: Service._trim,
     p.Stop: Service._stop_daemon,
 }
 # What a connection may ask without attaching a process.
-_UNATTACHED = {p.Hello, p.Find, p.GetStatus, p.Stop, p.ListObjects, p.ListNames, p.Trim, p.Clear}
+_UNATTACHED = {
+    *(p.Hello, p.Find, p.GetStatus, p.Stop, p.ListObjects, p.ListNames, p.Trim, p.Clear),
+    *_STREAMING,
+}

@@ -107,7 +107,8 @@ def in_store(s: p.Status, objects: list[p.ObjectInfo]) -> Iterator[Finding]:
         )
     if s.deleted_pinned:
         pids = ", ".join(pids_of_deleted(s, objects)) or "no client that is left"
-        least = sum(x.sealed for x in s.segments) - sum(o.stored for o in objects)
+        known = sum(o.stored for o in objects) + s.stream_nbytes
+        least = sum(x.sealed for x in s.segments) - known
         size = f" (at least {format_size(least)})" if least > 0 else ""
         yield Finding(
             level,
@@ -126,6 +127,13 @@ def in_store(s: p.Status, objects: list[p.ObjectInfo]) -> Iterator[Finding]:
             level,
             f"{s.blocks:,} blocks of shared memory take {format_size(s.block_nbytes)}",
             "they stay until unlinked (SharedMemory(name).unlink(), Client.clear()) and closed",
+        )
+    if s.stream_batches:
+        yield Finding(
+            level,
+            f"{s.streams:,} streams hold {format_size(s.stream_nbytes)} in {s.stream_batches:,}"
+            " batches",
+            "they go as they are read, unless kept; at once by Client.drop_stream(name)",
         )
     if s.memory_warm:
         warm = ", ".join(f"{_who(c)}: {format_size(c.warm)}" for c in s.clients if c.warm)

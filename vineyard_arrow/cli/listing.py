@@ -66,6 +66,10 @@ def _status_lines(socket: str, s: p.Status) -> list[Block]:
         ("metadata", format_size(s.metadata_used)),
         ("objects", f"{s.objects:,}{deleted}"),
         ("blocks", f"{s.blocks:,} of shared memory, {format_size(s.block_nbytes)}"),
+        (
+            "streams",
+            f"{s.streams:,} with {s.stream_batches:,} batches, {format_size(s.stream_nbytes)}",
+        ),
         ("names", f"{s.names:,}"),
         ("puts", f"{s.puts:,}: {_flow(s)}"),
         ("pages", s.page_kind),

@@ -60,13 +60,15 @@ cdef extern from "vineyard_arrow/layout.h" namespace "vineyard" nogil:
         Slot* slots
     cdef cppclass ClientTable:
         AtomicI64 copied, gathered, shared
+        Atomic64* words
         @staticmethod
         uint64_t nbytes_ "nbytes"(uint64_t)
     uint64_t c_index_nbytes "vineyard::index_nbytes"(uint64_t, uint64_t)
     uint64_t c_hash_name "vineyard::hash_name"(const char*, size_t)
     uint32_t kObject, kName
     int64_t kSealThreshold
-    uint64_t kOutboxNbytes
+    uint64_t kOutboxNbytes, kCursorKick
+    uint32_t kWords
 
 
 cdef extern from "messages.h" namespace "vineyard" nogil:
@@ -99,6 +101,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         void set_lease(uint64_t, uint64_t, int, int, cbool, double, double) except +
         int64_t pin(uint64_t)
         int64_t find_name(const char*, uint64_t, uint64_t*)
+        void set_cursor(uint32_t, uint64_t)
         CPool pool
         uint8_t* base
         uint64_t space
@@ -135,6 +138,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         void add_part(const StoredSchema&, vector[shared_ptr[CRecordBatch]]) except +
         void place(CAttachment*, cbool) except +
         uint64_t standalone_nbytes()
+        int64_t payload_nbytes()
         void place_standalone(uint8_t*, uint64_t) except +
         string streams() except +
     cdef cppclass RawPart:
@@ -180,6 +184,8 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         vector[string] take_mail() except +
         void allow(int64_t)
         int64_t disallow()
+        uint64_t word(uint32_t)
+        void set_word(uint32_t, uint64_t)
         cbool pins(uint32_t)
         int64_t total_pins(uint32_t)
         void copy_pins(const CHostTable&, uint32_t)
@@ -187,6 +193,7 @@ cdef extern from "host.h" namespace "vineyard" nogil:
         CHostIndex(int, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t) except +
         uint32_t high_water()
         void set_waiters(uint32_t)
+        void set_room_waiters(uint32_t)
         int64_t insert(uint64_t, uint32_t, uint64_t, uint64_t, uint64_t)
         void kill(uint32_t)
         void release(uint32_t)
@@ -227,6 +234,8 @@ pal.import_pyarrow()
 SEAL_THRESHOLD = kSealThreshold
 OUTBOX_NBYTES = kOutboxNbytes
 SEVERAL_USERS = kSeveralUsers
+NUM_WORDS = kWords
+CURSOR_KICK = kCursorKick
 KIND_OBJECT = kObject
 KIND_NAME = kName
 MISS = object()
@@ -528,6 +537,15 @@ cdef class Attachment:
             (<Plan>plan).confirm()
         return True
 
+    def set_cursor(self, uint32_t word, uint64_t batch):
+        """Say that the reader with this word needs nothing before `batch` any more."""
+        if word < kWords and self.a.table != NULL:
+            self.a.set_cursor(word, batch)
+
+    def word(self, uint32_t word):
+        """What the daemon says in a word."""
+        return self.a.table.words[word].load() if word < kWords and self.a.table != NULL else 0
+
     def find_name(self, bytes name):
         """The object id a name points to, or MISS."""
         cdef uint64_t target = 0
@@ -612,6 +630,14 @@ cdef class Attachment:
         found.members = members
         found.uid = None if blob.header.uid == kSeveralUsers else blob.header.uid
         return found
+
+    def read_batch(self, uint64_t key):
+        """The one record batch of the one part of an object, in a list; else as `read`."""
+        found = self.read(key, 0)
+        if type(found) is not Raw:
+            return found
+        table = found.parts[0].table
+        return table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
 
     def hold(self, uint64_t key):
         """A pin on an object, until it dies; MISS when unknown, BUSY while another thread forks."""
@@ -737,6 +763,11 @@ cdef class Plan:
         with nogil:
             self.plan.add_part(written.stored, c_batches)
 
+    @property
+    def payload_nbytes(self):
+        """Bytes of all buffers that were added."""
+        return self.plan.payload_nbytes()
+
     def place(self, bint share=True):
         """Find places for all buffers and copy what must be; MemoryError when full."""
         with nogil:
@@ -853,6 +884,13 @@ cdef class SharedMemoryPool(pal.MemoryPool):
                 f"max_memory={self.max_memory()}>")
 
 
+cdef class BatchReader(pal.RecordBatchReader):
+    """A `pyarrow.RecordBatchReader` that other classes can extend: over another one's batches."""
+
+    def __init__(self, pal.RecordBatchReader source):
+        self.reader = source.reader
+
+
 def punch_hole(int fd, uint64_t offset, uint64_t nbytes):
     """Give the pages of a range of a shared file back to the machine."""
     if fallocate(fd, 3, offset, nbytes) != 0:  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
@@ -923,6 +961,14 @@ cdef class HostTable:
         """Take the allowance back; returns how much was left."""
         return self.t.disallow()
 
+    def word(self, uint32_t i):
+        """A word of the client's."""
+        return self.t.word(i)
+
+    def set_word(self, uint32_t i, uint64_t value):
+        """Say something to the client."""
+        self.t.set_word(i, value)
+
     def pins(self, uint32_t slot):
         return self.t.pins(slot)
 
@@ -951,6 +997,9 @@ cdef class HostIndex:
 
     def set_waiters(self, uint32_t n):
         self.i.set_waiters(n)
+
+    def set_room_waiters(self, uint32_t n):
+        self.i.set_room_waiters(n)
 
     def insert(self, uint64_t key, uint32_t kind, uint64_t offset, uint64_t nbytes, uint64_t target=0):
         """The slot, or -1 when the index is full."""

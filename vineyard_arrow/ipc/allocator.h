@@ -55,6 +55,15 @@ class RangeSet {
     if (it == by_size_.end()) return std::nullopt;
     return Range{it->second, it->first};
   }
+  // Where `nbytes` fit at a multiple of `unit`; not every range is looked at.
+  std::optional<uint64_t> aligned_fit(uint64_t nbytes, uint64_t unit) const {
+    auto it = by_size_.lower_bound({nbytes, 0});
+    for (int tries = 64; tries && it != by_size_.end(); --tries, ++it) {
+      uint64_t start = round_up(it->second, unit);
+      if (start + nbytes <= it->second + it->first) return start;
+    }
+    return std::nullopt;
+  }
   std::optional<Range> starting_at(uint64_t offset) const {
     auto it = by_offset_.find(offset);
     if (it == by_offset_.end()) return std::nullopt;
@@ -132,6 +141,18 @@ class Allocator {
     uint64_t start = fit->offset - have;
     warm_.remove(start, nbytes);
     return start;
+  }
+
+  // As `allocate`, for whole units and at a multiple of one.
+  std::optional<uint64_t> allocate_units(uint64_t nbytes) {
+    if (auto start = warm_.aligned_fit(nbytes, unit_)) {
+      warm_.remove(*start, nbytes);
+      return start;
+    }
+    auto fit = cold_.best_fit(nbytes);
+    if (!fit || !backing_->commit(nbytes)) return std::nullopt;
+    cold_.remove(fit->offset, nbytes);
+    return fit->offset;
   }
 
   // Makes [offset, old) reach `nbytes` in place, if what follows is free.

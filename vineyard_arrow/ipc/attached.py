@@ -16,10 +16,12 @@ import socket
 import sys
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from mmap import mmap
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -40,10 +42,14 @@ from .connection import Connection, NotSentError
 from .schemas import PLAIN, user_schema
 from .starter import connect_or_start
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 check_pyarrow()
 
 from . import _core, fork  # noqa: E402  # only once pyarrow is known to be the right one
 
+_T = TypeVar("_T")
 MODES = {"ro": 0, "cow": 1, "copy": 2}
 READ_ATTEMPTS = 1000
 
@@ -83,6 +89,27 @@ def _item(
     )
 
 
+class _Words:
+    """Free words of the table, for streams. Readers never get what was a writer's.
+
+    The daemon may still write in that, when the writer has just gone.
+    """
+
+    def __init__(self) -> None:
+        third = _core.NUM_WORDS // 3
+        self.readers = deque(range(third))
+        self.writers = deque((i, i + 1) for i in range(third, 3 * third, 2))
+
+    @staticmethod
+    def take(free: deque[_T]) -> _T:
+        if not free:
+            raise VineyardArrowError(
+                "this process reads or writes as many streams as it can",
+                "close those that are no longer needed",
+            )
+        return free.popleft()  # the one that was given back first
+
+
 class Attached:
     """See the module's docstring. Made by `attach`, closed when its last client closes."""
 
@@ -97,6 +124,8 @@ class Attached:
         self._lease_segment: int | None = None
         self._is_child = False  # of a fork: some pins may be in no table of ours
         self._inherited: list[int] = []  # leases of the processes we were forked from
+        self._words = _Words()
+        self._side: weakref.WeakSet[Connection] = weakref.WeakSet()
         connection = connect_or_start(config.socket, config.timeout_s, autostart=config.autostart)
         fds: list[int] = []  # ours to close
         try:
@@ -124,7 +153,7 @@ class Attached:
             for fd in fds:
                 os.close(fd)
         self.uid = welcome.uid
-        self._take(connection, welcome.ids)
+        self._take(connection, welcome.client, welcome.ids)
 
     def _hello(self, connection: Connection) -> tuple[p.Welcome, list[int]]:
         program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
@@ -139,8 +168,9 @@ class Attached:
             )
         return welcome, fds
 
-    def _take(self, connection: Connection, ids: tuple[int, int]) -> None:
+    def _take(self, connection: Connection, number: int, ids: tuple[int, int]) -> None:
         self.connection = connection
+        self.number = number  # what the daemon knows us by
         # Not our method: an attachment without users goes at once, not at a collection.
         connection.on_retired = self._core.remove_segments
         self._ids = iter(range(ids[0], ids[0] + ids[1]))
@@ -303,6 +333,68 @@ class Attached:
             return Connection.open(self.socket, self.timeout_s)
         except OSError as error:
             raise ConnectionLostError(f"the daemon is gone ({error})") from None
+
+    # ---- streams
+
+    def side_connection(self) -> Connection:
+        """A connection for a writer or a reader of a stream: gone with us, and not inherited."""
+        if self.users == 0:
+            raise VineyardArrowError("this client is closed", "connect() anew")
+        if self.connection.lost == "forked":
+            self._reconnect()
+        self.check_alive()
+        connection = self.open_connection()
+        self._side.add(connection)
+        return connection
+
+    def take_cursor(self) -> int:
+        """A word of our table for a reader, to be given back."""
+        with self._lock:
+            word = self._words.take(self._words.readers)
+        self._core.set_cursor(word, 0)
+        return word
+
+    def take_room(self) -> tuple[int, int]:
+        """Two words of our table for a writer, to be given back."""
+        with self._lock:
+            words = self._words.take(self._words.writers)
+        for word in words:
+            self._core.set_cursor(word, 0)
+        return words
+
+    def give_cursor(self, word: int) -> None:
+        """The reader is gone."""
+        self._words.readers.append(word)
+
+    def give_room(self, words: tuple[int, int]) -> None:
+        """The writer is gone."""
+        self._words.writers.append(words)
+
+    def read_batch(self, key: int) -> pa.RecordBatch:
+        """A batch of a stream; ObjectNotFoundError if it was withdrawn."""
+        return self._look(key, lambda: self._core.read_batch(key))[0]
+
+    def plan_batch(self, part: Part) -> _core.Plan:
+        """A batch on its way into a stream; its `payload_nbytes` are to be waited for."""
+        self.lease()
+        return self._plan((part,))
+
+    def append(self, stream: int, typename: str, plan: _core.Plan, *, share: bool = True) -> None:
+        """Put a batch of a stream; StoreFullError if it does not fit.
+
+        InvalidObjectError with "not sealed" if it is to be planned anew, and not shared: what
+        a forked child inherited is sealed by nobody.
+        """
+        try:
+            plan.place(share)
+            (object_id,) = self._take_ids(1)
+        except MemoryError:
+            plan.abandon()
+            raise self._full(plan.payload_nbytes) from None
+        figures = plan.figures()
+        item = p.PutItem(object_id, typename, *figures, time.time_ns(), stream=stream)
+        if not self._leave([plan], [item]):
+            self._commit([plan], [item])
 
     # ---- writing
 
@@ -521,6 +613,8 @@ class Attached:
         self._lock = threading.RLock()
         self._core.forking = 0
         self._pool = None
+        self._close_side()
+        self._words = _Words()
         if self._lease_segment is not None:
             self._inherited.append(self._lease_segment)
             self._lease_segment = None
@@ -531,7 +625,8 @@ class Attached:
             self.connection.lost = "forked"
         else:
             sock = socket.socket(fileno=os.dup(sock_fd))
-            self._take(Connection(sock, self.timeout_s), prepared.reply.ids)
+            reply = prepared.reply
+            self._take(Connection(sock, self.timeout_s), reply.client, reply.ids)
 
     def _reconnect(self) -> None:
         """A child that inherited nothing pinned attaches itself when it first needs to."""
@@ -555,7 +650,7 @@ class Attached:
             finally:
                 os.close(table_fd)
             self.uid = welcome.uid
-            self._take(connection, welcome.ids)
+            self._take(connection, welcome.client, welcome.ids)
 
     def _tell_segments(self, connection: Connection) -> None:
         """Let the daemon know which segments we inherited, and forget those that are gone."""
@@ -574,9 +669,14 @@ class Attached:
         Returns what the fork hooks must know from now on, if anything is still mapped.
         """
         self.connection.close()
+        self._close_side()
         if self._pool is None and not self._core.in_use:
             return None
         return fork.Remnant(self._core, self.connection, self.timeout_s)
+
+    def _close_side(self) -> None:
+        for connection in list(self._side):
+            connection.close()
 
 
 def full_error(nbytes: int, status: p.Status) -> StoreFullError:
@@ -598,6 +698,7 @@ def full_error(nbytes: int, status: p.Status) -> StoreFullError:
             else ""
         )
         + (f", and {format_size(status.block_nbytes)} in blocks" if status.blocks else "")
+        + (f", and {format_size(status.stream_nbytes)} in streams" if status.stream_batches else "")
         + (f"; most by {by}" if by else ""),
         "delete objects, drop arrays of deleted ones, or start the daemon with a larger"
         " --memory-limit; `vineyard-arrow doctor` shows who holds what",

@@ -188,6 +188,15 @@ class Attachment {
     return true;
   }
 
+  // ---- streams
+
+  // A reader needs nothing before batch `next` any more: all it took is pinned.
+  void set_cursor(uint32_t word, uint64_t next) {
+    table->words[word].store(next);
+    if (index.header->room_waiters.load() == 0) return;
+    [[maybe_unused]] auto n = write(event_fd_, &kCursorKick, sizeof(kCursorKick));
+  }
+
   // ---- pins
 
   int64_t pin(uint64_t id) {

@@ -143,6 +143,29 @@ class Connection:
             raise from_code(reply.code, reply.message, reply.hint)
         return reply, fds
 
+    def post(self, message: Any, timeout_s: float) -> int:
+        """Send ``message`` and wait for nothing; return the number to `collect` its reply by.
+
+        For event loops, which watch the descriptor until it is readable. One at a time.
+        """
+        with self._lock:
+            if self.lost:
+                raise _lost(self.lost)
+            self._number = self._number % 0xFFFFFFFF + 1
+            self._set_timeout(min(timeout_s, MAX_TIMEOUT_S))
+            self._send(p.encode(self._number, message))
+            return self._number
+
+    def collect(self, number: int, timeout_s: float) -> Any:
+        """The reply to what was posted, which has come or begun to; as `request` raises."""
+        with self._lock:
+            if self.lost:
+                raise _lost(self.lost)
+            reply, _ = self._receive(number, time.monotonic() + timeout_s)
+        if isinstance(reply, p.Failure):
+            raise from_code(reply.code, reply.message, reply.hint)
+        return reply
+
     def _set_timeout(self, timeout_s: float) -> None:
         """Let the kernel end a blocking call: Python's own timeouts poll before each one."""
         if timeout_s != self._kernel_timeout_s:

@@ -96,6 +96,11 @@ class HostTable {  // one client's table
   // Takes the allowance back; returns how much was left.
   int64_t disallow() { return t_->allowance.exchange(0); }
 
+  // ---- streams
+
+  uint64_t word(uint32_t i) const { return t_->words[i % kWords].load(); }
+  void set_word(uint32_t i, uint64_t value) { t_->words[i % kWords].store(value); }
+
   bool pins(uint32_t slot) const { return t_->pins()[slot].load() != 0; }
   int64_t total_pins(uint32_t num_slots) const {
     int64_t n = 0;
@@ -156,6 +161,9 @@ class HostIndex {
 
   // Whether anybody waits for an object: writers must then kick the daemon.
   void set_waiters(uint32_t n) { view_.header->waiters.store(n); }
+
+  // Whether the writer of a stream waits for its readers: they must then kick the daemon.
+  void set_room_waiters(uint32_t n) { view_.header->room_waiters.store(n); }
 
   // Slots ever used: no pin table has a pin beyond.
   uint32_t high_water() const { return used_; }

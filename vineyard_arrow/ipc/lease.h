@@ -88,7 +88,7 @@ class Lease final : public Backing {
   // ---- the pool half: blocks that Arrow owns until it frees them
 
   uint8_t* allocate(uint64_t nbytes) {
-    nbytes = round_up(nbytes, kPage);
+    nbytes = round_up(nbytes, unit_for(nbytes));
     std::lock_guard<std::mutex> lock(mutex_);
     auto offset = take(pool_, nbytes);
     if (!offset) return nullptr;
@@ -107,11 +107,12 @@ class Lease final : public Backing {
 
   // True when the block now holds `nbytes` where it lies.
   bool resize(uint8_t* address, uint64_t nbytes) {
-    nbytes = round_up(nbytes, kPage);
+    nbytes = round_up(nbytes, unit_for(nbytes));
     std::lock_guard<std::mutex> lock(mutex_);
     auto it = blocks_.find(offset_of(address));
     if (it == blocks_.end() || it->second.sealed) return false;
     uint64_t old = it->second.nbytes;
+    if (nbytes > old && !in_units(it->first, nbytes)) return false;  // it moves to units of its own
     if (nbytes > old) {
       receive();
       if (!pool_.grow(it->first, old, nbytes)) return false;
@@ -133,7 +134,8 @@ class Lease final : public Backing {
     if (it == blocks_.end() || end > it->first + it->second.nbytes || sealed_runs_ >= max_runs_)
       return false;
     it->second.sealed = true;
-    auto gaps = unsealed_in(round_down(begin, kPage), round_up(end, kPage));
+    uint64_t page = in_units(it->first, it->second.nbytes) ? unit_for(it->second.nbytes) : kPage;
+    auto gaps = unsealed_in(round_down(begin, page), round_up(end, page));
     for (size_t i = 0; i < gaps.size(); i++) {
       if (protect(gaps[i].offset, gaps[i].nbytes, PROT_READ)) continue;
       while (i-- > 0) protect(gaps[i].offset, gaps[i].nbytes, PROT_READ | PROT_WRITE);
@@ -222,6 +224,12 @@ class Lease final : public Backing {
     bool sealed;  // some of its pages are, or were, sealed and protected
   };
 
+  // On huge pages a block of half a page and more has whole ones to itself: the kernel then
+  // changes their protection in one piece. It would else split them, at 28 µs for a MiB.
+  uint64_t unit_for(uint64_t nbytes) const { return o_.huge && nbytes >= kHugePage / 2 ? kHugePage : kPage; }
+  bool in_units(uint64_t offset, uint64_t nbytes) const {
+    return unit_for(nbytes) == kPage || (offset % kHugePage == 0 && nbytes % kHugePage == 0);
+  }
   uint8_t* at(uint64_t offset) const { return o_.base + offset; }
   uint64_t offset_of(const uint8_t* address) const { return address - o_.base; }
   bool in_pool(uint64_t offset) const { return offset < o_.offset + half_; }
@@ -243,7 +251,10 @@ class Lease final : public Backing {
   std::optional<uint64_t> take(Allocator& from, uint64_t nbytes) {
     touch();
     receive();
-    auto offset = from.allocate(nbytes);
+    bool units = &from == &pool_ && unit_for(nbytes) == kHugePage;
+    std::optional<uint64_t> offset;
+    if (units) offset = from.allocate_units(nbytes);
+    if (!offset) offset = from.allocate(nbytes);  // what is left may lie as it likes
     if (offset) count_unsealed(nbytes);
     publish_warm();
     return offset;
@@ -305,12 +316,14 @@ class Lease final : public Backing {
     uint64_t tail = t->ring_tail.load(std::memory_order_relaxed);
     uint64_t head = t->ring_head.load(std::memory_order_acquire);
     if (head == tail) return false;
-    for (; tail != head; tail++) take_back(t->ring()[tail % kRingEntries]);
+    RangeSet open;  // neighbours are made writable in one call
+    for (; tail != head; tail++) take_back(t->ring()[tail % kRingEntries], &open);
     t->ring_tail.store(tail, std::memory_order_release);
+    for (auto [offset, nbytes] : open.ranges()) reopen(offset, nbytes);
     return true;
   }
 
-  void take_back(Range r) {
+  void take_back(Range r, RangeSet* open) {
     if (!in_pool(r.offset)) return put_.free(r.offset, r.nbytes);
     leave_sealed(r.offset);
     // Parts that a live block still shows stay with it, the others are free.
@@ -324,7 +337,7 @@ class Lease final : public Backing {
       } else {
         auto next = blocks_.lower_bound(begin);
         if (next != blocks_.end()) stop = std::min(end, next->first);
-        reopen(begin, stop - begin);
+        open->insert(begin, stop - begin);
       }
       begin = stop;
     }

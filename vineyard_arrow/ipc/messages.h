@@ -199,6 +199,15 @@ class Plan {
     copy_all(tasks);
   }
 
+  // Bytes of all buffers; after `place`, `nbytes`.
+  int64_t payload_nbytes() const {
+    int64_t n = 0;
+    for (auto& d : drafts_)
+      for (auto& b : d.buffers)
+        if (b) n += b->size();
+    return n;
+  }
+
   // Bytes of a segment that holds a copy of every buffer.
   uint64_t standalone_nbytes() const {
     uint64_t end = lay_out([](size_t, const arrow::Buffer*, uint64_t, bool) {});

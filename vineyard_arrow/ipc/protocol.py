@@ -24,6 +24,8 @@ UNASKED = 0
 Extent = tuple[int, int]  # offset in the store, bytes
 # Of 64 bits, as the native core has them; msgpack has no larger ones.
 Id = Annotated[int, msgspec.Meta(ge=0)]
+Word = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+LOST = (1 << 64) - 1
 Figure = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -86,6 +88,7 @@ class PutItem(_Message, tag="item"):
     strict: int | None = None
     members: list[Id] = []  # objects that this one is composed of; they must be there
     signature: Id = 0  # that of the object it is a copy of, if it is one
+    stream: Id = 0  # append it to this stream; it is then no object by itself
 
 
 class Put(_Message, tag="put"):
@@ -173,6 +176,67 @@ class UnlinkBlock(_Message, tag="unlink-block"):
     name: str
 
 
+class CreateStream(_Message, tag="create-stream"):
+    """Make a stream; this connection is its writer's, whose end is the writer's.
+
+    `client`: the number of the client that will put its batches; `words`: where in its table
+    it is told how many batches and bytes were let go, or `LOST` when the stream was dropped.
+    Comes as `Opened`.
+    """
+
+    client: int
+    words: tuple[Word, Word]
+    name: str | None
+    schema: bytes  # an Arrow IPC message
+    max_batches: Figure | None
+    max_nbytes: Figure | None
+    keep: bool
+
+
+class OpenStream(_Message, tag="open-stream"):
+    """Read a stream, by id or name, once it is there; this connection is now its reader's.
+
+    `word`: where in the table of that client its reader says what it needs next. Comes as
+    `Opened`.
+    """
+
+    client: int
+    word: Word
+    id: Id | None
+    name: str | None
+    timeout_s: float
+
+
+class NextBatches(_Message, tag="next"):
+    """Ask for the ids of batches from number `cursor` on, as soon as there are any."""
+
+    cursor: Figure
+    timeout_s: float
+
+
+class AwaitRoom(_Message, tag="await-room"):
+    """Wait until so many batches and bytes have been read and let go."""
+
+    batches: Figure
+    nbytes: Figure
+    timeout_s: float
+
+
+class EndStream(_Message, tag="end-stream"):
+    """The writer's last word; with why, if it failed."""
+
+    failure: str | None = None
+
+
+class DropStream(_Message, tag="drop-stream"):
+    id: Id | None
+    name: str | None
+
+
+class ListStreams(_Message, tag="streams"):
+    pattern: str
+
+
 class GetStatus(_Message, tag="status"):
     pass
 
@@ -237,6 +301,46 @@ class Block(_Message, tag="block"):
 
     name: str
     nbytes: int
+
+
+class Opened(_Message, tag="opened"):
+    """`first`: the number of the first batch that this reader can have."""
+
+    id: int
+    name: str | None
+    schema: bytes
+    first: int
+
+
+class Batches(_Message, tag="batches"):
+    """Ids of the next batches. `ended`: none come after these; if it failed, this is why."""
+
+    ids: list[int]
+    ended: bool
+    failure: str | None
+
+
+class StreamState(_Message, tag="stream"):
+    id: int
+    name: str | None
+    schema: bytes
+    state: str  # "open", "ended" or "failed"
+    failure: str | None
+    keep: bool
+    max_batches: int | None
+    max_nbytes: int | None
+    pid: int  # of the writer
+    created_ns: int
+    batches: int  # ever written
+    nbytes: int
+    backlog: int  # batches that are in the store
+    backlog_nbytes: int
+    stored: int  # bytes of their extents
+    readers: list[tuple[int, int]]  # pid, and the number of the batch it needs next
+
+
+class Streams(_Message, tag="all-streams"):
+    streams: list[StreamState]
 
 
 class Found(_Message, tag="found"):
@@ -312,6 +416,9 @@ class Status(_Message, tag="state"):
     segments: list[SegmentInfo]
     blocks: int  # of shared memory: those with a name, and those somebody still has open
     block_nbytes: int
+    streams: int
+    stream_batches: int  # that are in the store; they are not among the objects
+    stream_nbytes: int  # of their extents
 
 
 class Done(_Message, tag="done"):
@@ -350,6 +457,13 @@ Request = (
     | CreateBlock
     | OpenBlock
     | UnlinkBlock
+    | CreateStream
+    | OpenStream
+    | NextBatches
+    | AwaitRoom
+    | EndStream
+    | DropStream
+    | ListStreams
     | GetStatus
     | Trim
     | Clear
@@ -363,6 +477,10 @@ Reply = (
     | Ids
     | Forked
     | Block
+    | Opened
+    | Batches
+    | StreamState
+    | Streams
     | Found
     | Names
     | Objects

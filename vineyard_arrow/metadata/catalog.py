@@ -91,6 +91,7 @@ class Catalog:
         self._objects: dict[int, Record] = {}
         self._names: dict[str, _Name] = {}
         self._deleted: dict[int, Record] = {}  # by slot: still pinned
+        self._unlisted: dict[int, Record] = {}  # to be read, but no objects by themselves
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -103,7 +104,8 @@ class Catalog:
     @property
     def room(self) -> int:
         """How many more objects and names the index takes."""
-        return self._max - len(self._objects) - len(self._deleted) - len(self._names)
+        objects = len(self._objects) + len(self._unlisted) + len(self._deleted)
+        return self._max - objects - len(self._names)
 
     @property
     def spare_nbytes(self) -> int:
@@ -121,11 +123,11 @@ class Catalog:
         """Raise unless all of these ids and names can be published together."""
         fresh: set[int | str] = set()
         for object_id in ids:
-            if object_id in self._objects or object_id in fresh:
+            if object_id in self._objects or object_id in self._unlisted or object_id in fresh:
                 raise ObjectExistsError(f"object {ObjectID(object_id)} exists")
             fresh.add(object_id)
         for name in names:
-            _check_name(name)
+            check_name(name)
             if name in self._names or name in fresh:
                 raise self._taken(name)
             fresh.add(name)
@@ -191,9 +193,29 @@ class Catalog:
         if name is not None and record.name_place is not None:
             self._insert_name(name, record, record.name_place)
 
+    def publish_unlisted(self, record: Record) -> None:
+        """Make a checked and stored batch of a stream readable. Cannot fail.
+
+        It can be got by its id, but not listed, named, deleted or made a member.
+        """
+        offset, nbytes = record.place
+        record.slot = self._index.insert(record.id, _core.KIND_OBJECT, self._base + offset, nbytes)
+        self._unlisted[record.id] = record
+
+    def withdraw(self, records: Iterable[Record]) -> None:
+        """Delete what was published unlisted; memory goes when the last reader lets go of it."""
+        for record in records:
+            del self._unlisted[record.id]
+            self._index.kill(record.slot)
+            self._give_up(record)
+
     def get(self, object_id: int) -> Record | None:
         """The object, or None."""
         return self._objects.get(object_id)
+
+    def is_readable(self, object_id: int) -> bool:
+        """Whether there is an object, or a batch of a stream, of that id."""
+        return object_id in self._objects or object_id in self._unlisted
 
     def check_members(self, members: Iterable[int], others: Iterable[int] = ()) -> None:
         """Raise unless all members are objects; ``others`` are about to be."""
@@ -244,6 +266,9 @@ class Catalog:
         del self._objects[record.id]
         self._index.kill(record.slot)
         record.deep = deep
+        self._give_up(record)
+
+    def _give_up(self, record: Record) -> None:
         if self._pins(record.slot):
             self._deleted[record.slot] = record
         else:
@@ -284,7 +309,8 @@ class Catalog:
         found: dict[int, Record] = {}
         pending = [object_id]
         while pending:
-            record = self._objects.get(pending.pop())
+            each = pending.pop()
+            record = self._objects.get(each) or self._unlisted.get(each)
             if record is not None and record.id not in found:
                 found[record.id] = record
                 pending += record.members
@@ -308,7 +334,7 @@ class Catalog:
 
     def put_name(self, name: str, object_id: int) -> None:
         """Point a free name to an object."""
-        _check_name(name)
+        check_name(name)
         if name in self._names:
             raise self._taken(name)
         record = self._objects.get(object_id)
@@ -351,7 +377,8 @@ class Catalog:
         return {n: e.id for n, e in sorted(self._names.items()) if fnmatchcase(n, pattern)}
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise unless this can be the name of an object, or of a stream."""
     try:
         nbytes = len(name.encode())
     except UnicodeEncodeError:

@@ -3,8 +3,9 @@
 // Two files are laid out here. The *index* is written by the daemon and mapped read-only
 // by clients: a hash table from object id or name to the place of its metadata. The
 // *client table* is shared by one client and the daemon: pins, credit, counters, the ring
-// through which freed extents come home, and the outbox, in which a client leaves puts that
-// the daemon takes up before it does anything else. Nothing here knows of Arrow or Python.
+// through which freed extents come home, the outbox, in which a client leaves puts that the
+// daemon takes up before it does anything else, and how far its streams have come.
+// Nothing here knows of Arrow or Python.
 #pragma once
 
 #include <errno.h>
@@ -86,6 +87,7 @@ struct IndexHeader {
   uint64_t catalog_nbytes;
   uint64_t instance;
   std::atomic<uint32_t> waiters;  // > 0: somebody waits for an object, so an outbox must kick
+  std::atomic<uint32_t> room_waiters;  // > 0: a stream's writer waits, so its readers must kick
   // Held by the daemon's main thread as long as it lives. The kernel marks it when that
   // thread dies, however it dies, so a reader learns of it without a system call.
   alignas(64) pthread_mutex_t liveness;
@@ -193,6 +195,10 @@ constexpr uint64_t kOutboxOffset = kRingOffset + kRingEntries * sizeof(Range);
 constexpr uint64_t kOutboxNbytes = 256 << 10;
 constexpr uint64_t kMaxOutboxEntry = kOutboxNbytes / 2;
 constexpr uint64_t kPinsOffset = kOutboxOffset + kOutboxNbytes;
+constexpr uint32_t kWords = 384;
+// What a kick adds to the event descriptor: a count of each reason.
+constexpr uint64_t kKick = 1;
+constexpr uint64_t kCursorKick = 1ull << 32;
 
 struct ClientTable {
   // Credit: bytes the writer may still commit. The daemon adds, either side takes.
@@ -215,6 +221,9 @@ struct ClientTable {
   std::atomic<uint32_t> out_kicked;            // the writer has kicked the daemon about it
   alignas(64) std::atomic<uint64_t> out_tail;  // written by the daemon
   std::atomic<int64_t> allowance;              // objects that the writer may still leave there
+  // Streams. A reader has one word, which the client writes: the number of the batch it needs
+  // next. A writer has two, which the daemon writes: batches and bytes that were let go.
+  alignas(64) std::atomic<uint64_t> words[kWords];
 
   Range* ring() { return reinterpret_cast<Range*>(reinterpret_cast<char*>(this) + kRingOffset); }
   uint8_t* outbox() { return reinterpret_cast<uint8_t*>(this) + kOutboxOffset; }
