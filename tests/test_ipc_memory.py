@@ -67,7 +67,7 @@ class Player:
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
         self.table = Table()
-        self.writer = Writer(self.table.host)
+        self.writer = Writer(self.table.host, os.geteuid())
         memory.writers.add(self.writer)
         self.segment: Segment | None = None
         self.free: list[tuple[int, int]] = []
@@ -307,7 +307,7 @@ class Kept:
 
     def put(self, object_id: int, name: str | None = None, nbytes: int = 100) -> Record:
         self.catalog.check_new([object_id], [] if name is None else [name])
-        place, name_place = self.catalog.store(b"x" * nbytes, [], (0, 0, 0, 0, 0), name)
+        place, name_place = self.catalog.store(b"x" * nbytes, [], (0,) * 7, name)
         record = Record(object_id, "t", 0, 0, 0, 0, [(1, object_id)], place, name_place)
         self.catalog.publish(record, name)
         return record
@@ -374,10 +374,10 @@ def test_a_full_arena_stores_neither_object_nor_name() -> None:
     kept = Kept(100, 64 << 10)
     used = kept.arena.used
     with pytest.raises(StoreFullError, match="metadata"):
-        kept.catalog.store(b"x" * (65 << 10), [], (0, 0, 0, 0, 0), None)
+        kept.catalog.store(b"x" * (65 << 10), [], (0,) * 7, None)
     # Room for the object, but not for its name.
     with pytest.raises(StoreFullError, match="metadata"):
-        kept.catalog.store(b"x" * (60 << 10), [], (0, 0, 0, 0, 0), "n" * (8 << 10))
+        kept.catalog.store(b"x" * (60 << 10), [], (0,) * 7, "n" * (8 << 10))
     assert kept.arena.used == used
     kept.put(1, "name", 60 << 10)
     assert kept.catalog.find_name("name") == 1

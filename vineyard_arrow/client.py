@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from .composition import MEMBERS, VALUES, create_metadata, members_of, members_part, shallow_copy
+from .composition import (
+    VALUES,
+    create_metadata,
+    members_of,
+    members_part,
+    shallow_copy,
+)
 from .config import ClientConfig, client_config
 from .contexts import current_registry
 from .errors import (
@@ -35,7 +41,10 @@ from .registry import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .ipc import _core
+
 Mode = Literal["ro", "cow", "copy"]
+Check = Literal["structure", "full"]
 Key = int | str | ObjectID
 
 
@@ -55,8 +64,14 @@ class Client:
     that are mapped, since a dead daemon's index may be out of date.
     """
 
-    def __init__(self, config: ClientConfig, registry: Registry = default_registry) -> None:
+    def __init__(
+        self,
+        config: ClientConfig,
+        registry: Registry = default_registry,
+        trusted: bool | None = None,
+    ) -> None:
         self._registry = registry
+        self._trusted = trusted
         self._attached: Attached | None = attach(config)
 
     @property
@@ -139,6 +154,8 @@ class Client:
         timeout_s: float | None = None,
         as_: Form | None = None,
         resolver: Resolver | None = None,
+        trusted: bool | None = None,
+        validate: Check = "structure",
     ) -> Any:
         """The value of an object, over the store's own memory: nothing is copied.
 
@@ -158,6 +175,15 @@ class Client:
             is natural there. Copied only where that library cannot do without.
         resolver : callable, optional
             Make the value by ``resolver(part, stored)``, this time.
+        trusted : bool, optional
+            Whether pickles may be loaded, which may run any code: True loads all, False
+            refuses all. By default (here and of `connect`) those are loaded that a process of
+            this user put, in memory that only this user's processes can write.
+        validate : {"structure", "full"}
+            "structure" checks, the first time, that no column reaches out of its buffers, which
+            costs nothing to speak of; "full" that no offset and no index does either, which
+            looks at all of them. Whoever may write the store's memory can do so after the
+            check, unless ``mode="copy"``: then what is checked is the copy.
 
         Raises
         ------
@@ -165,6 +191,10 @@ class Client:
             If there is none, or DeadlineExceededError when waiting was in vain.
         ResolverNotFoundError
             If nobody knows the object's typename, or how to give it as ``as_``.
+        AccessDeniedError
+            If there is a pickle in it that may not be loaded.
+        InvalidObjectError
+            If what is stored makes no sense.
         """
         if as_ is not None and resolver is not None:
             raise InvalidObjectError("get takes as_ or resolver, not both")
@@ -176,13 +206,35 @@ class Client:
             if not timeout_s:
                 raise
             raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
-        stored = self._stored(object_id, raw, mode)
+        stored = self._stored(object_id, raw, mode, trusted, validate)
         return stored.resolve(0, as_) if resolver is None else resolver(stored.parts[0], stored)
 
-    def _stored(self, object_id: int, raw: list[Any], mode: str) -> StoredObject:
-        writable = mode != "ro"
-        parts = [StoredPart(t, params, table, writable) for t, params, table in raw]
-        return StoredObject(parts, current_registry(self._registry), self, object_id, mode)
+    def _stored(
+        self,
+        object_id: int,
+        raw: _core.Raw,
+        mode: str,
+        trusted: bool | None = None,
+        validate: str = "structure",
+    ) -> StoredObject:
+        stored = StoredObject(
+            raw.parts,
+            current_registry(self._registry),
+            self,
+            object_id,
+            mode,
+            self._trusted if trusted is None else trusted,
+            raw.uid,
+            raw.members,
+        )
+        if validate != "structure":
+            _validate(stored, validate)
+        return stored
+
+    @property
+    def uid(self) -> int:
+        """The user of this process, as the daemon sees it."""
+        return self._a.uid
 
     def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:
         """The parts of an object that a resolver is making, anew and mapped copy-on-write."""
@@ -193,22 +245,40 @@ class Client:
 
         The first one whose memory is not mapped yet has all of the object's mapped.
         """
-        last = stored.parts[-1]
-        found = members_of(last.typename, last.table.schema, last.params).get(name)
-        if found is None:
+        if name not in stored.composed_of:
             raise ObjectNotFoundError(f"{ObjectID(stored.id)} has no member {name!r}")
+        number, _ = stored.composed_of[name]
         try:
-            raw = self._a.read(found.id, stored.mode, stored.id)
+            raw = self._a.read(number, stored.mode, stored.id)
         except ObjectNotFoundError:
-            raise ObjectNotFoundError(
-                f"member {name!r} ({found.id}) of {ObjectID(stored.id)} is gone",
-                "it was deleted by force",
-            ) from None
-        return self._stored(found.id, raw, stored.mode).resolve(0, as_)
+            raise _gone(stored, name) from None
+        how = "full" if stored.validate else "structure"
+        return self._stored(number, raw, stored.mode, stored.trusted, how).resolve(0, as_)
 
-    def get_many(self, keys: Iterable[Key], *, mode: Mode = "ro") -> list[Any]:
+    def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
+        """The values of all members of an object that a resolver is making, by name."""
+        registry, mode, trusted = stored.registry, stored.mode, stored.trusted
+        numbers = [number for number, _ in stored.composed_of.values()]
+        reading = self._a.read_each(numbers, mode, stored.id)
+        values: dict[str, Any] = {}
+        for name, number in zip(stored.composed_of, numbers, strict=True):
+            try:
+                raw = next(reading)
+            except ObjectNotFoundError:
+                raise _gone(stored, name) from None
+            each = StoredObject(
+                raw.parts, registry, self, number, mode, trusted, raw.uid, raw.members
+            )
+            if stored.validate:
+                _validate(each, "full")
+            values[name] = each.resolve(0, as_)
+        return values
+
+    def get_many(
+        self, keys: Iterable[Key], *, mode: Mode = "ro", trusted: bool | None = None
+    ) -> list[Any]:
         """The values of many objects; no round trip once their segments are mapped."""
-        return [self.get(key, mode=mode) for key in keys]
+        return [self.get(key, mode=mode, trusted=trusted) for key in keys]
 
     def _resolve(self, key: Key, timeout_s: float | None = None) -> int:
         """The id that ``key`` stands for."""
@@ -306,31 +376,32 @@ class Client:
             names=tuple(info.names),
             parents=info.parents,
             labels=info.labels,
-            signature=ObjectID(info.signature),
         )
 
     def _sealed_meta(self, object_id: int, pin: Any = None, **catalogued: Any) -> ObjectMeta:
         """What the object itself says, and what the catalog knows; no round trip."""
         described = self._a.describe(object_id, pin)
-        nbytes, created_ns, copied, gathered, shared, parts, _ = described
-        root, last = parts[0], parts[-1]
+        nbytes, created_ns, copied, gathered, shared, uid, signature, parts, members, _ = described
+        root = parts[0]
         return ObjectMeta.sealed(
             root[0],
             root[4].get(VALUES, {}),
             id=ObjectID(object_id),
             instance=ObjectID(object_id).instance,
             nbytes=nbytes,
-            parts=tuple(PartMeta(*part[:4]) for part in parts if part[0] != MEMBERS),
-            members=members_of(last[0], last[1], last[4]),
+            parts=tuple(PartMeta(*part[:4]) for part in parts),
+            members=members_of(members),
             created=datetime.fromtimestamp(created_ns / 1e9, UTC),
             copied=copied,
             gathered=gathered,
             shared=shared,
+            uid=uid,
+            signature=ObjectID(signature),
             **catalogued,
         )
 
     def _typename(self, object_id: int) -> str:
-        return str(self._a.describe(object_id)[5][0][0])
+        return str(self._a.describe(object_id)[-3][0][0])
 
     def create_metadata(self, meta: ObjectMeta, *, name: str | None = None) -> ObjectMeta:
         """Seal an object that is composed of values and members; return its metadata.
@@ -354,7 +425,8 @@ class Client:
     def shallow_copy(self, key: Key, extra: Mapping[str, Any] | None = None) -> ObjectID:
         """A new object with the same data and members, and ``extra`` among its values.
 
-        Nothing is copied but metadata. Both have the same signature.
+        Nothing is copied but metadata. Both have the same signature, by which `list_objects`
+        finds them.
         """
         return shallow_copy(self, key, extra)
 
@@ -370,13 +442,17 @@ class Client:
         pattern: str = "*",
         *,
         labels: Mapping[str, str] | None = None,
+        signature: int = 0,
         limit: int = 1000,
     ) -> list[ObjectMeta]:
         """Objects with a name or typename that ``pattern`` matches (as in a shell), by id.
 
-        ``labels``: only those that have all of these.
+        ``labels``: only those that have all of these. ``signature``: only the copies of one
+        content, see `ObjectMeta`.
         """
-        reply, _ = self._a.request(p.ListObjects(pattern, limit, dict(labels or {})))
+        reply, _ = self._a.request(
+            p.ListObjects(pattern, limit, dict(labels or {}), int(signature))
+        )
         out = []
         for info in reply.objects:
             try:
@@ -531,6 +607,27 @@ def _draft(
     return Draft(parts, name, ids, signature)
 
 
+def _gone(stored: StoredObject, name: str) -> ObjectNotFoundError:
+    number = ObjectID(stored.composed_of[name][0])
+    return ObjectNotFoundError(
+        f"member {name!r} ({number}) of {ObjectID(stored.id)} is gone", "it was deleted by force"
+    )
+
+
+def _validate(stored: StoredObject, how: str) -> None:
+    """Check all values of an object, see `Client.get`; its resolvers are to go on with that."""
+    import pyarrow as pa
+
+    if how != "full":
+        raise InvalidObjectError(f"validate {how!r} is not one of 'structure', 'full'")
+    stored.validate = True
+    for part in stored.parts:
+        try:
+            part.table.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise InvalidObjectError(f"{ObjectID(stored.id)} is damaged: {error}") from None
+
+
 def _unreadable(info: p.ObjectInfo) -> ObjectMeta:
     """What is known of an object whose stored schema makes no sense."""
     return ObjectMeta.sealed(
@@ -565,6 +662,7 @@ def connect(
     timeout_s: float | None = None,
     autostart: bool | None = None,
     registry: Registry = default_registry,
+    trusted: bool | None = None,
 ) -> Client:
     """Connect to the store of this host, starting a daemon if none runs.
 
@@ -579,6 +677,8 @@ def connect(
         Start a daemon if none listens (the default). It lives until it is stopped.
     registry : Registry, optional
         Builders and resolvers of this client, on top of those that all clients have.
+    trusted : bool, optional
+        Whether pickles may be loaded, see `Client.get`.
 
     Raises
     ------
@@ -588,4 +688,4 @@ def connect(
         If the store is another user's.
     """
     config = client_config(socket=socket, timeout_s=timeout_s, autostart=autostart)
-    return Client(config, registry)
+    return Client(config, registry, trusted)

@@ -41,23 +41,13 @@ def members_part(members: Mapping[str, Member]) -> Part:
     return Part(MEMBERS, pa.schema(fields), [], {"ids": ids})
 
 
-def members_of(typename: str, schema: pa.Schema, params: dict[str, Any]) -> dict[str, Member]:
-    """The members that an object's last part names; none if it is another kind of part."""
-    if typename != MEMBERS:
-        return {}
-    ids = params.get("ids", [])
-    if len(ids) != len(schema):
-        raise InvalidObjectError("the members of this object have lost their ids")
-    try:
-        return {
-            field.name: Member(ObjectID(each), (field.metadata or {})[_TYPENAME].decode())
-            for field, each in zip(schema, ids, strict=True)
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidObjectError(f"the members of this object make no sense: {error!r}") from None
-
-
-_TYPENAME = b"ARROW:extension:metadata"
+def members_of(found: Mapping[str, tuple[int, str]]) -> dict[str, Member]:
+    """Members by name, as they were read."""
+    # Their ids are of 64 bits, and there may be thousands.
+    return {
+        name: Member(int.__new__(ObjectID, number), typename)
+        for name, (number, typename) in found.items()
+    }
 
 
 def create_metadata(client: Client, meta: ObjectMeta, name: str | None = None) -> ObjectMeta:
@@ -104,11 +94,9 @@ def shallow_copy(client: Client, key: Any, values: Mapping[str, Any] | None) -> 
     meta = client.get_meta(key)
     assert meta.id is not None
     merged = ObjectMeta(meta.typename, {**{k: meta[k] for k in meta}, **(values or {})})
-    raw = client._a.read(meta.id)
+    raw = client._a.read(meta.id).parts
     parts = [
-        Part(typename, table.schema, table.to_batches(), params)
-        for typename, params, table in raw
-        if typename != MEMBERS
+        Part(part.typename, part.table.schema, part.table.to_batches(), part.params) for part in raw
     ]
     params = {k: v for k, v in parts[0].params.items() if k != VALUES}
     if merged._values:

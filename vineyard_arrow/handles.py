@@ -16,7 +16,7 @@ from .objects import ObjectID, ObjectMeta
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .client import Client, Mode
+    from .client import Check, Client, Mode
     from .registry import Form
 
 
@@ -78,11 +78,18 @@ class ObjectHandle:
 
     # ---- data
 
-    def get(self, *, mode: Mode = "ro", as_: Form | None = None) -> Any:
+    def get(
+        self,
+        *,
+        mode: Mode = "ro",
+        as_: Form | None = None,
+        trusted: bool | None = None,
+        validate: Check = "structure",
+    ) -> Any:
         """The value, as `Client.get` makes it."""
         root = None if self._root is None else self._root.id
         raw = self._client._a.read(self.id, mode, root, self._pin)
-        return self._client._stored(self.id, raw, mode).resolve(0, as_)
+        return self._client._stored(self.id, raw, mode, trusted, validate).resolve(0, as_)
 
     def to_arrow(self) -> Any:
         """The data as what is natural in Arrow: a `pyarrow.Table`, array, scalar or buffer."""

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import InvalidObjectError, ObjectNotFoundError
 
@@ -72,8 +72,7 @@ class PartMeta:
     num_batches: int
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One object that another is composed of."""
 
     id: ObjectID
@@ -118,7 +117,12 @@ class ObjectMeta:
     labels : dict of str to str
         See `Client.label`.
     signature : ObjectID or None
-        Equal for copies: an object's own id, or that of the object it's a copy of.
+        Equal for copies of one content, made by `Client.shallow_copy`, however often and
+        whether or not the first one is still there: that one's id. What is put anew, be it
+        over the same memory, is a content of its own. It is the word of who put the copy.
+    uid : int or None
+        The user whose process put it; None if that of another user can write it too (some of
+        its payload lies in memory of theirs).
     copied, gathered, shared : int
         How its put came by the payload, in bytes: copied into the store, small buffers
         gathered by copy, and buffers taken as they lay in the store.
@@ -146,6 +150,7 @@ class ObjectMeta:
         self.names: tuple[str, ...] = ()
         self.labels: dict[str, str] = {}
         self.signature: ObjectID | None = None
+        self.uid: int | None = None
         self.copied = self.gathered = self.shared = 0
         self._values: dict[str, Any] = {}
         for key, value in (values or {}).items():
@@ -288,6 +293,7 @@ class ObjectMeta:
             ("names", cell(", ".join(self.names))),
             ("instance", f"{self.instance:06x}"),
             ("created", cell(self.created.isoformat(" ", "seconds"))),
+            ("user", cell("several" if self.uid is None else self.uid)),
         ]
         rows += [(cell(key), cell(value)) for key, value in self._values.items()]
         rows += [(f"label {cell(k)}", cell(v)) for k, v in self.labels.items()]

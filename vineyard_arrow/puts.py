@@ -216,11 +216,20 @@ class Puts:
             self._memory.seal_strict(self._memory.segments[item.strict])
         keys, segments, stored = self._memory.take(item.streams)
         created = min(item.created_ns, time.time_ns())
+        signature = item.signature or item.id
         try:
             place, name_place = self._catalog.store(
                 item.streams,
                 segments,
-                (item.nbytes, created, item.copied, item.gathered, item.shared),
+                (
+                    item.nbytes,
+                    created,
+                    item.copied,
+                    item.gathered,
+                    item.shared,
+                    self._user_of(session, segments),
+                    signature,
+                ),
                 item.name,
             )
         except BaseException:
@@ -237,8 +246,14 @@ class Puts:
             place,
             name_place,
             members=item.members,
-            signature=item.signature or item.id,
+            signature=signature,
         )
+
+    def _user_of(self, session: Session, segments: list[int]) -> int:
+        """Whose an object is that lies in these segments: all who can write them count."""
+        if all(self._memory.segments[i].uid == session.uid for i in segments):
+            return session.uid
+        return _core.SEVERAL_USERS
 
     def _count(self, item: p.PutItem) -> None:
         # Clients' words: they must not grow beyond what a message can carry.

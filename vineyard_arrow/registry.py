@@ -24,7 +24,12 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 import pyarrow as pa
 
-from .errors import InvalidObjectError, ObjectNotFoundError, ResolverNotFoundError
+from .errors import (
+    AccessDeniedError,
+    InvalidObjectError,
+    ObjectNotFoundError,
+    ResolverNotFoundError,
+)
 from .objects import Member, ObjectID
 from .plugins import load_plugins
 
@@ -67,7 +72,7 @@ class Part(msgspec.Struct, frozen=True, eq=False):
     params: dict[str, Any] = {}
 
 
-class StoredPart(msgspec.Struct, frozen=True, eq=False):
+class StoredPart(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One Arrow stream of a stored object, mapped.
 
     ``table`` holds the part's batches as chunks, with the user's schema. ``writable`` is
@@ -84,8 +89,15 @@ class StoredPart(msgspec.Struct, frozen=True, eq=False):
 class Source(Protocol):
     """Where a stored object's members come from."""
 
+    @property
+    def uid(self) -> int:
+        """The user of this process, by the same count as objects' users."""
+
     def get_member(self, stored: StoredObject, name: str, as_: Form | None) -> Any:
         """The value of a member."""
+
+    def get_members(self, stored: StoredObject, as_: Form | None) -> dict[str, Any]:
+        """The values of all members by name."""
 
     def get_object(self, key: int) -> Any:
         """A handle on an object."""
@@ -148,10 +160,13 @@ class Encoder(msgspec.Struct, eq=False):
         self.members[name] = Member(object_id, typename)
 
 
-class StoredObject(msgspec.Struct, eq=False):
+class StoredObject(msgspec.Struct, eq=False, gc=False):
     """The mapped parts of one stored object, on the way back to a value.
 
-    ``source`` is the client it was got by; ``id`` and ``mode`` are those of that get.
+    ``source`` is the client it was got by; ``id``, ``mode`` and ``trusted`` are those of that
+    get. ``uid`` is the user who put the object, None if several did. ``composed_of`` has the
+    members' ids and typenames by name. ``validate``: a resolver is to check that its indices lie
+    within what they point to; Arrow's own data was checked already.
     """
 
     parts: Sequence[StoredPart]
@@ -159,6 +174,10 @@ class StoredObject(msgspec.Struct, eq=False):
     source: Source | None = None
     id: int = 0
     mode: str = "ro"
+    trusted: bool | None = None
+    uid: int | None = None
+    composed_of: dict[str, tuple[int, str]] = {}
+    validate: bool = False
     remapped: dict[int, StoredPart] | None = None  # copy-on-write, by identity of the part
 
     def member(self, name: str, as_: Form | None = None) -> Any:
@@ -172,6 +191,32 @@ class StoredObject(msgspec.Struct, eq=False):
         if self.source is None:
             raise InvalidObjectError("these parts came from no store: they have no members")
         return self.source.get_member(self, name, as_)
+
+    def members(self, as_: Form | None = None) -> dict[str, Any]:
+        """The values of all members by name, in one step: for an object of very many."""
+        if self.source is None:
+            return {}
+        return self.source.get_members(self, as_)
+
+    def check_trusted(self) -> None:
+        """To be called before anything in the object is unpickled, which may run any code.
+
+        Raises
+        ------
+        AccessDeniedError
+            If the get trusts nothing, or, where it does not say, if the object was put by a
+            process of another user, or another user can write to memory that it lies in.
+        """
+        trusted = self.trusted
+        if trusted is None:
+            trusted = self.source is None or self.uid == self.source.uid
+        if not trusted:
+            maker = "several users" if self.uid is None else f"user {self.uid}"
+            raise AccessDeniedError(
+                f"{ObjectID(self.id)} holds a pickle made by {maker}, and loading one runs"
+                " whatever code it names",
+                "if you trust who made it: get(..., trusted=True), or connect(trusted=True)",
+            )
 
     def resolve(self, index: int = 0, as_: Form | None = None) -> Any:
         """Make the value of part ``index``, as it was put or as another type.

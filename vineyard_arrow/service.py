@@ -179,7 +179,7 @@ class Service:
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(fds[0], fcntl.F_ADD_SEALS, seals)
             fds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-            session.writer = Writer(_core.HostTable(fds[0], self._slots))
+            session.writer = Writer(_core.HostTable(fds[0], self._slots), session.uid)
         except BaseException:
             for fd in fds:
                 os.close(fd)
@@ -212,7 +212,12 @@ class Service:
         self._attach(session, session.pid or m.pid, m.program[:200])
         catalog = self.memory.catalog
         welcome = p.Welcome(
-            self.instance, session.number, catalog.id, self._take_ids(session), _core.SEAL_THRESHOLD
+            self.instance,
+            session.number,
+            catalog.id,
+            self._take_ids(session),
+            _core.SEAL_THRESHOLD,
+            session.uid,
         )
         return welcome, [self._index_ro, session.table_fd, session.event_fd, catalog.ro_fd]
 
@@ -420,7 +425,11 @@ class Service:
 
     def _list_objects(self, session: Session, _: int, m: p.ListObjects) -> tuple[Any, list[int]]:
         wanted = m.labels.items()
-        records = [r for r in self.catalog.match(m.pattern) if wanted <= r.labels.items()]
+        records = [
+            r
+            for r in self.catalog.match(m.pattern)
+            if wanted <= r.labels.items() and m.signature in (0, r.signature)
+        ]
         return p.Objects([self._info(r) for r in records[: max(m.limit, 0)]], len(records)), []
 
     def _describe(self, session: Session, _: int, m: p.Describe) -> tuple[Any, list[int]]:

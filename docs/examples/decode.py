@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-VERSION = 2  # of the protocol
+VERSION = 3  # of the protocol
 PAGE = 4096
 OBJECT, NAME = 1, 2  # kinds of entries of the index
+HEADER = 72  # bytes of an object's header
 PINS = 331776  # offset of the pins in a client table
 U64 = (1 << 64) - 1
 
@@ -165,6 +166,9 @@ class Header(NamedTuple):
     copied: int
     gathered: int
     shared: int
+    uid: int
+    reserved: int
+    signature: int
 
 
 class Store:
@@ -245,15 +249,15 @@ class Store:
         """Header and messages of a pinned object; maps the segments that it lies in."""
         slot = self.slot(number)
         blob = self.metadata(slot.offset, slot.nbytes)
-        header = Header(*struct.unpack_from("<II6q", blob))
-        assert header.magic == 0x31594156  # "VAY1"
-        for segment in struct.unpack_from(f"<{header.num_segments}I", blob, 56):
+        header = Header(*struct.unpack_from("<II6qIIQ", blob))
+        assert header.magic == 0x32594156  # "VAY2"
+        for segment in struct.unpack_from(f"<{header.num_segments}I", blob, HEADER):
             if segment not in self.segments:
                 (places,), fds = self.daemon.ask("segments", segment, key)
                 for (_, found, offset, nbytes, _), fd in zip(places, fds, strict=True):
                     self.segments[found] = Segment(offset, mmap(fd, nbytes, prot=PROT_READ))
                     os.close(fd)
-        start = 56 + -(-4 * header.num_segments // 8) * 8
+        start = HEADER + -(-4 * header.num_segments // 8) * 8
         return header, blob[start : start + header.stream_nbytes]
 
     def bytes_at(self, offset: int, nbytes: int) -> memoryview:

@@ -198,7 +198,7 @@ def du(args: Namespace) -> Report:
         found: dict[int, list[tuple[int, int]]] = {}
         for o in reply.objects:
             try:
-                found[o.id] = attached.describe(o.id)[6]
+                found[o.id] = attached.describe(o.id)[-1]
             except ObjectNotFoundError:
                 continue  # deleted meanwhile
     finally:

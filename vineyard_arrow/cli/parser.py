@@ -102,6 +102,7 @@ def _add_values(command: object) -> None:
     get.add_argument("key", help="id or name")
     get.add_argument("--to", metavar="FILE", help=".parquet, .csv, .arrow or .feather")
     get.add_argument("--head", type=_count, default=10, metavar="N", help="rows to show (10)")
+    get.add_argument("--trusted", action="store_true", help="load pickles of other users, too")
     put = command("put", "store tables from files, all or none")
     put.add_argument("file", nargs="+", help=".parquet, .csv, .arrow, .feather, .jsonl")
     put.add_argument("--name", help="a free name to point to it")

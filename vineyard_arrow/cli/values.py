@@ -104,7 +104,7 @@ def get(args: Namespace) -> Report:
         check_writable(target)
     with _running_client(args) as client:
         meta = client.get_meta(args.key)
-        value = client.get(str(meta.id))
+        value = client.get(str(meta.id), trusted=args.trusted or None)
         if target is not None:
             return _write(meta, value, target)
         lines, data = _preview(value, args.head)

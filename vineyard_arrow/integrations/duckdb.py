@@ -62,7 +62,8 @@ def register(connection: Any, name: str, key: Key, client: Client | None = None)
         If it is no table.
     """
     client = default_client() if client is None else client
-    typename, params, table = client._a.read(client._resolve(key))[0]
+    part = client._a.read(client._resolve(key)).parts[0]
+    typename, params, table = part.typename, part.params, part.table
     if typename == RELATION:
         from ..types.duckdb import relation_over
 

@@ -10,14 +10,16 @@ means the store has no room; `RuntimeError` carries the operating system's or Ar
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy, memset
 from libcpp cimport bool as cbool
 from libcpp.memory cimport make_shared, shared_ptr, static_pointer_cast
 from libcpp.pair cimport pair
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+cimport cython
 cimport pyarrow.lib as pal
 from pyarrow.includes.libarrow cimport CBuffer, CMemoryPool, CRecordBatch, CSchema, CTable
 
@@ -25,6 +27,9 @@ import pyarrow as pa
 
 
 ctypedef uint8_t* BytePointer
+
+cdef enum:
+    CHECKED = 1024
 
 
 cdef extern from "<unistd.h>" nogil:
@@ -45,7 +50,10 @@ cdef extern from "vineyard_arrow/layout.h" namespace "vineyard" nogil:
     cdef cppclass AtomicI64 "std::atomic<int64_t>":
         int64_t load()
         void fetch_add(int64_t)
+    cdef cppclass Atomic32 "std::atomic<uint32_t>":
+        uint32_t load()
     cdef cppclass Slot:
+        Atomic32 seq
         Atomic64 key, offset, nbytes
     cdef cppclass IndexView:
         IndexHeader* header
@@ -103,6 +111,9 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         uint32_t magic, num_segments
         uint64_t stream_nbytes
         int64_t payload_nbytes, created_ns, copied, gathered, shared
+        uint32_t uid, reserved
+        uint64_t signature
+    uint32_t kSeveralUsers
     cdef struct Blob:
         BlobHeader header
         const uint32_t* segments
@@ -113,6 +124,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
     cdef cppclass StoredSchema:
         StoredSchema()
         StoredSchema(shared_ptr[CSchema]) except +
+    shared_ptr[CSchema] c_stored_schema "vineyard::stored_schema"(const shared_ptr[CSchema]&, const string&, const char*, cbool) except +
     uint64_t hash_names(const CSchema&)
     cbool same_schema(const CSchema&, const CSchema&)
     cdef cppclass CPlan "vineyard::Plan":
@@ -132,7 +144,17 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
     vector[Range] c_buffer_ranges "vineyard::buffer_ranges"(uint8_t*, uint64_t, uint64_t) except +
     vector[RawPart] split_parts(uint8_t*, uint64_t) except +
     shared_ptr[CSchema] read_schema(const RawPart&) except +
-    shared_ptr[CTable] read_table(const RawPart&, const shared_ptr[CSchema]&, const shared_ptr[CBuffer]&) except +
+    shared_ptr[CTable] read_table(const RawPart&, const shared_ptr[CSchema]&, const shared_ptr[CBuffer]&, cbool) except +
+    cdef cppclass Text "std::string_view":
+        const char* data()
+        size_t size()
+        cbool operator==(const Text&)
+    cdef cppclass FlatField "vineyard::FlatSchema::Field":
+        Text name, value
+    cdef cppclass CMembers "vineyard::Members":
+        Text params
+        vector[FlatField] fields
+    cbool c_read_members "vineyard::read_members"(const RawPart&, CMembers*) except +
     cdef struct SegmentPlace:
         uint64_t offset, nbytes
         int ro_fd
@@ -204,6 +226,7 @@ pal.import_pyarrow()
 
 SEAL_THRESHOLD = kSealThreshold
 OUTBOX_NBYTES = kOutboxNbytes
+SEVERAL_USERS = kSeveralUsers
 KIND_OBJECT = kObject
 KIND_NAME = kName
 MISS = object()
@@ -249,37 +272,117 @@ def buffer_ranges(const uint8_t[::1] streams, uint64_t space):
 cdef class SchemaEntry:
     """A parsed schema, kept by the bytes of its message."""
     cdef shared_ptr[CSchema] user
+    cdef bytes key  # the message
     cdef public object schema, typename, params
 
 
 cdef dict _schemas = {}
-_decode_params = None
+cdef SchemaEntry _last = None
+cdef dict _no_members = {}
+_plain = frozenset()
+_user_schema = _member_ids = _part = None
 
 
-def set_params_decoder(function):
-    """`function(bytes | None) -> dict` decodes the descriptor in a schema's metadata."""
-    global _decode_params
-    _decode_params = function
+def set_codec(plain, user_schema, member_ids, part):
+    """What a schema becomes as it is written and read, see `ipc.schemas`.
+
+    `member_ids(bytes) -> list` decodes the descriptor of a list of members, and
+    `part(typename, params, table, writable)` makes what `Attachment.read` returns.
+    """
+    global _plain, _user_schema, _member_ids, _part
+    _plain, _user_schema, _member_ids, _part = plain, user_schema, member_ids, part
+
+
+cdef shared_ptr[CSchema] as_stored(schema, str typename, bytes params) except *:
+    cdef const char* text = NULL
+    if params is not None:
+        text = params
+    return c_stored_schema(pal.pyarrow_unwrap_schema(schema), typename.encode(), text, typename in _plain)
+
+
+def stored_schema(schema, str typename, bytes params):
+    """`schema` as a part of `typename` is stored; `params` is the JSON of its descriptor, or None."""
+    return pal.pyarrow_wrap_schema(as_stored(schema, typename, params))
 
 
 cdef SchemaEntry schema_entry(const RawPart& part):
+    global _last
+    cdef SchemaEntry last = _last
+    # Objects of a kind are often read together: saves the hash of a long key.
+    if last is not None and len(last.key) == part.schema.second and \
+            memcmp(<char*>last.key, part.schema.first, part.schema.second) == 0:
+        return last
     cdef bytes key = PyBytes_FromStringAndSize(<char*>part.schema.first, part.schema.second)
     cdef SchemaEntry entry = _schemas.get(key)
     if entry is not None:
+        _last = entry
         return entry
     schema = pal.pyarrow_wrap_schema(read_schema(part))
-    metadata = dict(schema.metadata or {})
     entry = SchemaEntry()
-    entry.typename = metadata.pop(b"vineyard.type", b"vineyard.table").decode()
-    entry.params = _decode_params(metadata.pop(b"vineyard.params", None))
-    entry.schema = schema.with_metadata(metadata or None)
+    entry.typename, entry.params, entry.schema, lasting = _user_schema(schema, key.count(b"ARROW:extension:name"))
     entry.user = pal.pyarrow_unwrap_schema(entry.schema)
-    # What an extension type reads as depends on what is registered just then.
-    if b"ARROW:extension:name" not in key:
+    if lasting:
         if len(_schemas) >= 512:
             _schemas.clear()
-        _schemas[key] = entry
+        entry.key = key
+        _last = _schemas[key] = entry
     return entry
+
+
+cdef str to_str(Text text):
+    return PyUnicode_DecodeUTF8(text.data(), text.size(), NULL)
+
+
+cdef uint64_t member_id(str text) except? 0:
+    """The id that is written as `o` and 16 hexadecimal digits."""
+    cdef uint64_t number = 0
+    cdef Py_ssize_t i, n = len(text)
+    cdef uint32_t digit
+    for i in range(1, n):
+        digit = ord(text[i])
+        if 48 <= digit <= 57:  # 0 to 9
+            number = number << 4 | (digit - 48)
+        elif 97 <= digit <= 102:  # a to f
+            number = number << 4 | (digit - 87)
+        else:
+            break
+    else:
+        if n == 17 and text[0] == "o":
+            return number
+    raise ValueError(f"{text!r} is no id of a member")
+
+
+cdef dict take_members(vector[RawPart]& raw):
+    """The members that the last part names, which is taken off: {name: (id, typename)}."""
+    cdef CMembers members
+    if raw.size() < 2 or not c_read_members(raw.back(), &members):
+        return _no_members
+    ids = _member_ids(PyBytes_FromStringAndSize(members.params.data(), members.params.size()))
+    if len(ids) != <Py_ssize_t>members.fields.size():
+        raise ValueError("the members of this object have lost their ids")
+    cdef dict out = {}
+    cdef Text last
+    cdef str typename = None
+    cdef size_t i
+    for i in range(members.fields.size()):
+        if typename is None or not (members.fields[i].value == last):
+            last = members.fields[i].value
+            typename = to_str(last)
+        out[to_str(members.fields[i].name)] = (member_id(ids[i]), typename)
+    raw.pop_back()
+    return out
+
+
+@cython.no_gc  # of what cannot be part of a cycle; there may be thousands at a time
+cdef class Raw:
+    """An object as it is read.
+
+    Its parts, as `set_codec`'s ``part`` makes them; its members, see `take_members`; the user
+    whose process put it, None if several did.
+    """
+    cdef readonly tuple parts
+    cdef readonly dict members
+    cdef readonly object uid
 
 
 cdef class Pin:
@@ -295,12 +398,14 @@ cdef class Attachment:
     cdef object __weakref__
     cdef dict segments      # id -> (offset, nbytes, ro_fd)
     cdef public unsigned long forking  # the thread that forks just now: no other may pin
+    cdef uint64_t checked[CHECKED]  # versions of the objects that were found valid, by slot
 
     def __cinit__(self, index_fd=None, socket_fd=None):
         if index_fd is not None:
             self.a = new CAttachment(index_fd, socket_fd)
         self.segments = {}
         self.forking = 0
+        memset(self.checked, 0xFF, sizeof(self.checked))
 
     def __dealloc__(self):
         if self.a != NULL:
@@ -430,15 +535,20 @@ cdef class Attachment:
             return MISS
         return target
 
-    cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, Pin pin, Blob* blob, list missing):
+    cdef shared_ptr[CBuffer] open_blob(self, uint64_t key, Pin pin, Blob* blob,
+                                       vector[uint32_t]* missing, uint64_t* version):
         """Pin the object, or take it as pinned already, which finds it even if it is deleted.
 
-        Null on a miss; `missing` receives ids of unmapped segments.
+        Null on a miss; `missing` receives ids of unmapped segments, `version` a number that
+        no other object is given while this process is attached: an id may come again.
         """
         cdef shared_ptr[CBuffer] body
+        if self.a.table == NULL:
+            raise RuntimeError("this process has not attached itself yet")
         cdef int64_t slot = self.a.pin(key) if pin is None else pin.slot
         if slot < 0:
             return body
+        version[0] = <uint64_t>slot << 32 | self.a.index.slots[slot].seq.load()
         if pin is None:
             body = make_pinned(self.a, slot)
         elif self.a.index.slots[slot].key.load() == key:
@@ -448,24 +558,23 @@ cdef class Attachment:
         blob[0] = c_open_blob(self.a.index, slot, self.a.base)
         for i in range(blob.header.num_segments):
             if blob.segments[i] not in self.segments:
-                missing.append(blob.segments[i])
+                missing.push_back(blob.segments[i])
         return body
 
     def read(self, uint64_t key, int mode, Pin pin=None):
-        """The parts of an object as a list of (typename, params, table).
-
-        Returns MISS when the index does not know the object (unless it is held by `pin`),
+        """An object, as a Raw; MISS when the index does not know the object (unless it is held by `pin`),
         BUSY while another thread forks, a tuple of segment ids when these must be mapped
         first. mode: 0 read-only, 1 copy-on-write, 2 copy.
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
             return BUSY
         cdef Blob blob
-        cdef list missing = []
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &blob, missing)
+        cdef vector[uint32_t] missing
+        cdef uint64_t version = 0
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &blob, &missing, &version)
         if body.get() == NULL:
             return MISS
-        if missing:
+        if not missing.empty():
             return tuple(missing)
         cdef string text
         cdef vector[SegmentPlace] places
@@ -487,13 +596,22 @@ cdef class Attachment:
                 body = private_body(self.a, places, pinned, mode == 1, &text)
             streams = <uint8_t*>text.data()
         cdef vector[RawPart] raw = split_parts(streams, nbytes)
+        cdef dict members = take_members(raw)
         cdef SchemaEntry entry
         cdef list out = []
+        # Once is enough: an object's messages never change.
+        cdef uint64_t* checked = &self.checked[(version >> 32) % CHECKED]
+        cdef bint validate = checked[0] != version
         for i in range(raw.size()):
             entry = schema_entry(raw[i])
-            table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body))
-            out.append((entry.typename, entry.params, table))
-        return out
+            table = pal.pyarrow_wrap_table(read_table(raw[i], entry.user, body, validate))
+            out.append(_part(entry.typename, entry.params, table, mode != 0))
+        checked[0] = version
+        cdef Raw found = Raw.__new__(Raw)
+        found.parts = tuple(out)
+        found.members = members
+        found.uid = None if blob.header.uid == kSeveralUsers else blob.header.uid
+        return found
 
     def hold(self, uint64_t key):
         """A pin on an object, until it dies; MISS when unknown, BUSY while another thread forks."""
@@ -510,24 +628,28 @@ cdef class Attachment:
     def describe(self, uint64_t key, Pin pin=None):
         """Header fields and parts of an object without its data; MISS when unknown.
 
-        Returns (payload_nbytes, created_ns, copied, gathered, shared,
-        [(typename, schema, rows, batches, params)], ranges).
+        Returns (payload_nbytes, created_ns, copied, gathered, shared, uid or None, signature,
+        [(typename, schema, rows, batches, params)], members, ranges).
         """
         if self.forking and self.forking != PyThread_get_thread_ident():
             return BUSY
         cdef Blob blob
-        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &blob, [])
+        cdef vector[uint32_t] missing
+        cdef uint64_t version = 0
+        cdef shared_ptr[CBuffer] body = self.open_blob(key, pin, &blob, &missing, &version)
         if body.get() == NULL:
             return MISS
         cdef BlobHeader header = blob.header
         cdef vector[RawPart] raw = split_parts(blob.streams, header.stream_nbytes)
+        cdef dict members = take_members(raw)
         cdef SchemaEntry entry
         cdef list parts = []
         cdef size_t i
         for i in range(raw.size()):
             entry = schema_entry(raw[i])
             parts.append((entry.typename, entry.schema, raw[i].rows, raw[i].num_batches, entry.params))
-        return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared, parts,
+        return (header.payload_nbytes, header.created_ns, header.copied, header.gathered, header.shared,
+                None if header.uid == kSeveralUsers else header.uid, header.signature, parts, members,
                 from_ranges(c_buffer_ranges(blob.streams, header.stream_nbytes, self.a.space)))
 
 
@@ -571,13 +693,9 @@ cdef _Written written_schema(schema, str typename, bytes params):
     cdef _Written entry = _written.get(key)
     if entry is not None and same_schema(entry.source.get()[0], source.get()[0]):
         return entry
-    metadata = dict(schema.metadata or {})
-    metadata[b"vineyard.type"] = typename.encode()
-    if params is not None:
-        metadata[b"vineyard.params"] = params
     entry = _Written()
     entry.source = source
-    entry.stored = StoredSchema(pal.pyarrow_unwrap_schema(schema.with_metadata(metadata)))
+    entry.stored = StoredSchema(as_stored(schema, typename, params))
     if len(_written) >= 512:
         _written.clear()
     _written[key] = entry
@@ -917,7 +1035,8 @@ cdef class MetadataArena:
         return offset
 
     def store_object(self, bytes streams, segments, int64_t nbytes, int64_t created_ns,
-                     int64_t copied, int64_t gathered, int64_t shared):
+                     int64_t copied, int64_t gathered, int64_t shared, uint32_t uid,
+                     uint64_t signature):
         """(offset, nbytes) of header and messages, or None."""
         cdef BlobHeader header
         cdef uint32_t n = len(segments)
@@ -933,6 +1052,9 @@ cdef class MetadataArena:
         header.copied = copied
         header.gathered = gathered
         header.shared = shared
+        header.uid = uid
+        header.reserved = 0
+        header.signature = signature
         cdef uint8_t* at = self.m.at(offset)
         memcpy(at, &header, sizeof(header))
         cdef uint32_t* ids = <uint32_t*>(at + sizeof(header))

@@ -37,6 +37,7 @@ class Writer:
     """A client as memory sees it: its table, its leased segment, extents it holds."""
 
     table: _core.HostTable
+    uid: int
     segment: Segment | None = None
     allowed: int = 0  # objects it may still leave in its outbox, or has just left there
     held: list[ExtentKey] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Segment:
     rw_fd: int
     ro_fd: int
     huge: bool
+    uid: int  # whose processes may have written it
     owner: Writer | None = None
     charged: int = 0
     holders: set[Writer] = field(default_factory=set)  # who may have it mapped
@@ -116,11 +118,11 @@ class Memory:
         self.charged = 0
         self.reserved = 0  # of it, for what is no segment
         self._book = _core.ExtentBook()
-        self.catalog = self._create("catalog", catalog_nbytes, huge=False)
+        self.catalog = self._create("catalog", catalog_nbytes, os.geteuid(), huge=False)
 
     # ---- segments
 
-    def _create(self, kind: str, nbytes: int, *, huge: bool) -> Segment:
+    def _create(self, kind: str, nbytes: int, uid: int, *, huge: bool) -> Segment:
         self._names += 1
         name = f"{kind}-{self._names}"
         create = self._files.create if kind == "lease" else self._files.create_sealable
@@ -137,7 +139,7 @@ class Memory:
             os.close(rw)
             os.close(ro)
             raise
-        segment = Segment(self._next_id, kind, offset, nbytes, rw, ro, huge)
+        segment = Segment(self._next_id, kind, offset, nbytes, rw, ro, huge, uid)
         self._next_id += 1
         self.segments[segment.id] = segment
         insort(self._by_offset, (offset, segment.id))
@@ -191,12 +193,13 @@ class Memory:
         orphans = [
             s
             for s in self.segments.values()
-            if s.kind == "lease" and s.owner is None and s.id not in avoid
+            # Another user's objects in it would be this writer's to change.
+            if s.kind == "lease" and s.owner is None and s.uid == writer.uid and s.id not in avoid
         ]
         # One of a dead writer first, the emptiest: address space is not endless.
         segment = min(orphans, key=lambda s: len(self.extents_of(s)), default=None)
         if segment is None:
-            segment = self._create("lease", self._lease_nbytes, huge=self._files.huge)
+            segment = self._create("lease", self._lease_nbytes, writer.uid, huge=self._files.huge)
         segment.owner = writer
         segment.holders.add(writer)
         writer.segment = segment
@@ -210,7 +213,7 @@ class Memory:
         """A file for one object, charged at once; `writer` holds it until it is put."""
         nbytes = -(-nbytes // PAGE) * PAGE
         self._make_room(nbytes)
-        segment = self._create("strict", nbytes, huge=False)
+        segment = self._create("strict", nbytes, writer.uid, huge=False)
         segment.owner = writer
         self._charge(segment, nbytes)
         return segment

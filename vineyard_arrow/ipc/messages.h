@@ -76,6 +76,28 @@ inline bool same_schema(const arrow::Schema& a, const arrow::Schema& b) {
   return true;
 }
 
+// `schema` as a part of `kind` is stored, `params` (if not null) being the JSON of its
+// descriptor: see ipc/schemas.py. `plain`: its fields are the user's own.
+inline std::shared_ptr<arrow::Schema> stored_schema(const std::shared_ptr<arrow::Schema>& schema,
+                                                    const std::string& kind, const char* params,
+                                                    bool plain) {
+  auto add = [](const std::shared_ptr<const arrow::KeyValueMetadata>& to, const char* key, std::string value) {
+    auto out = to ? to->Copy() : std::make_shared<arrow::KeyValueMetadata>();
+    check(out->Set(key, std::move(value)));
+    return out;
+  };
+  auto metadata = add(schema->metadata(), "vineyard.type", kind);
+  if (params) metadata = add(metadata, "vineyard.params", params);
+  if (plain || schema->num_fields() > 1) return schema->WithMetadata(metadata);
+  auto column = schema->num_fields() ? schema->field(0) : arrow::field("data", arrow::null());
+  if (schema->num_fields() && (column->name() != "data" || column->nullable() || column->HasMetadata() ||
+                               !arrow::is_primitive(column->type()->id())))
+    return schema->WithMetadata(metadata);
+  auto extension = add(nullptr, "ARROW:extension:name", kind);
+  column = column->WithMetadata(add(extension, "ARROW:extension:metadata", params ? params : ""));
+  return arrow::schema({column}, schema->endianness(), metadata);
+}
+
 // A schema as it is stored, with its message: half the work of writing a small table.
 struct StoredSchema {
   std::shared_ptr<arrow::Schema> schema;

@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import InvalidObjectError, ProtocolError, VineyardArrowError
 
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<II")
 MAX_FRAME = 256 << 20
 UNASKED = 0
@@ -137,6 +137,7 @@ class ListObjects(_Message, tag="objects"):
     pattern: str
     limit: int
     labels: dict[str, str] = {}
+    signature: Id = 0  # only those of it, if it is not 0
 
 
 class Describe(_Message, tag="describe"):
@@ -196,6 +197,7 @@ class Welcome(_Message, tag="welcome"):
     catalog: int  # segment id of the daemon's own
     ids: Extent
     seal_threshold: int
+    uid: int  # of the client, as the daemon sees it
 
 
 class Leased(_Message, tag="leased"):

@@ -149,7 +149,8 @@ class Catalog:
     ) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Write an object's metadata and name; return both places. StoreFullError if full.
 
-        ``figures``: payload bytes, creation time, bytes copied, gathered, shared.
+        ``figures``: payload bytes, creation time, bytes copied, gathered, shared, the user, the
+        signature.
         """
         place = self._arena.store_object(data, segments, *figures)
         if place is None:

@@ -205,12 +205,12 @@ def resolve_type(part: StoredPart, stored: StoredObject) -> pa.DataType:
 def _params(schema: pa.Schema, encoder: Encoder) -> dict[str, Any]:
     """Descriptor of a part: empty, unless the schema has types that IPC would lose."""
     # Walking a schema costs more than all the rest, and only classes defined outside of
-    # pyarrow, pandas and ours, which register their own, can be unregistered.
+    # pyarrow, pandas (which registers its own) and here can be unregistered.
     global _registered
     classes = pa.ExtensionType.__subclasses__()
     if classes == _registered:
         return {}
-    if all(cls.__module__.partition(".")[0] in _REGISTERING for cls in classes):
+    if all(cls.__module__.partition(".")[0] in _READABLE for cls in classes):
         _registered = classes
         return {}
     if all(_is_readable(field.type) for field in schema):
@@ -218,8 +218,7 @@ def _params(schema: pa.Schema, encoder: Encoder) -> dict[str, Any]:
     return {_SCHEMA: encoder.add_part(pickle_part(schema, encoder, nested=False))}
 
 
-# Packages whose extension types are registered.
-_REGISTERING = ("pyarrow", "pandas", "vineyard_arrow")
+_READABLE = ("pyarrow", "pandas", "vineyard_arrow")
 # The extension types there were when last there was none of a third party.
 _registered: list[type] = []
 

@@ -58,7 +58,11 @@ def relation_of(part: StoredPart, stored: StoredObject) -> Any:
 
 def relation_over(table: pa.Table, params: dict[str, Any], connection: Any) -> Any:
     """A relation of ``connection`` over a stored relation's table, scanned where it lies."""
-    return _projected(connection.from_arrow(table), params["names"], params["types"])
+    try:
+        types = [str(duckdb.sqltype(type_)) for type_ in params["types"]]
+    except (duckdb.Error, KeyError, TypeError) as error:  # it would become part of a statement
+        raise InvalidObjectError(f"a stored relation has no types of DuckDB: {error}") from None
+    return _projected(connection.from_arrow(table), params["names"], types)
 
 
 def _projected(relation: Any, names: list[str], types: list[str]) -> Any:

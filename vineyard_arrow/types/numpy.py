@@ -20,7 +20,7 @@ from .pickling import pickle_part
 from .plain import NotPlainError
 from .python import build_python, value_of, value_part
 
-__all__ = ["ARROW_TYPES", "describe_dtype", "dtype_of", "flat_buffer"]
+__all__ = ["ARROW_TYPES", "BOOL8", "array_over", "describe_dtype", "dtype_of", "flat_buffer"]
 
 TENSOR = "vineyard.tensor"
 OBJECTS = "vineyard.numpy.objects"
@@ -33,8 +33,11 @@ ARROW_TYPES: dict[np.dtype[Any], pa.DataType] = {
 """Types of Arrow whose values lie in memory just as NumPy's."""
 _DTYPES = {type_: dtype for dtype, type_ in ARROW_TYPES.items()}
 _INT64 = pa.int64()
+BOOL8 = pa.bool8()
+"""Arrow's own type for booleans of a byte each: what other readers take for what it is."""
 _SCHEMAS = {
-    t: pa.schema([pa.field("data", t, nullable=False)]) for t in {*ARROW_TYPES.values(), _INT64}
+    t: pa.schema([pa.field("data", t, nullable=False)])
+    for t in {*ARROW_TYPES.values(), _INT64, BOOL8}
 }
 _NO_BYTES = pa.py_buffer(b"")
 # Kinds that dtype.str tells exactly.
@@ -83,7 +86,24 @@ def describe_dtype(dtype: np.dtype[Any]) -> Any:
 
 
 def dtype_of(description: Any) -> np.dtype[Any]:
-    """The dtype that `describe_dtype` described."""
+    """The dtype that `describe_dtype` described.
+
+    Raises
+    ------
+    InvalidObjectError
+        If it described none, or one whose elements are pointers: made of stored bytes they
+        would lead anywhere.
+    """
+    try:
+        dtype = _dtype_of(description)
+    except (TypeError, ValueError, KeyError) as error:
+        raise InvalidObjectError(f"{description!r} is no dtype: {error}") from None
+    if dtype.hasobject or (dtype.kind not in _SIMPLE_KINDS and dtype.kind != "V"):
+        raise InvalidObjectError(f"an array of {dtype} cannot lie in shared memory")
+    return dtype
+
+
+def _dtype_of(description: Any) -> np.dtype[Any]:
     if isinstance(description, str):
         return np.dtype(description)
     if "base" in description:
@@ -94,6 +114,24 @@ def dtype_of(description: Any) -> np.dtype[Any]:
         spec["titles"] = description["titles"]
     dtype = np.dtype(spec, align=description["aligned"])
     return np.dtype((np.record, dtype)) if description["record"] else dtype
+
+
+def array_over(memory: Any, shape: Any, description: Any, order: Any = "C") -> Any:
+    """An array over ``memory``, which exports the buffer protocol and is kept alive by it.
+
+    Raises
+    ------
+    InvalidObjectError
+        If the memory is too small for it, or the description makes no sense.
+    """
+    dtype = description if isinstance(description, np.dtype) else dtype_of(description)
+    try:
+        return np.ndarray(shape, dtype, memory, order=order)
+    except (TypeError, ValueError) as error:
+        nbytes = memoryview(memory).nbytes
+        raise InvalidObjectError(
+            f"{nbytes} bytes hold no array of {dtype} and shape {shape}: {error}"
+        ) from None
 
 
 # -- arrays -------------------------------------------------------------------------------
@@ -132,7 +170,10 @@ def build_array(array: np.ndarray[Any, Any], encoder: Encoder) -> Part:
     if name is not None:
         params["class"] = name
     buffer = flat_buffer(array, order)
-    type_ = _INT64 if dtype.kind in "mM" and dtype.isnative else ARROW_TYPES.get(dtype)
+    if dtype.kind == "b" and array.ndim == 1:
+        type_: pa.DataType | None = BOOL8
+    else:
+        type_ = _INT64 if dtype.kind in "mM" and dtype.isnative else ARROW_TYPES.get(dtype)
     if type_ is None:
         return Part(TENSOR, BYTES, [byte_batch(buffer)], params)
     schema = _SCHEMAS[type_]
@@ -145,8 +186,8 @@ def resolve_array(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any
     """An array over the mapped memory, read-only unless that is private."""
     params = part.params
     memory = memory_of(data_buffer(part.table.column(0)), part.writable)
-    array: np.ndarray[Any, Any] = np.ndarray(
-        params["shape"], dtype_of(params["dtype"]), memory, order=params["order"]
+    array: np.ndarray[Any, Any] = array_over(
+        memory, params.get("shape"), params.get("dtype"), params.get("order")
     )
     name = params.get("class")
     return array if name is None else array.view(_CLASSES[name])

@@ -46,7 +46,7 @@ def _build(
 
 def _read(part: StoredPart, stored: StoredObject) -> tuple[ArrayReader, Any]:
     groups, form = value_of(part, stored)
-    return ArrayReader(groups, part.writable), form
+    return ArrayReader(groups, part.writable, stored.validate), form
 
 
 @builtin_registry.builder(pd.DataFrame)

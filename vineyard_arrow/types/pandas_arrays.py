@@ -36,13 +36,14 @@ import pyarrow as pa
 from pandas._libs.sparse import BlockIndex, IntIndex
 from pandas.tseries.frequencies import to_offset
 
+from ..errors import InvalidObjectError
 from .memory import data_buffer, memory_of
-from .numpy import ARROW_TYPES, flat_buffer
+from .numpy import ARROW_TYPES, BOOL8, array_over, flat_buffer
 from .plain import INLINE_NBYTES
 
 __all__ = ["ARRAY_TYPES", "INDEX_TYPES", "ArrayReader", "ArrayWriter"]
 
-_INT64, _UINT8 = pa.int64(), pa.uint8()
+_INT64 = pa.int64()
 arrays = pd.arrays
 
 
@@ -92,7 +93,7 @@ class ArrayWriter:
         if dtype.kind in "mM" and dtype.isnative:
             type_ = _INT64
         else:
-            type_ = _UINT8 if dtype.kind == "b" else ARROW_TYPES.get(dtype)
+            type_ = BOOL8 if dtype.kind == "b" else ARROW_TYPES.get(dtype)
         if type_ is None:
             return array
         order = "F" if flags.fnc else "C"
@@ -168,11 +169,14 @@ class ArrayReader:
         As `ArrayWriter.groups` gave them.
     writable : bool
         Whether the memory is private, so that NumPy arrays may be writable.
+    validate : bool
+        Whether to check that codes lie within their categories and levels.
     """
 
-    def __init__(self, groups: list[pa.Table], writable: bool) -> None:
+    def __init__(self, groups: list[pa.Table], writable: bool, validate: bool = False) -> None:
         self._groups = groups
         self._writable = writable
+        self._validate = validate
 
     def array(self, form: Any) -> Any:
         """The array of a description, over the same memory."""
@@ -184,7 +188,7 @@ class ArrayReader:
 
     def _column(self, group: int, i: int, dtype: str, shape: list[int], order: Any) -> Any:
         buffer = data_buffer(self._groups[group].column(i))
-        return np.ndarray(shape, dtype, memory_of(buffer, self._writable), order=order)
+        return array_over(memory_of(buffer, self._writable), shape, dtype, order)
 
     def _chunk(self, group: int, i: int) -> pa.ChunkedArray:
         return self._groups[group].column(i)
@@ -200,7 +204,13 @@ class ArrayReader:
 
     def _categorical(self, codes: Any, categories: Any, ordered: bool) -> Any:
         dtype = pd.CategoricalDtype._from_fastpath(self.index(categories), ordered)
-        return pd.Categorical._simple_new(self.array(codes), dtype)
+        values = self.array(codes)
+        self._check_codes(values, dtype.categories)
+        return pd.Categorical._simple_new(values, dtype)
+
+    def _check_codes(self, codes: Any, values: Any) -> None:
+        if self._validate and len(codes) and not -1 <= codes.min() <= codes.max() < len(values):
+            raise InvalidObjectError(f"a code of this object is of none of {len(values)} values")
 
     def _datetime(self, data: Any, tz: Any) -> Any:
         values = self.array(data)
@@ -229,9 +239,13 @@ class ArrayReader:
         return arrays.SparseArray._simple_new(values, index, dtype)
 
     def _multi(self, levels: Any, codes: Any, names: Any, sortorder: Any) -> Any:
+        made = [self.index(level) for level in levels]
+        positions = [self.array(code) for code in codes]
+        for level, code in zip(made, positions, strict=True):
+            self._check_codes(code, level)
         return pd.MultiIndex(
-            levels=[self.index(level) for level in levels],
-            codes=[self.array(code) for code in codes],
+            levels=made,
+            codes=positions,
             names=names,
             sortorder=sortorder,
             verify_integrity=False,

@@ -152,7 +152,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def unpickle_part(part: StoredPart, stored: StoredObject) -> Any:
-    """The value that `pickle_part` stored."""
+    """The value that `pickle_part` stored; AccessDeniedError if its maker is not trusted."""
+    stored.check_trusted()
     stream, *buffers = data_buffers(part.table.column(0))
     memory = [memory_of(buffer, part.writable) for buffer in buffers]
     try:

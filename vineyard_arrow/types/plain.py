@@ -348,10 +348,10 @@ class Reader:
         return view.cast(code, shape) if view.nbytes else view.cast(code)
 
     def _ndarray(self, form: list[Any]) -> Any:
-        import numpy as np
+        from .numpy import array_over
 
         dtype, shape, order, data = form
-        return np.ndarray(shape, dtype, bytearray(data) if self._writable else data, order=order)
+        return array_over(bytearray(data) if self._writable else data, shape, dtype, order)
 
 
 def _pairs(form: list[Any]) -> dict[Any, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
 
+from ..errors import InvalidObjectError
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .pickling import pickle_part
 
@@ -88,7 +89,22 @@ def _resolve(part: StoredPart, stored: StoredObject) -> Any:
             setattr(matrix, name, array)
     for name, fact in params["facts"].items():
         vars(matrix)[name] = fact if name == "maxprint" else bool(fact)
+    if stored.validate:
+        _check(matrix)
     return matrix
+
+
+def _check(matrix: Any) -> None:
+    """Raise unless all indices lie within the matrix: SciPy's own routines trust them."""
+    try:
+        if matrix.format in ("csr", "csc", "bsr"):
+            matrix.check_format(full_check=True)
+        elif matrix.format == "coo":
+            matrix._check()
+        elif matrix.format == "dia":
+            type(matrix)((matrix.data, matrix.offsets), shape=matrix.shape)
+    except (ValueError, TypeError) as error:
+        raise InvalidObjectError(f"this {matrix.format} matrix is damaged: {error}") from None
 
 
 for _typename in _CLASSES:

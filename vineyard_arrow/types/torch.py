@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..errors import InvalidObjectError
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .memory import BYTES, byte_batch, data_buffer, memory_of
 from .numpy import ARROW_TYPES, TENSOR, flat_buffer, resolve_array
@@ -151,12 +152,15 @@ def resolve_sparse(part: StoredPart, stored: StoredObject) -> torch.Tensor:
     """A sparse tensor whose indices and values lie in memory private to this get."""
     params = part.params
     members = [stored.resolve(index) for index in params["members"]]
-    options: dict[str, Any] = {"size": params["shape"], "check_invariants": False}
-    if params["layout"] == "sparse_coo":
-        tensor = torch.sparse_coo_tensor(*members, is_coalesced=params["coalesced"], **options)
-    else:
-        layout = getattr(torch, params["layout"])
-        tensor = torch.sparse_compressed_tensor(*members, layout=layout, **options)
+    options: dict[str, Any] = {"size": params["shape"], "check_invariants": stored.validate}
+    try:
+        if params["layout"] == "sparse_coo":
+            tensor = torch.sparse_coo_tensor(*members, is_coalesced=params["coalesced"], **options)
+        else:
+            layout = getattr(torch, params["layout"])
+            tensor = torch.sparse_compressed_tensor(*members, layout=layout, **options)
+    except RuntimeError as error:
+        raise InvalidObjectError(f"this sparse tensor is damaged: {error}") from None
     return _finished(tensor, params, stored)
 
 

@@ -23,7 +23,7 @@
 
 namespace vineyard_arrow {
 
-constexpr int64_t kProtocolVersion = 2;
+constexpr int64_t kProtocolVersion = 3;
 
 // What an error is, by the codes of vineyard_arrow/errors.py: "not-found", "deadline",
 // "connection-lost", "access-denied", "protocol", "invalid" and so on.

@@ -36,7 +36,7 @@ T check(arrow::Result<T> r) {
   return std::move(r).ValueUnsafe();
 }
 
-constexpr uint32_t kBlobMagic = 0x31594156;  // "VAY1"
+constexpr uint32_t kBlobMagic = 0x32594156;  // "VAY2"
 constexpr uint32_t kContinuation = 0xFFFFFFFF;
 
 struct BlobHeader {
@@ -46,7 +46,13 @@ struct BlobHeader {
   int64_t payload_nbytes;
   int64_t created_ns;  // since 1970, UTC
   int64_t copied, gathered, shared;
+  uint32_t uid;  // whose process put it, by SO_PEERCRED; kSeveralUsers
+  uint32_t reserved;
+  uint64_t signature;
 };
+// Of an object whose payload also lies in memory that another user's process wrote.
+constexpr uint32_t kSeveralUsers = 0xFFFFFFFF;
+
 inline uint64_t blob_stream_offset(uint32_t num_segments) {
   return sizeof(BlobHeader) + round_up(num_segments * 4ull, 8);
 }
@@ -152,6 +158,22 @@ inline std::shared_ptr<arrow::Schema> read_schema(const RawPart& part) {
   return check(arrow::ipc::ReadSchema(*open_message(part.schema, nullptr), &memo));
 }
 
+// What the members' part of a composite object says; ids are in the JSON of its descriptor.
+struct Members {
+  std::string_view params;
+  std::vector<FlatSchema::Field> fields;  // names, and typenames
+};
+
+// Whether it is one. The views last as long as the messages.
+inline bool read_members(const RawPart& part, Members* out) {
+  if (!part.batches.empty()) return false;
+  FlatSchema flat(part.schema.first, part.schema.second);
+  if (flat.metadata("vineyard.type") != "vineyard.members") return false;
+  out->params = flat.metadata("vineyard.params");
+  out->fields = flat.fields("ARROW:extension:metadata");
+  return true;
+}
+
 class PartReader final : public arrow::ipc::MessageReader {
  public:
   PartReader(const RawPart& part, std::shared_ptr<arrow::Buffer> body) : part_(part), body_(std::move(body)) {}
@@ -194,10 +216,10 @@ class StoreFile final : public arrow::io::RandomAccessFile {
 };
 
 // The batches of a part as a table over `body`, with `schema` (the part's own, but for the
-// metadata). Copies nothing.
+// metadata). Copies nothing. `validate`: see that no row lies outside of its column's buffers.
 inline std::shared_ptr<arrow::Table> read_table(const RawPart& part,
                                                 const std::shared_ptr<arrow::Schema>& schema,
-                                                const std::shared_ptr<arrow::Buffer>& body) {
+                                                const std::shared_ptr<arrow::Buffer>& body, bool validate) {
   auto options = arrow::ipc::IpcReadOptions::Defaults();
   options.use_threads = false;
   std::vector<std::shared_ptr<arrow::RecordBatch>> batches;
@@ -217,7 +239,9 @@ inline std::shared_ptr<arrow::Table> read_table(const RawPart& part,
     for (auto& m : part.batches)
       batches.push_back(check(arrow::ipc::ReadRecordBatch(arrow::Buffer(m.first, m.second), schema, &memo, options, &file)));
   }
-  return check(arrow::Table::FromRecordBatches(schema, batches));
+  auto table = check(arrow::Table::FromRecordBatches(schema, batches));
+  if (validate) check(table->Validate());
+  return table;
 }
 
 }  // namespace vineyard
