@@ -49,7 +49,7 @@ def value_of(seed: int, pool: pa.MemoryPool | None = None) -> pa.Table:
 def open_client(path: Any) -> Client:
     """A client that shares its attachment with nobody."""
     client = Client.__new__(Client)
-    client._registry = default_registry
+    client._registry, client._trusted = default_registry, None
     client._attached = Attached(client_config(socket=str(path), autostart=False))
     client._attached.users = 1
     return client

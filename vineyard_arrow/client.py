@@ -7,13 +7,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from .composition import (
-    VALUES,
-    create_metadata,
-    members_of,
-    members_part,
-    shallow_copy,
-)
+from .composition import VALUES, create_metadata, members_of, members_part, shallow_copy
 from .config import ClientConfig, client_config
 from .contexts import current_registry
 from .errors import (
@@ -233,7 +227,7 @@ class Client:
 
     @property
     def uid(self) -> int:
-        """The user of this process, as the daemon sees it."""
+        """The user that this process (or one it was forked from) connected as."""
         return self._a.uid
 
     def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:

@@ -293,8 +293,9 @@ class ObjectMeta:
             ("names", cell(", ".join(self.names))),
             ("instance", f"{self.instance:06x}"),
             ("created", cell(self.created.isoformat(" ", "seconds"))),
-            ("user", cell("several" if self.uid is None else self.uid)),
         ]
+        if self.uid is not None:
+            rows.append(("user", cell(self.uid)))
         rows += [(cell(key), cell(value)) for key, value in self._values.items()]
         rows += [(f"label {cell(k)}", cell(v)) for k, v in self.labels.items()]
         for name, member in self.members.items():
