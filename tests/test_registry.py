@@ -415,7 +415,8 @@ def test_a_missing_builder_is_named_with_the_nearest(shop: Registry) -> None:
     with pytest.raises(BuilderNotFoundError, match=r"Baskets cannot be stored: never") as caught:
         encoder.add(Baskets())
     assert "register a builder" in caught.value.hint
-    assert f"nearest with a builder: {__name__}.Basket" in caught.value.hint
+    nearest = caught.value.hint.partition("nearest with a builder: ")[2]
+    assert f"{__name__}.Basket" in nearest.split(", ")  # and what other tests have
     with pytest.raises(BuilderNotFoundError, match=r"value\[0\]: .*Baskets cannot be stored"):
         encoder.add([np.array([Baskets()], dtype=object)])
     assert isinstance(caught.value, (TypeError, ValueError))
