@@ -21,6 +21,7 @@ import pyarrow as pa
 VERSION = 3  # of the protocol
 PAGE = 4096
 OBJECT, NAME = 1, 2  # kinds of entries of the index
+HEADER = 72  # bytes of an object's header
 PINS = 331776  # offset of the pins in a client table
 U64 = (1 << 64) - 1
 
@@ -170,9 +171,6 @@ class Header(NamedTuple):
     signature: int
 
 
-HEADER = struct.calcsize("<IIQ5qIIQ")
-
-
 class Store:
     """A store as its readers map it."""
 
@@ -251,7 +249,7 @@ class Store:
         """Header and messages of a pinned object; maps the segments that it lies in."""
         slot = self.slot(number)
         blob = self.metadata(slot.offset, slot.nbytes)
-        header = Header(*struct.unpack_from("<IIQ5qIIQ", blob))
+        header = Header(*struct.unpack_from("<II6qIIQ", blob))
         assert header.magic == 0x32594156  # "VAY2"
         for segment in struct.unpack_from(f"<{header.num_segments}I", blob, HEADER):
             if segment not in self.segments:

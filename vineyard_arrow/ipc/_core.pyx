@@ -116,12 +116,12 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         int64_t payload_nbytes, created_ns, copied, gathered, shared
         uint32_t uid, reserved
         uint64_t signature
+    uint32_t kSeveralUsers
     cdef struct Blob:
         BlobHeader header
         const uint32_t* segments
         uint8_t* streams
     Blob c_open_blob "vineyard::open_blob"(const IndexView&, int64_t, uint8_t*) except +
-    uint32_t kSeveralUsers
     uint64_t blob_stream_offset(uint32_t)
     uint32_t kBlobMagic
     cdef cppclass StoredSchema:

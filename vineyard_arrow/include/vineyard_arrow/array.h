@@ -4,6 +4,7 @@
 
 #include <arrow/array.h>
 #include <arrow/buffer.h>
+#include <arrow/extension_type.h>
 #include <arrow/memory_pool.h>
 #include <arrow/util/float16.h>
 
@@ -103,7 +104,10 @@ class AnyArray {
     buffer_ = std::make_shared<arrow::Buffer>(nullptr, 0);
     if (!table->column(0)->num_chunks()) return;
     auto& data = *table->column(0)->chunk(0)->data();
-    int64_t width = data.type->byte_width();
+    auto storage = data.type;
+    if (storage->id() == arrow::Type::EXTENSION)  // arrow.bool8, or a type of ours that is registered here
+      storage = static_cast<const arrow::ExtensionType&>(*storage).storage_type();
+    int64_t width = storage->byte_width();
     if (width > 0 && data.buffers.size() == 2 && data.buffers[1])
       buffer_ = arrow::SliceBuffer(data.buffers[1], data.offset * width, data.length * width);
   }

@@ -254,10 +254,11 @@ class Part {
   const std::shared_ptr<arrow::Schema>& schema() const { return schema_; }
   int64_t num_rows() const { return raw_.rows; }
   int64_t num_batches() const { return raw_.num_batches; }
-  // All batches, each a chunk of every column.
+  // All batches, each a chunk of every column. Columns that reach out of their buffers are an
+  // error; what offsets and indices say is not looked at (arrow::Table::ValidateFull does).
   arrow::Result<std::shared_ptr<arrow::Table>> Table() const {
     return internal::checked<std::shared_ptr<arrow::Table>>(
-        [&] { return vineyard::read_table(raw_, schema_, body_, true); });
+        [&] { return vineyard::read_table(raw_, schema_, body_, /*validate=*/true); });
   }
 
  private:
@@ -269,7 +270,18 @@ class Part {
     params_ = metadata->Get("vineyard.params").ValueOr("");
     (void)metadata->Delete("vineyard.type");
     (void)metadata->Delete("vineyard.params");
-    schema_ = schema_->WithMetadata(metadata->size() ? metadata : nullptr);
+    schema_ = user_schema(*schema_)->WithMetadata(metadata->size() ? metadata : nullptr);
+  }
+
+  // Without the extension type that says of a part's one column, or in place of one, what
+  // type_name() says.
+  std::shared_ptr<arrow::Schema> user_schema(const arrow::Schema& stored) const {
+    auto field = stored.num_fields() == 1 ? stored.field(0) : nullptr;
+    bool ours = field && field->name() == "data" && field->metadata() &&
+                field->metadata()->Get("ARROW:extension:name").ValueOr("") == type_name_;
+    if (!ours) return schema_;
+    if (field->type()->id() == arrow::Type::NA) return arrow::schema({});
+    return arrow::schema({field->WithMetadata(nullptr)});
   }
 
   vineyard::RawPart raw_;  // its messages lie in body_
