@@ -39,9 +39,9 @@ def test_throughput(benchmark, any_store, peer, way):
     targets = yardstick.bytes.view(np.float64).reshape(sources.shape)
     peer.call(peers.attach, any_store.socket)
 
-    def column_of(values: np.ndarray) -> pa.Array:
+    def column_of(writer: Any, values: np.ndarray) -> pa.Array:
         if pool:
-            buffer = pa.allocate_buffer(values.nbytes, memory_pool=client.memory_pool)
+            buffer = pa.allocate_buffer(values.nbytes, memory_pool=writer.memory_pool)
             np.copyto(np.frombuffer(buffer, np.float64), values)
         else:
             buffer = pa.py_buffer(values)
@@ -58,7 +58,7 @@ def test_throughput(benchmark, any_store, peer, way):
         return sum(taken)
 
     def write(writer: Any, values: np.ndarray) -> None:
-        arrays = [column_of(column) for column in values]
+        arrays = [column_of(writer, column) for column in values]
         writer.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
     def stream() -> float:

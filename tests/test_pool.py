@@ -484,13 +484,14 @@ def test_a_full_pool_is_a_memory_error(make_daemon: Callable[..., Daemon]) -> No
         assert pa.allocate_buffer(7 << 20, memory_pool=pool).size == 7 << 20
 
 
-def test_large_blocks_are_whole_huge_pages(huge_daemon: Any) -> None:
+def test_large_blocks_of_streams_are_whole_huge_pages(huge_daemon: Any) -> None:
     """So the kernel need not split pages to seal them; charged in whole, and given back."""
     huge = 2 << 20
     with huge_daemon.connect() as client:
-        blocks = [pa.allocate_buffer(n, memory_pool=client.memory_pool) for n in (huge // 2, huge)]
-        small = pa.allocate_buffer(huge // 4, memory_pool=client.memory_pool)
-        third = pa.allocate_buffer(huge // 2 + 1, memory_pool=client.memory_pool)
+        pool = client._a.stream_pool
+        blocks = [pa.allocate_buffer(n, memory_pool=pool) for n in (huge // 2, huge)]
+        small = pa.allocate_buffer(huge // 4, memory_pool=pool)
+        third = pa.allocate_buffer(huge // 2 + 1, memory_pool=pool)
         assert all(block.address % huge == 0 for block in (*blocks, third))
         spans = sorted((b.address, -(-b.size // huge) * huge) for b in (*blocks, third))
         assert all(a + n <= b for (a, n), (b, _) in itertools.pairwise(spans))
@@ -506,9 +507,17 @@ def test_large_blocks_are_whole_huge_pages(huge_daemon: Any) -> None:
         assert client.status().memory_used == 0
 
 
+def test_blocks_of_objects_take_no_more_than_they_need(huge_daemon: Any) -> None:
+    with huge_daemon.connect() as client:
+        sizes = [(512 << 10) + 1, (1 << 20) + 1, (3 << 20) + 5]
+        blocks = [pa.allocate_buffer(n, memory_pool=client.memory_pool) for n in sizes]
+        assert client.status().memory_used <= 1.01 * sum(sizes)
+        client.delete(client.put_many(blocks))
+
+
 def test_a_block_that_grows_to_half_a_huge_page(huge_daemon: Any) -> None:
     with huge_daemon.connect() as client:
-        sink = pa.BufferOutputStream(client.memory_pool)
+        sink = pa.BufferOutputStream(client._a.stream_pool)
         pieces = [bytes([i]) * 100_000 for i in range(60)]
         for piece in pieces:
             sink.write(piece)

@@ -102,7 +102,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         int64_t pin(uint64_t)
         int64_t find_name(const char*, uint64_t, uint64_t*)
         void set_cursor(uint32_t, uint64_t)
-        CPool pool
+        CPool pool, stream_pool
         uint8_t* base
         uint64_t space
         IndexView index
@@ -424,11 +424,11 @@ cdef class Attachment:
                 if fd >= 0:
                     close(fd)
 
-    def make_pool(self):
-        """The Arrow memory pool over this attachment (one, made when first asked for)."""
+    def make_pool(self, bint whole=False):
+        """An Arrow memory pool over this attachment; `whole`: for streams, see `StreamWriter`."""
         cdef SharedMemoryPool pool = SharedMemoryPool.__new__(SharedMemoryPool)
         pool.attachment = self
-        pool.init(&self.a.pool)
+        pool.init(&self.a.stream_pool if whole else &self.a.pool)
         return pool
 
     def set_table(self, int table_fd, int event_fd):

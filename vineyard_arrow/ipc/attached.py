@@ -120,6 +120,7 @@ class Attached:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._pool: Any = None
+        self._stream_pool: Any = None
         self._prepared: fork.Prepared | None = None
         self._lease_segment: int | None = None
         self._is_child = False  # of a fork: some pins may be in no table of ours
@@ -437,6 +438,14 @@ class Attached:
             self._pool = self._core.make_pool()
         return self._pool
 
+    @property
+    def stream_pool(self) -> Any:
+        """That of streams, whose larger blocks are whole huge pages."""
+        self.lease()
+        if self._stream_pool is None:
+            self._stream_pool = self._core.make_pool(whole=True)
+        return self._stream_pool
+
     def put(self, objects: Sequence[Draft], *, strict: bool = False) -> list[int]:
         """Store and publish objects, all or none; return their ids. One round trip.
 
@@ -612,7 +621,7 @@ class Attached:
         self._is_child = True
         self._lock = threading.RLock()
         self._core.forking = 0
-        self._pool = None
+        self._pool = self._stream_pool = None
         self._close_side()
         self._words = _Words()
         if self._lease_segment is not None:
@@ -670,7 +679,7 @@ class Attached:
         """
         self.connection.close()
         self._close_side()
-        if self._pool is None and not self._core.in_use:
+        if self._pool is self._stream_pool is None and not self._core.in_use:
             return None
         return fork.Remnant(self._core, self.connection, self.timeout_s)
 

@@ -29,7 +29,9 @@ class Attachment;
 
 class Pool final : public arrow::MemoryPool {
  public:
-  explicit Pool(Attachment* owner) : owner_(owner), private_(arrow::default_memory_pool()) {}
+  // `whole`: large blocks have whole huge pages to themselves, see Lease::allocate.
+  Pool(Attachment* owner, bool whole)
+      : owner_(owner), whole_(whole), private_(arrow::default_memory_pool()) {}
 
   using arrow::MemoryPool::Allocate;
   using arrow::MemoryPool::Free;
@@ -48,6 +50,7 @@ class Pool final : public arrow::MemoryPool {
  private:
   bool is_shared(const uint8_t* p) const;
   Attachment* owner_;
+  bool whole_;
   // Blocks below the seal threshold: a put gathers them by copy whatever they lie in.
   arrow::MemoryPool* private_;
   arrow::internal::MemoryPoolStats stats_;
@@ -55,7 +58,7 @@ class Pool final : public arrow::MemoryPool {
 
 class Attachment {
  public:
-  Attachment(int index_fd, int socket_fd) : pool(this), socket_fd_(socket_fd) {
+  Attachment(int index_fd, int socket_fd) : pool(this, false), stream_pool(this, true), socket_fd_(socket_fd) {
     watch_forks();
     generation_ = g_forks.load();
     struct Guard {  // unmaps what a failing constructor has mapped
@@ -221,7 +224,7 @@ class Attachment {
     return index.find_name(base, name, n, id);
   }
 
-  Pool pool;
+  Pool pool, stream_pool;
   uint8_t* base = nullptr;
   uint64_t space = 0;
   IndexView index;
@@ -268,7 +271,7 @@ inline arrow::Status Pool::Allocate(int64_t size, int64_t alignment, uint8_t** o
   if (size < kSealThreshold || alignment > static_cast<int64_t>(kPage) || owner_->in_child() || !owner_->lease) {
     ARROW_RETURN_NOT_OK(private_->Allocate(size, alignment, out));
   } else {
-    uint8_t* block = owner_->lease->allocate(size);
+    uint8_t* block = owner_->lease->allocate(size, whole_);
     if (!block)
       return arrow::Status::OutOfMemory(
           "the store has no room for ", size, " bytes",

@@ -87,12 +87,14 @@ class Lease final : public Backing {
 
   // ---- the pool half: blocks that Arrow owns until it frees them
 
-  uint8_t* allocate(uint64_t nbytes) {
-    nbytes = round_up(nbytes, unit_for(nbytes));
+  // `whole`: large ones have whole huge pages to themselves, if the segment is of such.
+  uint8_t* allocate(uint64_t nbytes, bool whole) {
+    uint64_t unit = unit_for(nbytes, whole);
+    nbytes = round_up(nbytes, unit);
     std::lock_guard<std::mutex> lock(mutex_);
-    auto offset = take(pool_, nbytes);
+    auto offset = take(pool_, nbytes, unit);
     if (!offset) return nullptr;
-    blocks_[*offset] = Block{nbytes, false};
+    blocks_[*offset] = Block{nbytes, false, whole};
     return at(*offset);
   }
 
@@ -107,12 +109,12 @@ class Lease final : public Backing {
 
   // True when the block now holds `nbytes` where it lies.
   bool resize(uint8_t* address, uint64_t nbytes) {
-    nbytes = round_up(nbytes, unit_for(nbytes));
     std::lock_guard<std::mutex> lock(mutex_);
     auto it = blocks_.find(offset_of(address));
     if (it == blocks_.end() || it->second.sealed) return false;
-    uint64_t old = it->second.nbytes;
-    if (nbytes > old && !in_units(it->first, nbytes)) return false;  // it moves to units of its own
+    uint64_t old = it->second.nbytes, unit = unit_for(nbytes, it->second.whole);
+    nbytes = round_up(nbytes, unit);
+    if (nbytes > old && it->first % unit) return false;  // it moves to whole pages of its own
     if (nbytes > old) {
       receive();
       if (!pool_.grow(it->first, old, nbytes)) return false;
@@ -134,7 +136,7 @@ class Lease final : public Backing {
     if (it == blocks_.end() || end > it->first + it->second.nbytes || sealed_runs_ >= max_runs_)
       return false;
     it->second.sealed = true;
-    uint64_t page = in_units(it->first, it->second.nbytes) ? unit_for(it->second.nbytes) : kPage;
+    uint64_t page = it->first % kHugePage || it->second.nbytes % kHugePage ? kPage : kHugePage;
     auto gaps = unsealed_in(round_down(begin, page), round_up(end, page));
     for (size_t i = 0; i < gaps.size(); i++) {
       if (protect(gaps[i].offset, gaps[i].nbytes, PROT_READ)) continue;
@@ -222,13 +224,13 @@ class Lease final : public Backing {
   struct Block {
     uint64_t nbytes;
     bool sealed;  // some of its pages are, or were, sealed and protected
+    bool whole;
   };
 
-  // On huge pages a block of half a page and more has whole ones to itself: the kernel then
-  // changes their protection in one piece. It would else split them, at 28 µs for a MiB.
-  uint64_t unit_for(uint64_t nbytes) const { return o_.huge && nbytes >= kHugePage / 2 ? kHugePage : kPage; }
-  bool in_units(uint64_t offset, uint64_t nbytes) const {
-    return unit_for(nbytes) == kPage || (offset % kHugePage == 0 && nbytes % kHugePage == 0);
+  // The protection of a whole huge page the kernel changes in one piece. It would else split
+  // the page, at 28 µs for a MiB.
+  uint64_t unit_for(uint64_t nbytes, bool whole) const {
+    return whole && o_.huge && nbytes >= kHugePage / 2 ? kHugePage : kPage;
   }
   uint8_t* at(uint64_t offset) const { return o_.base + offset; }
   uint64_t offset_of(const uint8_t* address) const { return address - o_.base; }
@@ -248,12 +250,11 @@ class Lease final : public Backing {
     else stuck_.insert(offset, nbytes);
   }
 
-  std::optional<uint64_t> take(Allocator& from, uint64_t nbytes) {
+  std::optional<uint64_t> take(Allocator& from, uint64_t nbytes, uint64_t unit = kPage) {
     touch();
     receive();
-    bool units = &from == &pool_ && unit_for(nbytes) == kHugePage;
     std::optional<uint64_t> offset;
-    if (units) offset = from.allocate_units(nbytes);
+    if (unit == kHugePage) offset = from.allocate_units(nbytes);
     if (!offset) offset = from.allocate(nbytes);  // what is left may lie as it likes
     if (offset) count_unsealed(nbytes);
     publish_warm();
