@@ -14,7 +14,7 @@ import pickle
 import socket as sockets
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
@@ -92,15 +92,21 @@ class Echo:
         self._sock.send(self.MESSAGE)
         self._sock.recv(4096)
 
-    def p50(self, calls: int = 200, *, apart: bool = True) -> float:
-        """Median time of a round trip, in seconds; ``apart``: between two cores, not on one."""
+    @contextlib.contextmanager
+    def placed(self, *, apart: bool = True) -> Iterator[None]:
+        """Within the block this thread and the far end are on two cores, or on one."""
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(self.pid, {cores[-1 if apart else 0]})
         os.sched_setaffinity(0, {cores[0]})  # this thread alone
         try:
-            return statistics.median([_seconds(self.round_trip) for _ in range(calls)])
+            yield
         finally:
             os.sched_setaffinity(0, cores)
+
+    def p50(self, calls: int = 200, *, apart: bool = True) -> float:
+        """Median time of a round trip, in seconds."""
+        with self.placed(apart=apart):
+            return statistics.median([_seconds(self.round_trip) for _ in range(calls)])
 
     def close(self) -> None:
         self._sock.close()

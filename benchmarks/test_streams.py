@@ -124,7 +124,8 @@ def test_wake(benchmark, store, peer, echo, pause_s):
         return statistics.median(taken) / 2
 
     def trips() -> float:
-        return statistics.median([after_pause(echo.round_trip) for _ in range(WAKES)])
+        with echo.placed():
+            return statistics.median([after_pause(echo.round_trip) for _ in range(WAKES)])
 
     ours, theirs = paired(benchmark, wakes, trips, rounds=7)
     peer.call(peers.detach)
