@@ -259,7 +259,7 @@ def lies_in(offset: int, segment: p.SegmentInfo) -> bool:
 
 def test_ones_own_pickles_load(daemon: Daemon) -> None:
     with daemon.connect() as client:
-        assert client.uid == os.geteuid()
+        assert client._a.uid == os.geteuid()
         oid = client.put([Bomb(), 1])
         assert type(client.get(oid)[0]) is Bomb
         with pytest.raises(AccessDeniedError, match="made by user"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from .composition import VALUES, create_metadata, members_of, members_part, shallow_copy
+from .blobs import Blob
+from .composition import create_metadata, members_part, shallow_copy
 from .config import ClientConfig, client_config
 from .contexts import current_registry
+from .describing import catalogued_meta, unreadable_meta
 from .errors import (
     DeadlineExceededError,
     InvalidObjectError,
@@ -20,15 +21,14 @@ from .handles import ObjectHandle
 from .ipc import protocol as p
 from .ipc.attached import Attached, Draft
 from .ipc.process import attach, release
-from .objects import Member, ObjectID, ObjectMeta, PartMeta
+from .objects import Member, ObjectID, ObjectMeta
+from .reading import Check, stored_object
 from .registry import (
     Encoder,
     Form,
     Part,
     Registry,
     Resolver,
-    StoredObject,
-    StoredPart,
     default_registry,
 )
 from .streams import (
@@ -44,10 +44,7 @@ from .streams import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .ipc import _core
-
 Mode = Literal["ro", "cow", "copy"]
-Check = Literal["structure", "full"]
 Key = int | str | ObjectID
 
 
@@ -209,73 +206,8 @@ class Client:
             if not timeout_s:
                 raise
             raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
-        stored = self._stored(object_id, raw, mode, trusted, validate)
+        stored = stored_object(self, object_id, raw, mode, trusted, validate)
         return stored.resolve(0, as_) if resolver is None else resolver(stored.parts[0], stored)
-
-    def _stored(
-        self,
-        object_id: int,
-        raw: _core.Raw,
-        mode: str,
-        trusted: bool | None = None,
-        validate: str = "structure",
-    ) -> StoredObject:
-        stored = StoredObject(
-            raw.parts,
-            current_registry(self._registry),
-            self,
-            object_id,
-            mode,
-            self._trusted if trusted is None else trusted,
-            raw.uid,
-            raw.members,
-        )
-        if validate != "structure":
-            _validate(stored, validate)
-        return stored
-
-    @property
-    def uid(self) -> int:
-        """The user that this process (or one it was forked from) connected as."""
-        return self._a.uid
-
-    def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:
-        """The parts of an object that a resolver is making, anew and mapped copy-on-write."""
-        return self._stored(stored.id, self._a.read(stored.id, "cow"), "cow").parts
-
-    def get_member(self, stored: StoredObject, name: str, as_: Form | None = None) -> Any:
-        """The value of a member of an object that a resolver is making; see `StoredObject.member`.
-
-        The first one whose memory is not mapped yet has all of the object's mapped.
-        """
-        if name not in stored.composed_of:
-            raise ObjectNotFoundError(f"{ObjectID(stored.id)} has no member {name!r}")
-        number, _ = stored.composed_of[name]
-        try:
-            raw = self._a.read(number, stored.mode, stored.id)
-        except ObjectNotFoundError:
-            raise _gone(stored, name) from None
-        how = "full" if stored.validate else "structure"
-        return self._stored(number, raw, stored.mode, stored.trusted, how).resolve(0, as_)
-
-    def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
-        """The values of all members of an object that a resolver is making, by name."""
-        registry, mode, trusted = stored.registry, stored.mode, stored.trusted
-        numbers = [number for number, _ in stored.composed_of.values()]
-        reading = self._a.read_each(numbers, mode, stored.id)
-        values: dict[str, Any] = {}
-        for name, number in zip(stored.composed_of, numbers, strict=True):
-            try:
-                raw = next(reading)
-            except ObjectNotFoundError:
-                raise _gone(stored, name) from None
-            each = StoredObject(
-                raw.parts, registry, self, number, mode, trusted, raw.uid, raw.members
-            )
-            if stored.validate:
-                _validate(each, "full")
-            values[name] = each.resolve(0, as_)
-        return values
 
     def get_many(
         self, keys: Iterable[Key], *, mode: Mode = "ro", trusted: bool | None = None
@@ -371,37 +303,7 @@ class Client:
         """What the catalog knows of an object. No data is touched."""
         object_id = self._resolve(key)
         info, _ = self._a.request(p.Describe(object_id))
-        return self._meta(info)
-
-    def _meta(self, info: p.ObjectInfo) -> ObjectMeta:
-        return self._sealed_meta(
-            info.id,
-            names=tuple(info.names),
-            parents=info.parents,
-            labels=info.labels,
-        )
-
-    def _sealed_meta(self, object_id: int, pin: Any = None, **catalogued: Any) -> ObjectMeta:
-        """What the object itself says, and what the catalog knows; no round trip."""
-        described = self._a.describe(object_id, pin)
-        nbytes, created_ns, copied, gathered, shared, uid, signature, parts, members, _ = described
-        root = parts[0]
-        return ObjectMeta.sealed(
-            root[0],
-            root[4].get(VALUES, {}),
-            id=ObjectID(object_id),
-            instance=ObjectID(object_id).instance,
-            nbytes=nbytes,
-            parts=tuple(PartMeta(*part[:4]) for part in parts),
-            members=members_of(members),
-            created=datetime.fromtimestamp(created_ns / 1e9, UTC),
-            copied=copied,
-            gathered=gathered,
-            shared=shared,
-            uid=uid,
-            signature=ObjectID(signature),
-            **catalogued,
-        )
+        return catalogued_meta(self._a, info)
 
     def _typename(self, object_id: int) -> str:
         return str(self._a.describe(object_id)[-3][0][0])
@@ -459,11 +361,11 @@ class Client:
         out = []
         for info in reply.objects:
             try:
-                out.append(self._meta(info))
+                out.append(catalogued_meta(self._a, info))
             except ObjectNotFoundError:
                 continue  # deleted meanwhile
             except InvalidObjectError:
-                out.append(_unreadable(info))
+                out.append(unreadable_meta(info))
         return out
 
     # ---- streams
@@ -635,98 +537,12 @@ class Client:
         return client_html(self)
 
 
-class Blob:
-    """A writable buffer in the store until it is sealed.
-
-    Attributes
-    ----------
-    buffer : pyarrow.Buffer
-        Mutable, ``nbytes`` long, not initialised. Invalid for writing after `seal`.
-    """
-
-    def __init__(self, client: Client, nbytes: int) -> None:
-        import pyarrow as pa
-
-        if nbytes < 0:
-            raise InvalidObjectError(f"a blob of {nbytes} bytes")
-        self._client = client
-        try:
-            self.buffer: pa.Buffer | None = pa.allocate_buffer(
-                nbytes, memory_pool=client.memory_pool
-            )
-        except MemoryError:
-            raise client._a._full(nbytes) from None
-
-    def __buffer__(self, flags: int) -> memoryview:
-        return self.view()
-
-    def _live(self) -> pa.Buffer:
-        if self.buffer is None:
-            raise InvalidObjectError("this blob is sealed or dropped")
-        return self.buffer
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return int(self._live().size)
-
-    def view(self) -> memoryview:
-        """The bytes, writable; release it before `seal`."""
-        view = memoryview(self._live())
-        # Arrow's are of signed bytes, to which no bytes can be assigned; empty ones cannot be cast.
-        return view.cast("B") if view.nbytes else memoryview(bytearray())
-
-    def seal(self, *, name: str | None = None) -> ObjectID:
-        """Publish the blob; from here on its pages refuse writes."""
-        object_id = self._client.put(self._live(), name=name)
-        self.buffer = None
-        return object_id
-
-    def drop(self) -> None:
-        """Give the memory back without publishing."""
-        self.buffer = None
-
-
 def _draft(
     parts: list[Part], members: Mapping[str, Member], name: str | None, signature: int = 0
 ) -> Draft:
     ids = [int(member.id) for member in members.values()]
     parts = [*parts, members_part(members)] if members else parts
     return Draft(parts, name, ids, signature)
-
-
-def _gone(stored: StoredObject, name: str) -> ObjectNotFoundError:
-    number = ObjectID(stored.composed_of[name][0])
-    return ObjectNotFoundError(
-        f"member {name!r} ({number}) of {ObjectID(stored.id)} is gone", "it was deleted by force"
-    )
-
-
-def _validate(stored: StoredObject, how: str) -> None:
-    """Check all values of an object, see `Client.get`; its resolvers are to go on with that."""
-    import pyarrow as pa
-
-    if how != "full":
-        raise InvalidObjectError(f"validate {how!r} is not one of 'structure', 'full'")
-    stored.validate = True
-    for part in stored.parts:
-        try:
-            part.table.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise InvalidObjectError(f"{ObjectID(stored.id)} is damaged: {error}") from None
-
-
-def _unreadable(info: p.ObjectInfo) -> ObjectMeta:
-    """What is known of an object whose stored schema makes no sense."""
-    return ObjectMeta.sealed(
-        info.typename,
-        {},
-        id=ObjectID(info.id),
-        instance=ObjectID(info.id).instance,
-        nbytes=info.nbytes,
-        names=tuple(info.names),
-        created=datetime.fromtimestamp(info.created_ns / 1e9, UTC),
-    )
 
 
 _Name = TypeVar("_Name", str, str | None)

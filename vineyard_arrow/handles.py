@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .describing import sealed_meta
 from .errors import ResolverNotFoundError
 from .objects import ObjectID, ObjectMeta
+from .reading import stored_object
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .client import Check, Client, Mode
+    from .client import Client, Mode
+    from .reading import Check
     from .registry import Form
 
 
@@ -44,7 +47,7 @@ class ObjectHandle:
     def meta(self) -> ObjectMeta:
         """Metadata, read once and without a round trip; names, labels and parents are unknown."""
         if self._meta is None:
-            self._meta = self._client._sealed_meta(self.id, self._pin)
+            self._meta = sealed_meta(self._client._a, self.id, self._pin)
         return self._meta
 
     @property
@@ -90,7 +93,7 @@ class ObjectHandle:
         """The value, as `Client.get` makes it."""
         root = None if self._root is None else self._root.id
         raw = self._client._a.read(self.id, mode, root, self._pin)
-        return self._client._stored(self.id, raw, mode, trusted, validate).resolve(0, as_)
+        return stored_object(self._client, self.id, raw, mode, trusted, validate).resolve(0, as_)
 
     def to_arrow(self) -> Any:
         """The data as what is natural in Arrow: a `pyarrow.Table`, array, scalar or buffer."""

@@ -1,0 +1,56 @@
+"""Metadata of stored objects: what they say themselves, and what the catalog knows of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from .composition import VALUES, members_of
+from .ipc import protocol as p
+from .ipc.attached import Attached
+from .objects import ObjectID, ObjectMeta, PartMeta
+
+
+def catalogued_meta(attached: Attached, info: p.ObjectInfo) -> ObjectMeta:
+    """All there is to know of an object that the catalog told of."""
+    return sealed_meta(
+        attached, info.id, names=tuple(info.names), parents=info.parents, labels=info.labels
+    )
+
+
+def sealed_meta(
+    attached: Attached, object_id: int, pin: Any = None, **catalogued: Any
+) -> ObjectMeta:
+    """What the object itself says, and what the catalog knows; no round trip."""
+    described = attached.describe(object_id, pin)
+    nbytes, created_ns, copied, gathered, shared, uid, signature, parts, members, _ = described
+    root = parts[0]
+    return ObjectMeta.sealed(
+        root[0],
+        root[4].get(VALUES, {}),
+        id=ObjectID(object_id),
+        instance=ObjectID(object_id).instance,
+        nbytes=nbytes,
+        parts=tuple(PartMeta(*part[:4]) for part in parts),
+        members=members_of(members),
+        created=datetime.fromtimestamp(created_ns / 1e9, UTC),
+        copied=copied,
+        gathered=gathered,
+        shared=shared,
+        uid=uid,
+        signature=ObjectID(signature),
+        **catalogued,
+    )
+
+
+def unreadable_meta(info: p.ObjectInfo) -> ObjectMeta:
+    """What is known of an object whose stored schema makes no sense."""
+    return ObjectMeta.sealed(
+        info.typename,
+        {},
+        id=ObjectID(info.id),
+        instance=ObjectID(info.id).instance,
+        nbytes=info.nbytes,
+        names=tuple(info.names),
+        created=datetime.fromtimestamp(info.created_ns / 1e9, UTC),
+    )

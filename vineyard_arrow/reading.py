@@ -1,0 +1,132 @@
+"""How objects that were read become values: what resolvers ask of the store on the way.
+
+A resolver has a `StoredObject`; where members, private memory and handles come from, and whom
+the client trusts, is its `Source`, one for each get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from .contexts import current_registry
+from .errors import InvalidObjectError, ObjectNotFoundError
+from .objects import ObjectID
+from .registry import Form, StoredObject, StoredPart
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .handles import ObjectHandle
+    from .ipc import _core
+
+Check = Literal["structure", "full"]
+
+
+def stored_object(
+    client: Client,
+    object_id: int,
+    raw: _core.Raw,
+    mode: str,
+    trusted: bool | None = None,
+    validate: str = "structure",
+) -> StoredObject:
+    """What was read of an object, for its resolver; see `Client.get` for the rest."""
+    stored = StoredObject(
+        raw.parts,
+        current_registry(client._registry),
+        Source(client),
+        object_id,
+        mode,
+        client._trusted if trusted is None else trusted,
+        raw.uid,
+        raw.members,
+    )
+    if validate != "structure":
+        _validate(stored, validate)
+    return stored
+
+
+class Source:
+    """Of the members, private memory and handles of what one get of a client has read."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def uid(self) -> int:
+        """The user that this process (or one it was forked from) connected as."""
+        return self._client._a.uid
+
+    def get_object(self, key: int) -> ObjectHandle:
+        """A handle on an object."""
+        return self._client.get_object(key)
+
+    def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:
+        """The parts of an object anew, mapped copy-on-write."""
+        return self._client._a.read(stored.id, "cow").parts
+
+    def get_member(self, stored: StoredObject, name: str, as_: Form | None = None) -> Any:
+        """The value of a member; see `StoredObject.member`.
+
+        The first one whose memory is not mapped yet has all of the object's mapped.
+        """
+        if name not in stored.composed_of:
+            raise ObjectNotFoundError(f"{ObjectID(stored.id)} has no member {name!r}")
+        number, _ = stored.composed_of[name]
+        try:
+            raw = self._client._a.read(number, stored.mode, stored.id)
+        except ObjectNotFoundError:
+            raise _gone(stored, name) from None
+        return self._made(stored, number, raw).resolve(0, as_)
+
+    def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
+        """The values of all members, by name."""
+        numbers = [number for number, _ in stored.composed_of.values()]
+        reading = self._client._a.read_each(numbers, stored.mode, stored.id)
+        values: dict[str, Any] = {}
+        for name, number in zip(stored.composed_of, numbers, strict=True):
+            try:
+                raw = next(reading)
+            except ObjectNotFoundError:
+                raise _gone(stored, name) from None
+            values[name] = self._made(stored, number, raw).resolve(0, as_)
+        return values
+
+    def _made(self, whole: StoredObject, number: int, raw: _core.Raw) -> StoredObject:
+        """A member, read as the object was that has it."""
+        member = StoredObject(
+            raw.parts,
+            whole.registry,
+            self,
+            number,
+            whole.mode,
+            whole.trusted,
+            raw.uid,
+            raw.members,
+        )
+        if whole.validate:
+            _validate(member, "full")
+        return member
+
+
+def _gone(stored: StoredObject, name: str) -> ObjectNotFoundError:
+    number = ObjectID(stored.composed_of[name][0])
+    return ObjectNotFoundError(
+        f"member {name!r} ({number}) of {ObjectID(stored.id)} is gone", "it was deleted by force"
+    )
+
+
+def _validate(stored: StoredObject, how: str) -> None:
+    """Check all values of an object, see `Client.get`; its resolvers are to go on with that."""
+    if how != "full":
+        raise InvalidObjectError(f"validate {how!r} is not one of 'structure', 'full'")
+    stored.validate = True
+    for part in stored.parts:
+        try:
+            part.table.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise InvalidObjectError(f"{ObjectID(stored.id)} is damaged: {error}") from None
