@@ -16,6 +16,7 @@ LAYERS = [
     {"errors", "objects", "plugins", "_compat", "_build_info", "__version__"},
     {"machine"},
     {"config", "config_values", "registry", "contexts"},
+    {"graph"},
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop"},
     {"ipc.connection", "ipc.hugepages", "ipc.server", "types", "composition", "handles"},
     {"ipc.memory", "ipc.starter", "ipc.fork"},
