@@ -103,7 +103,11 @@ def extension(package: str, module: str) -> Extension:
     )
 
 
-MODULES = [extension("ipc", "_core"), extension("graph", "_kernels")]
+MODULES = [
+    extension("ipc", "_core"),
+    extension("graph", "_kernels"),
+    extension("graph", "_edges"),
+]
 
 setup(
     ext_modules=cythonize(
