@@ -116,12 +116,11 @@ def build_edges(
     num_src, num_dst = counts
     none = none_of(ids)
     left = len(src)
-    missing = (src == none) | (dst == none)
-    if missing.any():
+    if none in (src.max(initial=0), dst.max(initial=0)):
+        missing = (src == none) | (dst == none)
         left -= int(np.count_nonzero(missing))
         src[missing] = none  # or else the lower end of an undirected edge would be there
         dst[missing] = none
-    del missing
     edge_dtype, row_dtype = id_dtype(left), id_dtype(len(src))
     if not directed:
         lower = np.minimum(src, dst)
