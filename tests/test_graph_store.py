@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -194,6 +195,13 @@ def test_views_outlive_object_and_client(daemon: Daemon, client: Client) -> None
     del edge, made
     gc.collect()
     assert daemon.status().deleted_pinned == 0
+
+
+def test_graphs_within_other_values(client: Client) -> None:
+    graph, other = make(client), make(client, directed=False)
+    got = client.get(client.put({"graphs": [graph, other, graph], "n": 1}))
+    assert list(map(answers, got["graphs"])) == list(map(answers, (graph, other, graph)))
+    assert answers(pickle.loads(pickle.dumps(graph))) == answers(graph)
 
 
 @pytest.mark.parametrize("mode", ["cow", "copy"])
