@@ -391,6 +391,12 @@ def test_bad_oids() -> None:
         people(KNOWS, src="from")
 
 
+def test_bad_columns() -> None:
+    twice = pa.table([[1], [2], [3]], ["src", "dst", "dst"])
+    with pytest.raises(InvalidGraphError, match="two columns have one name: src, dst, dst"):
+        people(twice)
+
+
 def test_bad_labels() -> None:
     with pytest.raises(LabelNotFoundError, match="vertices of 'cat', for which there is no table"):
         Graph.from_tables({"person": PEOPLE}, {("person", "owns", "cat"): KNOWS}, client=LOCAL)

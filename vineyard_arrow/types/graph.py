@@ -62,6 +62,8 @@ def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
     def member(name: str) -> Any:
         name = prefix + name
         value = stored.member(name)
+        if not isinstance(value, pa.Table | pa.Array | pa.ChunkedArray):
+            raise InvalidGraphError(f"member {name!r} is a {type(value).__name__}")
         assert stored.members is not None
         known[id(value)] = value, stored.members[name].id
         return value
