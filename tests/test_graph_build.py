@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,11 +104,10 @@ def test_ids_that_do_not_fit_one_word_with_their_row() -> None:
 
 
 def test_ten_million_parallel_edges() -> None:
+    """A build that is quadratic in them does not end."""
     count = 10_000_000
     ends = {"src": np.full(count, 7), "dst": np.full(count, 9)}
-    start = time.monotonic()
     graph = Graph.from_tables({"v": {"oid": [7, 9]}}, {("v", "e", "v"): ends}, client=LOCAL)
-    assert time.monotonic() - start < 30  # quadratic, it would not end
     assert graph.degree(0) == graph.degree(1, direction="in") == graph.num_edges() == count
     assert (graph.adjacency().in_edge_ids[-3:] == np.arange(count - 3, count)).all()
 
