@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 TORCH := 2.13.0
 BENCH_JSON := benchmarks/results.json
-NATIVE := $(wildcard vineyard_arrow/ipc/*.pyx vineyard_arrow/ipc/*.pxd vineyard_arrow/ipc/*.h) \
+NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*.,pyx pxd h))) \
 	$(addprefix vineyard_arrow/include/vineyard_arrow/,flat.h layout.h parts.h)
 
 .PHONY: demo test bench check build clean prerequisites
@@ -32,7 +32,7 @@ check: build
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -f vineyard_arrow/_build_info.py vineyard_arrow/ipc/_core*.so $(BENCH_JSON)
+	rm -f vineyard_arrow/_build_info.py vineyard_arrow/*/_*.so $(BENCH_JSON)
 	find vineyard_arrow tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 # An editable install: changed .py files need nothing, changed native ones the second stamp. What

@@ -1,4 +1,4 @@
-"""Builds the native core against the pyarrow at hand; everything else is in pyproject.toml."""
+"""Builds the native modules against the pyarrow at hand; everything else is in pyproject.toml."""
 
 import os
 import shutil
@@ -20,7 +20,6 @@ except ModuleNotFoundError as error:
     ) from None
 
 ROOT = Path(__file__).parent
-IPC = Path("vineyard_arrow", "ipc")
 INCLUDE = Path("vineyard_arrow", "include")  # the headers that are packaged
 NATIVE = {".h", ".pxd", ".pyx"}  # a change rebuilds, and the source distribution has them
 
@@ -64,41 +63,57 @@ class BuildPy(build_py):
 class BuildExt(build_ext):
     """Records the build for 'setup.py build_ext --inplace' too, which builds no modules."""
 
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.parallel = os.cpu_count()  # several compilers at once
+
     def run(self) -> None:
         check_toolchain()
         record_build()
         super().run()
 
 
-so_version = pa.cpp_build_info.so_version
-core = Extension(
-    "vineyard_arrow.ipc._core",
-    sources=[str(IPC / "_core.pyx")],
-    depends=sorted(
-        str(path.relative_to(ROOT))
-        for folder in (IPC, INCLUDE)
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in NATIVE
-    ),
-    language="c++",
-    include_dirs=[str(INCLUDE), pa.get_include(), np.get_include()],
-    library_dirs=pa.get_library_dirs(),
-    # Cython declares all of what it imports from pyarrow, used or not.
-    extra_compile_args=[
-        "-std=c++20",
-        "-O3",
-        "-g0",
-        "-fvisibility=hidden",
-        "-Wall",
-        "-Wno-unused-variable",
-        "-Wno-unused-function",
-    ],
-    # pyarrow's wheels ship only the versioned names. No rpath: importing vineyard_arrow imports
-    # pyarrow first, which loads them.
-    extra_link_args=[f"-l:libarrow.so.{so_version}", f"-l:libarrow_python.so.{so_version}"],
-)
+def extension(package: str, module: str) -> Extension:
+    """One native module, with what all of them need."""
+    folder = Path("vineyard_arrow", package)
+    so_version = pa.cpp_build_info.so_version
+    return Extension(
+        f"vineyard_arrow.{package}.{module}",
+        sources=[str(folder / f"{module}.pyx")],
+        depends=sorted(
+            str(path.relative_to(ROOT))
+            for each in (folder, INCLUDE)
+            for path in (ROOT / each).rglob("*")
+            if path.suffix in NATIVE
+        ),
+        language="c++",
+        include_dirs=[str(INCLUDE), pa.get_include(), np.get_include()],
+        library_dirs=pa.get_library_dirs(),
+        # Cython declares all of what it imports from pyarrow, used or not.
+        extra_compile_args=[
+            "-std=c++20",
+            "-O3",
+            "-g0",
+            "-fvisibility=hidden",
+            "-Wall",
+            "-Wno-unused-variable",
+            "-Wno-unused-function",
+        ],
+        # pyarrow's wheels ship only the versioned names. No rpath: importing vineyard_arrow imports
+        # pyarrow first, which loads them.
+        extra_link_args=[f"-l:libarrow.so.{so_version}", f"-l:libarrow_python.so.{so_version}"],
+    )
+
+
+MODULES = [
+    extension("ipc", "_core"),
+    extension("graph", "_kernels"),
+    extension("graph", "_edges"),
+]
 
 setup(
-    ext_modules=cythonize([core], build_dir="build/cython", language_level=3),
+    ext_modules=cythonize(
+        MODULES, build_dir="build/cython", language_level=3, nthreads=len(MODULES)
+    ),
     cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
 )

@@ -26,7 +26,7 @@ def _command(text):
 """
 
 
-@pytest.mark.parametrize("page", ["types", "codegen", "streams"])
+@pytest.mark.parametrize("page", ["types", "codegen", "streams", "graph"])
 def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
     script = [COMMAND]
@@ -36,7 +36,7 @@ def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
             (tmp_path / file[1]).write_text(block)
         else:
             script.append(block if kind == "python" else f"_command({block!r})")
-    assert len(script) > 6
+    assert len(script) > 4
     env = os.environ | {
         "VINEYARD_ARROW_SOCKET": str(daemon.socket),
         "PYTHONPATH": f"{ROOT}:{tmp_path}",

@@ -16,6 +16,7 @@ LAYERS = [
     {"errors", "objects", "plugins", "_compat", "_build_info", "__version__"},
     {"machine"},
     {"config", "config_values", "registry", "contexts", "codegen.model", "codegen.hints"},
+    {"graph"},
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop", "ipc.schemas"},
     {
         "ipc.connection",

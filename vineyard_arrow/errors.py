@@ -102,6 +102,24 @@ class InvalidObjectError(VineyardArrowError, ValueError):
     code = "invalid"
 
 
+class InvalidGraphError(InvalidObjectError):
+    """The tables make no graph, or the arrays of a stored graph make no sense."""
+
+    code = "invalid-graph"
+
+
+class LabelNotFoundError(VineyardArrowError, KeyError):
+    """The graph has no such vertex label, triple or property."""
+
+    code = "no-label"
+
+
+class VertexNotFoundError(VineyardArrowError, IndexError):
+    """The label has no vertex of this id, or of this original id."""
+
+    code = "no-vertex"
+
+
 class BuilderNotFoundError(InvalidObjectError, TypeError):
     """A value cannot be stored: its type has no builder, and pickle refuses it."""
 

@@ -72,6 +72,14 @@ class Part(msgspec.Struct, frozen=True, eq=False):
     params: dict[str, Any] = {}
 
 
+class NewObject(msgspec.Struct, frozen=True, eq=False):
+    """An object to be stored together with the one that it's a member of."""
+
+    id: ObjectID
+    parts: list[Part]
+    members: dict[str, Member]
+
+
 class StoredPart(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One Arrow stream of a stored object, mapped.
 
@@ -123,6 +131,8 @@ class Encoder(msgspec.Struct, eq=False):
     typename_of: Callable[[int], str] | None = None
     parts: list[Part] = []
     members: dict[str, Member] = {}
+    new_id: Callable[[], int] | None = None
+    objects: list[NewObject] = []  # to be put first
 
     def add(self, value: Any) -> int:
         """Encode ``value`` as a part of its own; return the part's index."""
@@ -158,6 +168,23 @@ class Encoder(msgspec.Struct, eq=False):
         object_id = ObjectID(key)
         typename = self.typename_of(object_id) if self.typename_of is not None else ""
         self.members[name] = Member(object_id, typename)
+
+    def put_member(self, name: str, value: Any) -> ObjectID:
+        """Store ``value`` as an object of its own, and make it a member of this one.
+
+        Both are put in one step, or neither. Returns the id that it is going to have; see
+        `add_member`.
+        """
+        if name in self.members:
+            raise InvalidObjectError(f"there is a member {name!r} already")
+        if self.new_id is None:
+            raise InvalidObjectError("nothing is put here: there are no members")
+        inner = Encoder(self.registry, self.typename_of, new_id=self.new_id)
+        inner.add(value)
+        object_id = ObjectID(self.new_id())
+        self.objects += [*inner.objects, NewObject(object_id, inner.parts, inner.members)]
+        self.members[name] = Member(object_id, inner.parts[0].typename)
+        return object_id
 
 
 class StoredObject(msgspec.Struct, eq=False, gc=False):
@@ -198,6 +225,13 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
             return {}
         return self.source.get_members(self, as_)
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether what the object says may be believed: as the get has it, or by who put it."""
+        if self.trusted is None:
+            return self.source is None or self.uid == self.source.uid
+        return self.trusted
+
     def check_trusted(self) -> None:
         """To be called before anything in the object is unpickled, which may run any code.
 
@@ -207,10 +241,7 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
             If the get trusts nothing, or, where it does not say, if the object was put by a
             process of another user, or another user can write to memory that it lies in.
         """
-        trusted = self.trusted
-        if trusted is None:
-            trusted = self.source is None or self.uid == self.source.uid
-        if not trusted:
+        if not self.is_trusted:
             maker = "several users" if self.uid is None else f"user {self.uid}"
             raise AccessDeniedError(
                 f"{ObjectID(self.id)} holds a pickle made by {maker}, and loading one runs"
@@ -261,6 +292,7 @@ _BUILDER_MODULES = {
     "torch": "torch",
     "vineyard_arrow": "object",
     "xarray": "xarray",
+    "vineyard_arrow.graph.graph": "graph",  # a module of ours, loaded with the first graph alone
 }
 # ... of classes that no builder knows, by a method that hands out their memory ...
 _PROTOCOLS = ("__arrow_c_stream__", "__arrow_c_array__", "__dlpack__")
@@ -283,7 +315,7 @@ _RESOLVER_MODULES |= dict.fromkeys(
     ("table", "record_batch", "chunked_array", "array", "scalar", "schema", "blob"), "arrow"
 )
 _RESOLVER_MODULES |= dict.fromkeys(("tensor",), "numpy")
-_RESOLVER_MODULES |= {"object": "object", "shared": "shared"}
+_RESOLVER_MODULES |= {"object": "object", "shared": "shared", "graph": "graph"}
 
 
 # Forms through which any other is reached, and the typename whose resolvers start there.
@@ -391,7 +423,8 @@ class Registry:
         if _is_foreign(cls) and not any(cls in each._builders for each in self._chain):
             load_plugins(default_registry)
         for base in cls.__mro__:
-            _load(_BUILDER_MODULES.get(_library(base), "python"))
+            home = _BUILDER_MODULES.get(_library(base), "python")
+            _load(_BUILDER_MODULES.get(base.__module__, home))
         known = self._known()
         for base in cls.__mro__:
             found = self._protocol_builder(cls) if base is object else None
