@@ -103,7 +103,12 @@ def extension(package: str, module: str) -> Extension:
     )
 
 
-MODULES = [extension("ipc", "_core"), extension("graph", "_kernels"), extension("graph", "_algorithms")]
+MODULES = [
+    extension("ipc", "_core"),
+    extension("graph", "_kernels"),
+    extension("graph", "_edges"),
+    extension("graph", "_algorithms"),
+]
 
 setup(
     ext_modules=cythonize(

@@ -94,8 +94,8 @@ class Client:
         InvalidObjectError
             If the value cannot be stored.
         """
-        drafts = [self._encode(value, _checked(name))]
-        return ObjectID(self._a.put(drafts, strict=_is_strict(seal))[0])
+        drafts = self._encode(value, _checked(name))
+        return ObjectID(self._a.put(drafts, strict=_is_strict(seal))[-1])
 
     def put_many(
         self,
@@ -111,15 +111,25 @@ class Client:
             raise InvalidObjectError(f"{len(values)} values but {len(names)} names")
         if not values:
             return []
-        drafts = [self._encode(v, _checked(n)) for v, n in zip(values, names, strict=True)]
-        return [ObjectID(i) for i in self._a.put(drafts, strict=_is_strict(seal))]
+        drafts: list[Draft] = []
+        last = []  # places of the values themselves: their members come before
+        for value, name in zip(values, names, strict=True):
+            drafts += self._encode(value, _checked(name))
+            last.append(len(drafts) - 1)
+        ids = self._a.put(drafts, strict=_is_strict(seal))
+        return [ObjectID(ids[i]) for i in last]
 
-    def _encode(self, value: Any, name: str | None = None) -> Draft:
-        encoder = Encoder(current_registry(self._registry), self._typename)
+    def _encode(self, value: Any, name: str | None = None) -> list[Draft]:
+        """What to put: members that are new, then the value."""
+        encoder = Encoder(current_registry(self._registry), self._typename, new_id=self._new_id)
         encoder.add(value)
-        if encoder.members:
-            return _draft(encoder.parts, encoder.members, name)
-        return Draft(encoder.parts, name)
+        if not encoder.members:
+            return [Draft(encoder.parts, name)]
+        drafts = [_draft(o.parts, o.members, None, id=int(o.id)) for o in encoder.objects]
+        return [*drafts, _draft(encoder.parts, encoder.members, name)]
+
+    def _new_id(self) -> int:
+        return self._a.take_id()
 
     def _put_parts(
         self,
@@ -193,8 +203,10 @@ class Client:
 
         The first one whose memory is not mapped yet has all of the object's mapped.
         """
-        last = stored.parts[-1]
-        found = members_of(last.typename, last.table.schema, last.params).get(name)
+        if stored.members is None:
+            last = stored.parts[-1]
+            stored.members = members_of(last.typename, last.table.schema, last.params)
+        found = stored.members.get(name)
         if found is None:
             raise ObjectNotFoundError(f"{ObjectID(stored.id)} has no member {name!r}")
         try:
@@ -524,11 +536,15 @@ class Blob:
 
 
 def _draft(
-    parts: list[Part], members: Mapping[str, Member], name: str | None, signature: int = 0
+    parts: list[Part],
+    members: Mapping[str, Member],
+    name: str | None,
+    signature: int = 0,
+    id: int | None = None,
 ) -> Draft:
     ids = [int(member.id) for member in members.values()]
     parts = [*parts, members_part(members)] if members else parts
-    return Draft(parts, name, ids, signature)
+    return Draft(parts, name, ids, signature, id)
 
 
 def _unreadable(info: p.ObjectInfo) -> ObjectMeta:

@@ -67,6 +67,14 @@ class Part(msgspec.Struct, frozen=True, eq=False):
     params: dict[str, Any] = {}
 
 
+class NewObject(msgspec.Struct, frozen=True, eq=False):
+    """An object to be stored together with the one that it's a member of."""
+
+    id: ObjectID
+    parts: list[Part]
+    members: dict[str, Member]
+
+
 class StoredPart(msgspec.Struct, frozen=True, eq=False):
     """One Arrow stream of a stored object, mapped.
 
@@ -111,6 +119,8 @@ class Encoder(msgspec.Struct, eq=False):
     typename_of: Callable[[int], str] | None = None
     parts: list[Part] = []
     members: dict[str, Member] = {}
+    new_id: Callable[[], int] | None = None
+    objects: list[NewObject] = []  # to be put first
 
     def add(self, value: Any) -> int:
         """Encode ``value`` as a part of its own; return the part's index."""
@@ -148,6 +158,24 @@ class Encoder(msgspec.Struct, eq=False):
         self.members[name] = Member(object_id, typename)
 
 
+    def put_member(self, name: str, value: Any) -> ObjectID:
+        """Store ``value`` as an object of its own, and make it a member of this one.
+
+        Both are put in one step, or neither. Returns the id that it is going to have; see
+        `add_member`.
+        """
+        if name in self.members:
+            raise InvalidObjectError(f"there is a member {name!r} already")
+        if self.new_id is None:
+            raise InvalidObjectError("nothing is put here: there are no members")
+        inner = Encoder(self.registry, self.typename_of, new_id=self.new_id)
+        inner.add(value)
+        object_id = ObjectID(self.new_id())
+        self.objects += [*inner.objects, NewObject(object_id, inner.parts, inner.members)]
+        self.members[name] = Member(object_id, inner.parts[0].typename)
+        return object_id
+
+
 class StoredObject(msgspec.Struct, eq=False):
     """The mapped parts of one stored object, on the way back to a value.
 
@@ -160,6 +188,7 @@ class StoredObject(msgspec.Struct, eq=False):
     id: int = 0
     mode: str = "ro"
     remapped: dict[int, StoredPart] | None = None  # copy-on-write, by identity of the part
+    members: dict[str, Member] | None = None  # once one was asked for
 
     def member(self, name: str, as_: Form | None = None) -> Any:
         """The value of a member, got as the object itself was.
@@ -215,6 +244,7 @@ _BUILDER_MODULES = {
     "sparse": "sparse",
     "torch": "torch",
     "vineyard_arrow": "object",
+    "vineyard_arrow.graph.graph": "graph",  # a module of ours, loaded with the first graph alone
 }
 # ... of classes that no builder knows, by a method that hands out their memory ...
 _PROTOCOLS = ("__arrow_c_stream__", "__arrow_c_array__", "__dlpack__")
@@ -236,7 +266,7 @@ _RESOLVER_MODULES |= dict.fromkeys(
     ("table", "record_batch", "chunked_array", "array", "scalar", "schema", "blob"), "arrow"
 )
 _RESOLVER_MODULES |= dict.fromkeys(("tensor",), "numpy")
-_RESOLVER_MODULES |= dict.fromkeys(("object",), "object")
+_RESOLVER_MODULES |= {"object": "object", "graph": "graph"}
 
 
 # Forms through which any other is reached, and the typename whose resolvers start there.
@@ -344,7 +374,8 @@ class Registry:
         if _is_foreign(cls) and not any(cls in each._builders for each in self._chain):
             load_plugins(default_registry)
         for base in cls.__mro__:
-            _load(_BUILDER_MODULES.get(_library(base), "python"))
+            home = _BUILDER_MODULES.get(_library(base), "python")
+            _load(_BUILDER_MODULES.get(base.__module__, home))
         known = self._known()
         for base in cls.__mro__:
             found = self._protocol_builder(cls) if base is object else None

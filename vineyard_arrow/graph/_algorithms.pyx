@@ -88,10 +88,7 @@ cdef extern from "undirected.h" namespace "vineyard::graph" nogil:
 
 
 cdef extern from "labels.h" namespace "vineyard::graph" nogil:
-    cdef struct Propagation:
-        int64_t iterations
-        cbool converged
-    Propagation c_propagate "vineyard::graph::propagate_labels"[I](
+    void c_propagate "vineyard::graph::propagate_labels"[I](
         CRun&, const Rows[I]&, const Rows[I]&, cbool, uint64_t, int64_t, vector[I]&) except +
 
 
@@ -297,15 +294,14 @@ def core_numbers(Run run, const int64_t[::1] out_indptr, const index_t[::1] out_
 def propagate_labels(Run run, const int64_t[::1] out_indptr, const index_t[::1] out_indices,
                      const int64_t[::1] in_indptr, const index_t[::1] in_indices, bint symmetric,
                      uint64_t seed, int64_t max_iter):
-    """The community of each vertex, numbered by their first vertices; whether it converged."""
+    """The community of each vertex, numbered by their first vertices."""
     cdef Rows[index_t] out = rows_of(out_indptr, out_indices), into = rows_of(in_indptr, in_indices)
     cdef vector[index_t] labels = vector_of[index_t](
         np.arange(out.size, dtype=np.asarray(out_indices).dtype))
-    cdef Propagation done
     with nogil:
-        done = c_propagate(run.run[0], out, into, symmetric, seed, max_iter, labels)
+        c_propagate(run.run[0], out, into, symmetric, seed, max_iter, labels)
         number_densely(labels)
-    return array_of[index_t](labels, np.asarray(out_indices).dtype), done.converged
+    return array_of[index_t](labels, np.asarray(out_indices).dtype)
 
 
 def random_walks(Run run, const int64_t[::1] indptr, const index_t[::1] indices, edge_ids, weights,
@@ -331,7 +327,7 @@ def random_walks(Run run, const int64_t[::1] indptr, const index_t[::1] indices,
 def sample_neighbors(Run run, const int64_t[::1] indptr, const index_t[::1] indices, edge_ids,
                      const int64_t[::1] nodes, const int64_t[::1] fanouts, bint replace,
                      uint64_t seed):
-    """All vertices met, and for each hop (row, col, edge ids, vertices after, before)."""
+    """All vertices met, and for each hop row, col, edge ids, and vertices after and before."""
     cdef Rows[index_t] rows = rows_of(indptr, indices)
     cdef Ids ids = ids_of(edge_ids)
     cdef vector[int64_t] first = vector_of[int64_t](nodes), each = vector_of[int64_t](fanouts), met
@@ -342,5 +338,5 @@ def sample_neighbors(Run run, const int64_t[::1] indptr, const index_t[::1] indi
     for i in range(hops.size()):
         found.append((array_of[int64_t](hops[i].row, np.int64),
                       array_of[int64_t](hops[i].col, np.int64),
-                      array_of[int64_t](hops[i].edge, np.int64), hops[i].size, hops[i].targets))
+                      array_of[int64_t](hops[i].edge, np.int64), (hops[i].size, hops[i].targets)))
     return array_of[int64_t](met, np.int64), found

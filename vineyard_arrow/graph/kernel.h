@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "parallel.h"
+#include "scratch.h"
 
 namespace vineyard::graph {
 

@@ -6,17 +6,12 @@
 
 namespace vineyard::graph {
 
-struct Propagation {
-  int64_t iterations;
-  bool converged;  // every vertex has a label that no other is more frequent than around it
-};
-
 // labels[v] is v's label at first. Both directions count, each edge once a direction; self-loops
 // don't. A vertex keeps its label while none is more frequent; ties are broken by a hash. The
 // batches are drawn anew each iteration, so that no two neighbours swap labels for ever.
 template <class I>
-Propagation propagate_labels(Run& run, const Rows<I>& out, const Rows<I>& in, bool symmetric,
-                             uint64_t seed, int64_t max_iter, std::vector<I>& labels) {
+void propagate_labels(Run& run, const Rows<I>& out, const Rows<I>& in, bool symmetric,
+                      uint64_t seed, int64_t max_iter, std::vector<I>& labels) {
   constexpr uint64_t kBatches = 16;
   const int64_t n = out.size;
   std::vector<uint8_t> awake(n, 1);  // some neighbour's label changed since the last look
@@ -69,7 +64,7 @@ Propagation propagate_labels(Run& run, const Rows<I>& out, const Rows<I>& in, bo
       batches[mix(key, static_cast<uint64_t>(v)) % kBatches].push_back(static_cast<I>(v));
       any = true;
     }
-    if (!any) return {iteration, true};
+    if (!any) return;  // around no vertex is another label more frequent than its own
     for (const auto& batch : batches) {
       const Cuts slices = cut_evenly(static_cast<int64_t>(batch.size()), 512);
       run.blocks(slices, [&](int64_t, int64_t begin, int64_t end, int thread) {
@@ -91,7 +86,6 @@ Propagation propagate_labels(Run& run, const Rows<I>& out, const Rows<I>& in, bo
       run.check();
     }
   }
-  return {max_iter, std::find(awake.begin(), awake.end(), 1) == awake.end()};
 }
 
 }  // namespace vineyard::graph

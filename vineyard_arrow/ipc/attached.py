@@ -56,6 +56,7 @@ class Draft(msgspec.Struct, frozen=True, eq=False):
     name: str | None = None
     members: list[int] = []
     signature: int = 0
+    id: int | None = None  # if it was taken already (`Attached.take_id`)
 
 
 def _item(
@@ -347,7 +348,9 @@ class Attached:
         items: list[p.PutItem] = []
         created_ns = time.time_ns()
         try:
-            for object_id, draft in zip(self._take_ids(len(objects)), objects, strict=True):
+            ids = iter(self._take_ids(sum(draft.id is None for draft in objects)))
+            for draft in objects:
+                object_id = next(ids) if draft.id is None else draft.id
                 plan = self._plan(draft.parts)
                 plans.append(plan)
                 plan.place(share)
@@ -377,7 +380,7 @@ class Attached:
             for draft in objects:
                 done.append(self._put_strict(draft))
         except BaseException:
-            for object_id in done:
+            for object_id in reversed(done):  # members come before what they are members of
                 with contextlib.suppress(VineyardArrowError):
                     self.request(p.Delete([object_id]))
             raise
@@ -390,7 +393,7 @@ class Attached:
             # The daemon refuses to seal while this mapping exists.
             with mmap(rw_fd, reply.nbytes) as target:
                 plan.place_standalone(target, reply.offset)
-            (object_id,) = self._take_ids(1)
+            object_id = self.take_id() if draft.id is None else draft.id
             item = _item(object_id, draft, plan, time.time_ns(), reply.segment)
         except BaseException:
             self.request(p.DropStrict(reply.segment))
@@ -433,6 +436,10 @@ class Attached:
             raise
         for plan in plans:
             plan.confirm()
+
+    def take_id(self) -> int:
+        """An id for an object to be put."""
+        return self._take_ids(1)[0]
 
     def _take_ids(self, count: int) -> list[int]:
         """Fresh object ids."""

@@ -1,0 +1,147 @@
+// The edges of many vertices at once, columns of the result, and samples of rows.
+//
+// The result's edges are numbered through: those of frontier[i] are offsets[i] to offsets[i + 1].
+// Any stretch of them can be written by itself, so batches, limits and threads are all stretches.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "parallel.h"
+
+namespace vineyard::graph {
+
+constexpr int64_t kExpandGrain = 1 << 19;  // edges; a thread for fewer costs more than it saves
+
+// Fills offsets[n + 1]: `most` edges of a vertex at most (< 0: all). Returns the first place in
+// `frontier` of a vertex outside the rows, or -1.
+inline int64_t expand_offsets(const int64_t* indptr, int64_t num_rows, const int64_t* frontier,
+                              int64_t n, int64_t most, int64_t* offsets) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (i + 16 < n && static_cast<uint64_t>(frontier[i + 16]) < static_cast<uint64_t>(num_rows))
+      __builtin_prefetch(indptr + frontier[i + 16]);
+    int64_t v = frontier[i];
+    if (v < 0 || v >= num_rows) return i;
+    int64_t degree = indptr[v + 1] - indptr[v];
+    offsets[i] = total;
+    total += most >= 0 ? std::min(most, degree) : degree;
+  }
+  offsets[n] = total;
+  return -1;
+}
+
+// Calls f(i, skip, count, at) for the vertices that edges [begin, end) of the result are of:
+// `count` edges of frontier[i] from its `skip`-th on, which go to place `at`.
+template <typename F>
+void stretches(const int64_t* offsets, int64_t n, int64_t begin, int64_t end, F&& f) {
+  int64_t i = std::upper_bound(offsets, offsets + n + 1, begin) - offsets - 1;
+  for (int64_t at = 0; begin < end; ++i) {
+    int64_t count = std::min(end, offsets[i + 1]) - begin;
+    if (count <= 0) continue;
+    f(i, begin - offsets[i], count, at);
+    at += count, begin += count;
+  }
+}
+
+struct Rng {  // splitmix64 (Steele et al. 2014)
+  uint64_t state;
+  uint64_t next() {
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+  }
+  uint64_t below(uint64_t n) {  // bias under n / 2^64
+    return static_cast<uint64_t>(static_cast<unsigned __int128>(next()) * n >> 64);
+  }
+};
+
+// `want` different numbers below `degree`, ascending: Floyd's way, or by selection (Knuth 3.4.2 S)
+// where most are taken. What is drawn depends on seed and place alone, not on threads.
+inline void sample_row(uint64_t seed, int64_t place, int64_t degree, int64_t want, int64_t* out) {
+  if (want >= degree) {
+    for (int64_t j = 0; j < degree; ++j) out[j] = j;
+    return;
+  }
+  Rng rng{seed ^ static_cast<uint64_t>(place) * 0xd1342543de82ef95u};
+  rng.next();
+  if (want <= 32 && want * 4 < degree) {
+    for (int64_t j = degree - want, k = 0; j < degree; ++j, ++k) {
+      int64_t t = rng.below(j + 1);
+      if (std::find(out, out + k, t) != out + k) t = j;
+      out[k] = t;
+    }
+    std::sort(out, out + want);
+    return;
+  }
+  for (int64_t j = 0, k = 0; k < want; ++j)
+    if (static_cast<int64_t>(rng.below(degree - j)) < want - k) out[k++] = j;
+}
+
+// Writes src, dst and edge id of edges [begin, end) of an expansion. `edge_ids` may be null: the
+// position is the id. With `sample`, at most that many of each vertex.
+template <typename V, typename E>
+void expand_fill(const int64_t* indptr, const V* indices, const E* edge_ids,
+                 const int64_t* frontier, const int64_t* offsets, int64_t n, int64_t begin,
+                 int64_t end, int64_t sample, uint64_t seed, int threads, V* out_src, V* out_dst,
+                 E* out_ids) {
+  parallel_ranges(end - begin, threads, kExpandGrain, [&](int64_t from, int64_t to, int) {
+    std::vector<int64_t> picked;
+    stretches(offsets, n, begin + from, begin + to,
+              [&](int64_t i, int64_t skip, int64_t count, int64_t at) {
+                int64_t v = frontier[i], first = indptr[v], degree = indptr[v + 1] - first;
+                V* src = out_src + from + at;
+                V* dst = out_dst + from + at;
+                E* ids = out_ids + from + at;
+                std::fill_n(src, count, static_cast<V>(v));
+                if (sample < 0 || sample >= degree) {
+                  first += skip;
+                  memcpy(dst, indices + first, count * sizeof(V));
+                  if (edge_ids)
+                    memcpy(ids, edge_ids + first, count * sizeof(E));
+                  else
+                    for (int64_t j = 0; j < count; ++j) ids[j] = static_cast<E>(first + j);
+                  return;
+                }
+                picked.resize(sample);
+                sample_row(seed, i, degree, sample, picked.data());
+                for (int64_t j = 0; j < count; ++j) {
+                  int64_t p = first + picked[skip + j];
+                  dst[j] = indices[p];
+                  ids[j] = edge_ids ? edge_ids[p] : static_cast<E>(p);
+                }
+              });
+  });
+}
+
+// out[i] = values[ids[i]], of items of `width` bytes.
+template <typename E>
+void gather(const uint8_t* values, int width, const E* ids, int64_t n, int threads, uint8_t* out) {
+  auto run = [&]<typename T>(T) {
+    auto from = reinterpret_cast<const T*>(values);
+    auto to = reinterpret_cast<T*>(out);
+    parallel_ranges(n, threads, int64_t{1} << 16, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (i + 32 < end) __builtin_prefetch(from + ids[i + 32]);
+        to[i] = from[ids[i]];
+      }
+    });
+  };
+  switch (width) {
+    case 1: return run(uint8_t{});
+    case 2: return run(uint16_t{});
+    case 4: return run(uint32_t{});
+    case 8: return run(uint64_t{});
+    default:
+      parallel_ranges(n, threads, int64_t{1} << 16, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i)
+          memcpy(out + i * width, values + static_cast<int64_t>(ids[i]) * width, width);
+      });
+  }
+}
+
+}  // namespace vineyard::graph

@@ -1,0 +1,427 @@
+"""Graphs: labelled vertices and edges over Arrow tables, with an index both ways.
+
+A `Graph` is immutable. What it holds lies in a store's memory when it was got from one or
+built in its pool; every view it gives out keeps that memory, whatever becomes of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from ..errors import InvalidGraphError
+from ._edges import EdgeIndex
+from .adjacency import Adjacency
+from .arrays import Array, values_of
+from .build import Columns, Missing, Progress, build
+from .edges import Edges, check_edges
+from .expand import expand
+from .schema import GraphSchema, Triple, VertexLabel
+from .vertices import Vertices, check_vertices
+
+if TYPE_CHECKING:
+    from ..client import Client
+
+__all__ = ["Direction", "Graph"]
+
+Direction = Literal["out", "in"]
+
+
+class Graph:
+    """A property graph. Made by `from_tables` or `from_edges`, or got from a store.
+
+    Vertices of a label have the ids 0 to n - 1, the rows of the label's table. Where the graph
+    has one label, or one triple, it need not be named; a triple may also be named by its edge
+    label alone, if no other triple has that.
+
+    Parameters
+    ----------
+    vertices : dict of str to Vertices
+    edges : dict of triple to Edges
+    directed : bool
+    stored : dict of int to (object, ObjectID)
+        Which of its tables and arrays (by ``id()``) are objects of a store already.
+    """
+
+    def __init__(
+        self,
+        vertices: Mapping[str, Vertices],
+        edges: Mapping[Triple, Edges],
+        directed: bool = True,
+        stored: Mapping[int, tuple[Any, int]] | None = None,
+    ) -> None:
+        self._vertices = dict(vertices)
+        self._edges = dict(edges)
+        self._indices: dict[Triple, EdgeIndex] = {}
+        self._only: EdgeIndex | None = None
+        self.schema = GraphSchema(
+            tuple(VertexLabel(v.label, v.count, v.table.schema, v.key) for v in vertices.values()),
+            tuple(each.schema for each in edges.values()),
+            directed,
+        )
+        ours = {id(value) for value in self.members().values()}
+        self._stored = {key: value for key, value in (stored or {}).items() if key in ours}
+
+    # ---- making
+
+    @classmethod
+    def from_tables(
+        cls,
+        vertices: Mapping[str, Any],
+        edges: Mapping[Triple, Any],
+        *,
+        oid: Columns | Mapping[str, Columns] = "oid",
+        src: Columns | Mapping[Triple, Columns] = "src",
+        dst: Columns | Mapping[Triple, Columns] = "dst",
+        directed: bool = True,
+        missing: Missing = "error",
+        orig_row: bool = False,
+        client: Client | None = None,
+        threads: int = 0,
+        progress: Progress | None = None,
+    ) -> Graph:
+        """Build a graph of tables, in the memory that a put of it shares without a copy.
+
+        Parameters
+        ----------
+        vertices : mapping of label to table
+        edges : mapping of (source label, edge label, destination label) to table
+            Tables: anything with Arrow columns, or the path of a Parquet file. Parallel edges
+            and self-loops are kept. Columns that name no ends become properties.
+        oid : str, or several, or a mapping of label to either
+            The column of the original ids of vertices: integers or texts, dictionary-encoded
+            or not; several columns make one id together.
+        src, dst : str, or several, or a mapping of triple to either
+            Columns of the oids of the ends of edges.
+        directed : bool
+            If not, edges lie in the rows of both ends under one id; both have one label then.
+        missing : {"error", "drop", "add"}
+            What becomes of edges whose ends are in no vertex table: nothing is built; they are
+            left out (so are those with a null end); or the vertices are added, all other
+            properties null, in the order the edges name them.
+        orig_row : bool
+            Keep the row of its table that each edge came from, see `orig_row`.
+        client : Client, optional
+            In whose pool to build; the default client's, if not given.
+        threads : int
+            Two by default.
+        progress : callable, optional
+            Called as ``progress(done, total, what)`` after each step. What it raises ends the
+            build.
+
+        Raises
+        ------
+        InvalidGraphError
+            If oids are null or repeated, ends are null or in no table, or types do not match.
+        LabelNotFoundError
+            If a label has no table, or a table lacks a column.
+        """
+        if client is None:
+            from .. import default_client
+
+            client = default_client()
+        made, rows = build(
+            vertices,
+            edges,
+            oid=oid,
+            src=src,
+            dst=dst,
+            directed=directed,
+            missing=missing,
+            orig_row=orig_row,
+            pool=client.memory_pool,
+            threads=threads,
+            progress=progress,
+        )
+        return cls(made, rows, directed)
+
+    @classmethod
+    def from_edges(
+        cls,
+        edges: Any,
+        *,
+        vertex_label: str = "vertex",
+        edge_label: str = "edge",
+        **options: Any,
+    ) -> Graph:
+        """Build a graph of one table of edges; its vertices are the ends there are.
+
+        Vertex ids follow the first appearance as a source, then as a destination. Options are
+        those of `from_tables`; the column of oids in the vertex table is called ``oid``.
+        """
+        triple = (vertex_label, edge_label, vertex_label)
+        return cls.from_tables({}, {triple: edges}, **{"missing": "add", **options})
+
+    # ---- the parts
+
+    @property
+    def directed(self) -> bool:
+        """Whether edges have a direction."""
+        return self.schema.directed
+
+    def vertices(self, label: str | None = None) -> pa.Table:
+        """The vertex table of a label; the row is the vertex id."""
+        return self._vertices[self.schema.vertex(label).name].table
+
+    def num_vertices(self, label: str | None = None) -> int:
+        """Vertices of a label, of all by default."""
+        if label is None:
+            return sum(each.count for each in self.schema.vertices)
+        return self.schema.vertex(label).count
+
+    def num_edges(self, triple: Triple | str | None = None) -> int:
+        """Edges of a triple, of all by default."""
+        if triple is None:
+            return sum(each.count for each in self.schema.edges)
+        return self.schema.edge(triple).count
+
+    def adjacency(self, triple: Triple | str | None = None) -> Adjacency:
+        """All edges of a triple as read-only arrays; nothing is copied."""
+        return self._index(triple).adjacency  # type: ignore[no-any-return]
+
+    def edge_columns(self, triple: Triple | str | None = None) -> pa.Table:
+        """The properties of the edges of a triple, a row for each edge id; nothing is copied."""
+        return pa.table(self._edges_of(triple).columns)
+
+    def arrow(self, triple: Triple | str | None = None) -> dict[str, pa.Array]:
+        """The index arrays of a triple as Arrow arrays, by their names in the store.
+
+        ``out.indptr``, ``out.indices``, ``in.indptr``, ``in.indices``, ``in.edge_ids``; of an
+        undirected graph ``out.indptr``, ``out.indices`` and ``out.edge_ids``.
+        """
+        return dict(self._edges_of(triple).arrays)
+
+    def adjacency_lists(self, triple: Triple | str | None = None) -> pa.LargeListArray:
+        """A list for each source of structs of ``dst``, ``eid`` if undirected, and properties.
+
+        Over the same buffers: nothing is copied, but for undirected graphs the properties.
+        """
+        edges = self._edges_of(triple)
+        fields = {"dst": edges.arrays["out.indices"]}
+        ids = edges.arrays.get("out.edge_ids")
+        if ids is not None:
+            fields["eid"] = ids
+        for name, column in edges.columns.items():
+            if ids is not None:
+                column = column.take(ids)
+            fields[name] = column.combine_chunks() if isinstance(
+                column, pa.ChunkedArray) else column
+        items = pa.StructArray.from_arrays(list(fields.values()), list(fields))
+        return pa.LargeListArray.from_arrays(edges.arrays["out.indptr"], items)
+
+    def orig_row(self, triple: Triple | str | None = None) -> Array | None:
+        """For each edge id its row in the table it was built from, if that was kept."""
+        rows = self._edges_of(triple).arrays.get("orig_row")
+        return None if rows is None else values_of(rows)
+
+    def _edges_of(self, triple: Triple | str | None) -> Edges:
+        return self._edges[self.schema.edge(triple).triple]
+
+    def _index(self, triple: Triple | str | None) -> EdgeIndex:
+        if triple is None and self._only is not None:
+            return self._only
+        edges = self._edges_of(triple)
+        index = self._indices.get(edges.triple)
+        if index is None:
+            index = self._indices[edges.triple] = EdgeIndex(edges.adjacency())
+        if len(self._edges) == 1:
+            self._only = index
+        return index
+
+    # ---- ids
+
+    def ids(
+        self, label: str | None, oids: Any, *, unknown: Literal["raise", "null"] = "raise"
+    ) -> Any:
+        """Vertex ids of oids.
+
+        Parameters
+        ----------
+        label : str or None
+        oids
+            One oid (a tuple if it has several columns), or many: a list, NumPy or Arrow array,
+            or a table of the key's columns.
+        unknown : {"raise", "null"}
+            What becomes of oids that no vertex has.
+
+        Returns
+        -------
+        int or None, or pyarrow.Array of uint32 or uint64
+
+        Raises
+        ------
+        VertexNotFoundError
+        """
+        return self._vertices[self.schema.vertex(label).name].ids(oids, unknown)
+
+    def oids(
+        self, label: str | None, ids: Any, *, unknown: Literal["raise", "null"] = "raise"
+    ) -> Any:
+        """Oids of vertex ids: the inverse of `ids`.
+
+        Returns
+        -------
+        One oid (a tuple if it has several columns); of many ids a pyarrow.ChunkedArray, or a
+        pyarrow.Table of the key's columns if there are several.
+        """
+        return self._vertices[self.schema.vertex(label).name].oids(ids, unknown)
+
+    # ---- edges
+
+    def out_edges(self, v: int, triple: Triple | str | None = None) -> Iterator[Any]:
+        """Iterate over the edges out of a vertex, by destination: `Edge` objects."""
+        return self._index(triple).edges_of(v, False)  # type: ignore[no-any-return]
+
+    def in_edges(self, v: int, triple: Triple | str | None = None) -> Iterator[Any]:
+        """Iterate over the edges into a vertex, by source: `Edge` objects."""
+        return self._index(triple).edges_of(v, True)  # type: ignore[no-any-return]
+
+    def edges(self, triple: Triple | str | None = None) -> Iterator[Any]:
+        """Iterate over all edges of a triple, by source and destination: `Edge` objects."""
+        return self._index(triple).edges()  # type: ignore[no-any-return]
+
+    def neighbors(
+        self, v: int, triple: Triple | str | None = None, *, direction: Direction = "out"
+    ) -> Array:
+        """The other ends of a vertex's edges, ascending: a read-only view.
+
+        A neighbour is there once for each parallel edge.
+        """
+        return self._index(triple).neighbors(v, _incoming(direction))  # type: ignore[no-any-return]
+
+    def degree(
+        self, v: int, triple: Triple | str | None = None, *, direction: Direction = "out"
+    ) -> int:
+        """How many edges a vertex has in a direction; undirected, a self-loop counts once."""
+        return self._index(triple).degree(v, _incoming(direction))  # type: ignore[no-any-return]
+
+    def has_edge(self, u: int, v: int, triple: Triple | str | None = None) -> bool:
+        """Whether there is an edge from ``u`` to ``v``: a binary search in the shorter row."""
+        return self._index(triple).has_edge(u, v)  # type: ignore[no-any-return]
+
+    def out_slice(self, v: int, triple: Triple | str | None = None) -> Any:
+        """The out-edges of a vertex as an `EdgeSlice` of NumPy and Arrow views."""
+        return self._index(triple).slice_of(v, False)
+
+    def in_slice(self, v: int, triple: Triple | str | None = None) -> Any:
+        """The in-edges of a vertex as an `EdgeSlice` of NumPy and Arrow views."""
+        return self._index(triple).slice_of(v, True)
+
+    def expand(
+        self,
+        frontier: Any,
+        *,
+        direction: Direction = "out",
+        label: Triple | str | None = None,
+        props: Sequence[str] = (),
+        limit: int | None = None,
+        sample: int | None = None,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        triple: Triple | str | None = None,
+        threads: int = 0,
+    ) -> pa.RecordBatch | pa.RecordBatchReader:
+        """The edges of many vertices, in their order: columns ``src``, ``dst``, ``eid``, ``props``.
+
+        Parameters
+        ----------
+        frontier : array_like of int
+            Vertex ids: NumPy, Arrow or a list; repeats are expanded again.
+        direction : {"out", "in"}
+        label, triple : str or triple, optional
+            Which edges; either will do.
+        props : sequence of str
+            Edge properties to add.
+        limit : int, optional
+            Stop after that many edges.
+        sample : int, optional
+            At most that many edges of each vertex, drawn without replacement.
+        seed : int, optional
+            Of the samples: equal seeds draw alike, on any number of threads.
+        batch_size : int, optional
+            Give a `pyarrow.RecordBatchReader` of batches of that many edges, made one by one
+            as it is read.
+
+        Returns
+        -------
+        pyarrow.RecordBatch or pyarrow.RecordBatchReader
+            Copies, in Arrow's default pool.
+
+        Raises
+        ------
+        VertexNotFoundError
+            If a vertex is outside its label.
+        """
+        return expand(
+            self._index(label if triple is None else triple).adjacency,
+            frontier,
+            incoming=_incoming(direction),
+            props=props,
+            limit=limit,
+            sample=sample,
+            seed=seed,
+            batch_size=batch_size,
+            threads=threads,
+        )
+
+    # ---- the whole
+
+    def members(self) -> dict[str, pa.Table | pa.Array | pa.ChunkedArray]:
+        """All that the graph consists of, by name: what a store keeps as objects of their own."""
+        out: dict[str, Any] = {}
+        for label, vertices in self._vertices.items():
+            out[f"{label}/vertices"] = vertices.table
+            for name, array in vertices.index.items():
+                out[f"{label}/oids/{name}"] = array
+        for triple, edges in self._edges.items():
+            where = "/".join(triple)
+            for name, array in edges.arrays.items():
+                out[f"{where}/{name}"] = array
+            for name, column in edges.columns.items():
+                out[f"{where}/columns/{name}"] = column
+        return out
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tables and arrays."""
+        return sum(each.nbytes for each in self.members().values())
+
+    def validate(self, threads: int = 0) -> None:
+        """Check every index array, for graphs whose writer is not trusted; it reads all of them.
+
+        Raises
+        ------
+        InvalidGraphError
+            If something points outside, rows are not sorted, edge ids are no permutation, or
+            in- and out-edges are not the same: with the member and the place.
+        """
+        for vertices in self._vertices.values():
+            check_vertices(vertices)
+        for (src, _, dst), edges in self._edges.items():
+            check_edges(edges, self._vertices[src].count, self._vertices[dst].count, threads)
+
+    def neighbourhood_svg(
+        self, v: int, hops: int = 1, *, limit: int = 40, triple: Triple | str | None = None
+    ) -> str:
+        """A drawing of what is around a vertex, as SVG; ``limit`` vertices at most."""
+        from .drawing import neighbourhood_svg
+
+        return neighbourhood_svg(self, v, hops, limit, triple)
+
+    def __repr__(self) -> str:
+        return f"<Graph: {self.num_vertices():,} vertices, {self.num_edges():,} edges>"
+
+    def _repr_html_(self) -> str:
+        from .drawing import schema_html
+
+        return schema_html(self)
+
+
+def _incoming(direction: str) -> bool:
+    if direction == "out":
+        return False
+    if direction == "in":
+        return True
+    raise InvalidGraphError(f"direction {direction!r} is not one of 'out', 'in'")

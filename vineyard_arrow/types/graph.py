@@ -1,0 +1,88 @@
+"""Graphs: an object whose members are its vertex tables, indices and edge columns.
+
+Members are put with the graph, all or none; those that are objects of the store already (of a
+graph that this one was derived from, or of an earlier put) are shared. The graph's own part has
+no data, only ``{"vertices", "edges", "directed"}``: labels, keys and counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import InvalidGraphError, ObjectNotFoundError, VineyardArrowError
+from ..graph.edges import Edges
+from ..graph.graph import Graph
+from ..graph.vertices import Vertices
+from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
+
+__all__: list[str] = []
+
+GRAPH = "vineyard.graph"
+
+
+@builtin_registry.builder(Graph)
+def build_graph(graph: Graph, encoder: Encoder) -> Part:
+    """The description; tables and arrays become members."""
+    for name, value in graph.members().items():
+        known = graph._stored.get(id(value))
+        if known is not None:
+            try:
+                encoder.add_member(name, known[1])
+                continue
+            except ObjectNotFoundError:  # deleted, or of another store
+                pass
+        graph._stored[id(value)] = value, encoder.put_member(name, value)
+    params = {
+        "vertices": [
+            [v.label, v.count, list(v.key), sorted(v.index), v.id_bits]
+            for v in graph._vertices.values()
+        ],
+        "edges": [
+            [list(e.triple), e.count, list(e.arrays), list(e.columns)]
+            for e in graph._edges.values()
+        ],
+        "directed": graph.directed,
+    }
+    return Part(GRAPH, pa.schema([]), [], params)
+
+
+@builtin_registry.resolver(GRAPH)
+def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
+    """The graph over mapped memory: nothing is copied or looked at."""
+    params = part.params
+    known: dict[int, tuple[Any, int]] = {}
+
+    def member(name: str) -> Any:
+        value = stored.member(name)
+        assert stored.members is not None
+        known[id(value)] = value, stored.members[name].id
+        return value
+
+    try:
+        vertices = {
+            label: Vertices(
+                label,
+                member(f"{label}/vertices"),
+                tuple(key),
+                {name: member(f"{label}/oids/{name}") for name in index},
+                id_bits,
+            )
+            for label, _, key, index, id_bits in params["vertices"]
+        }
+        edges = {
+            tuple(triple): Edges(
+                tuple(triple),
+                count,
+                params["directed"],
+                {name: member(f"{'/'.join(triple)}/{name}") for name in arrays},
+                {name: member(f"{'/'.join(triple)}/columns/{name}") for name in columns},
+            )
+            for triple, count, arrays, columns in params["edges"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, VineyardArrowError):
+            raise
+        raise InvalidGraphError(f"the description of this graph makes no sense: {error!r}") from None
+    return Graph(vertices, edges, params["directed"], known)
