@@ -158,7 +158,9 @@ def test_random_multigraphs(edges: Adjacency) -> None:
     check_everything(edges)
 
 
-@pytest.mark.parametrize("name", ["single vertex", "self-loop", "no edges", "two triangles", "clique"])
+@pytest.mark.parametrize(
+    "name", ["single vertex", "self-loop", "no edges", "two triangles", "clique"]
+)
 def test_odd_graphs(name: str) -> None:
     check_everything(FIXED[name])
 

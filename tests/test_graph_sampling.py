@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from graph_edges import adjacency, rmat
@@ -46,7 +48,7 @@ def test_walks_follow_edges(edges: Adjacency, length: int, seed: int, weighted: 
     assert (len(walks), walks.type.list_size) == (len(starts), length + 1)
     for start, walk in zip(starts, walks.to_pylist(), strict=True):
         assert walk[0] == start
-        for u, v in zip(walk, walk[1:], strict=False):
+        for u, v in itertools.pairwise(walk):
             assert v in ways[u] if u in ways else v is None
 
 

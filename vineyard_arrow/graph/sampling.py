@@ -155,6 +155,7 @@ def sample_neighbors(
     fanouts = np.array([int(k) for k in num_neighbors], np.int64)
     if (fanouts < -1).any():
         raise InvalidObjectError(f"num_neighbors {list(num_neighbors)}", "-1 means all")
+    rows: tuple[Array, Array, Array | None]
     if direction == "in":
         rows = edges.in_indptr, edges.in_indices, edges.in_edge_ids
     elif direction == "out":
@@ -162,4 +163,4 @@ def sample_neighbors(
     else:
         raise InvalidObjectError(f"direction {direction!r} is not one of 'in', 'out'")
     met, found = native.sample_neighbors(run, *rows, first, fanouts, replace, seed & (2**64 - 1))
-    return Sample(met, tuple(Hop(np.stack(ends), ids, size) for *ends, ids, size in found))
+    return Sample(met, tuple(Hop(np.stack((row, col)), ids, size) for row, col, ids, size in found))
