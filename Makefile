@@ -32,11 +32,12 @@ check: build
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# The tests of graphs, over native modules that watch their memory and arithmetic. The interpreter
+# The tests of graphs, over their native modules built to watch memory and arithmetic. The interpreter
 # isn't built like that, so the libraries are loaded before it, and its leaks don't count.
 asan: build
 	mkdir -p $(SANITIZED)
 	cp -r vineyard_arrow $(SANITIZED)
+	rm -f $(SANITIZED)/vineyard_arrow/graph/_*.so
 	CFLAGS="-fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer" \
 	$(PY) setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
 	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \

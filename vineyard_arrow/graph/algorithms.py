@@ -269,7 +269,7 @@ def shortest_paths(
     return ShortestPaths(nullable(distances, np.isfinite(distances)), _vertices(above))
 
 
-_DELTA = 0.04  # of the mean weight at 16 edges a vertex: measured on R-MAT graphs
+_DELTA = 0.01  # of the mean weight at 16 edges a vertex: measured on R-MAT graphs
 
 
 def weakly_connected_components(
@@ -304,7 +304,7 @@ def triangles(graph: Source, *, triple: Triples = None, threads: int | None = No
 
     In the simple undirected view: each neighbour once, whatever the directions and number of
     edges, without self-loops. The graph has a third of the sum. Rows are led to the higher
-    degree (Latapy 2008): O(edges^1.5); takes up to three ids an edge and 8 bytes a vertex and
+    degree (Latapy 2008): O(edges^1.5); takes up to five ids an edge and 8 bytes a vertex and
     thread.
     """
     edges = edges_of(graph, triple)

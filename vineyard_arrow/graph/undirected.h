@@ -48,10 +48,12 @@ class Simple {
   std::unique_ptr<I[]> neighbors_;
 };
 
-// triangles[v] becomes how many triangles v is a corner of, degrees[v] how many neighbours it has. Vertices are renamed by descending degree and
-// edges led to the higher degree, so that no row is long (Latapy 2008, "Main-memory triangle
-// computations for very large (sparse (power-law)) graphs"); a row's vertices are marked in a
-// bitmap, and the rows of its members counted against it.
+// triangles[v] becomes how many triangles v is a corner of, degrees[v] how many neighbours it has.
+//
+// Vertices are ranked by descending degree and edges led to the higher one, so that no row is long
+// (Latapy 2008, "Main-memory triangle computations for very large (sparse (power-law)) graphs").
+// A triangle is w < u < r by rank: u marks its higher ones in a bitmap, and for each lower r the
+// part of its row before u is looked up there.
 template <class I>
 void count_triangles(Run& run, const Rows<I>& out, const Rows<I>& in, bool symmetric,
                      int64_t* triangles, int64_t* degrees) {
@@ -64,58 +66,74 @@ void count_triangles(Run& run, const Rows<I>& out, const Rows<I>& in, bool symme
                    [&](I a, I b) { return graph.degrees[a] > graph.degrees[b]; });
   for (int64_t r = 0; r < n; ++r) ranks[order[r]] = static_cast<I>(r);
   const Cuts slices = cut_evenly(n, 1 << 10);
-  std::vector<int64_t> indptr(n + 1);
+  std::vector<int64_t> down(n + 1), up(n + 1);
   run.blocks(slices, [&](int64_t, int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) {
-      for (const I u : graph[order[r]]) indptr[r + 1] += ranks[u] < static_cast<I>(r);
+    for (int64_t u = begin; u < end; ++u) {
+      for (const I r : graph[order[u]]) ++(ranks[r] > static_cast<I>(u) ? down : up)[u + 1];
     }
   });
-  for (int64_t r = 0; r < n; ++r) indptr[r + 1] += indptr[r];
-  auto higher = std::make_unique_for_overwrite<I[]>(indptr[n]);
+  for (int64_t u = 0; u < n; ++u) {
+    down[u + 1] += down[u];
+    up[u + 1] += up[u];
+  }
+  auto lower = std::make_unique_for_overwrite<I[]>(down[n]);
   run.blocks(slices, [&](int64_t, int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) {
-      I* next = higher.get() + indptr[r];
-      for (const I u : graph[order[r]]) {
-        if (ranks[u] < static_cast<I>(r)) *next++ = ranks[u];
+    for (int64_t u = begin; u < end; ++u) {
+      I* next = lower.get() + down[u];
+      for (const I r : graph[order[u]]) {
+        if (ranks[r] > static_cast<I>(u)) *next++ = ranks[r];
       }
     }
   });
-  const Rows<I> rows{n, indptr.data(), higher.get()};
+  // Turned round in order of u, so that rows of higher ones ascend; places[i] is where u then
+  // lies in the row of lower[i].
+  auto higher = std::make_unique_for_overwrite<I[]>(up[n]);
+  auto places = std::make_unique_for_overwrite<I[]>(down[n]);
+  std::vector<I> filled(n);
+  for (int64_t u = 0; u < n; ++u) {
+    for (int64_t i = down[u]; i < down[u + 1]; ++i) {
+      places[i] = filled[lower[i]]++;
+      higher[up[lower[i]] + places[i]] = static_cast<I>(u);
+    }
+  }
   struct Tally {
     std::vector<uint64_t> marks;
     std::vector<int64_t> counts;
   };
   std::vector<Tally> tallies(run.threads);
-  run.blocks(cut_by_edges(n, indptr.data(), 1 << 12),
+  auto count = [&](int64_t u, uint64_t* marks, int64_t* counts) {
+    if (up[u] == up[u + 1]) return;
+    for (int64_t i = up[u]; i < up[u + 1]; ++i) marks[higher[i] / 64] |= uint64_t{1} << higher[i] % 64;
+    int64_t all = 0;
+    for (int64_t i = down[u]; i < down[u + 1]; ++i) {
+      const I* const row = higher.get() + up[lower[i]];
+      int64_t found = 0;
+      for (I k = 0; k < places[i]; ++k) {
+        const I w = row[k];
+        const int64_t hit = marks[w / 64] >> (w % 64) & 1;
+        found += hit;
+        counts[w] += hit;
+      }
+      counts[lower[i]] += found;
+      all += found;
+    }
+    counts[u] += all;
+    for (int64_t i = up[u]; i < up[u + 1]; ++i) marks[higher[i] / 64] = 0;
+  };
+  run.blocks(cut_by_edges(n, down.data(), 1 << 12),
              [&](int64_t, int64_t begin, int64_t end, int thread) {
     auto& [marks, counts] = tallies[thread];
     if (counts.empty()) {
       marks.resize(words(n));
       counts.resize(n);
     }
-    for (int64_t r = begin; r < end; ++r) {
-      if (rows.degree(r) < 2) continue;
-      for (const I u : rows[r]) marks[u / 64] |= uint64_t{1} << (u % 64);
-      int64_t all = 0;
-      for (const I u : rows[r]) {
-        int64_t found = 0;
-        for (const I w : rows[u]) {
-          const int64_t hit = marks[w / 64] >> (w % 64) & 1;
-          found += hit;
-          counts[w] += hit;
-        }
-        counts[u] += found;
-        all += found;
-      }
-      counts[r] += all;
-      for (const I u : rows[r]) marks[u / 64] = 0;
-    }
+    for (int64_t u = begin; u < end; ++u) count(u, marks.data(), counts.data());
   });
   run.blocks(slices, [&](int64_t, int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) {
+    for (int64_t u = begin; u < end; ++u) {
       int64_t sum = 0;
-      for (const Tally& tally : tallies) sum += tally.counts.empty() ? 0 : tally.counts[r];
-      triangles[order[r]] = sum;
+      for (const Tally& tally : tallies) sum += tally.counts.empty() ? 0 : tally.counts[u];
+      triangles[order[u]] = sum;
     }
   });
 }
