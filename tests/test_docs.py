@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_page_on_types(daemon: Any) -> None:
-    page = (ROOT / "docs" / "types.md").read_text()
+@pytest.mark.parametrize("name", ["types.md", "graph.md"])
+def test_pages(daemon: Any, name: str) -> None:
+    page = (ROOT / "docs" / name).read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) > 5
     env = os.environ | {"VINEYARD_ARROW_SOCKET": str(daemon.socket), "PYTHONPATH": str(ROOT)}

@@ -157,7 +157,6 @@ class Encoder(msgspec.Struct, eq=False):
         typename = self.typename_of(object_id) if self.typename_of is not None else ""
         self.members[name] = Member(object_id, typename)
 
-
     def put_member(self, name: str, value: Any) -> ObjectID:
         """Store ``value`` as an object of its own, and make it a member of this one.
 

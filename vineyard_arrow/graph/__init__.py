@@ -9,15 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._edges import Edge, EdgeSlice
     from .adjacency import Adjacency
     from .graph import Graph
     from .schema import EdgeTriple, GraphSchema, VertexLabel
 
-__all__ = ["Adjacency", "EdgeTriple", "Graph", "GraphSchema", "VertexLabel"]
+__all__ = ["Adjacency", "Edge", "EdgeSlice", "EdgeTriple", "Graph", "GraphSchema", "VertexLabel"]
 
-_HOME = {"Adjacency": "adjacency", "Graph": "graph"} | dict.fromkeys(
-    ("EdgeTriple", "GraphSchema", "VertexLabel"), "schema"
-)
+_HOME = {
+    "Adjacency": "adjacency",
+    "Edge": "_edges",
+    "EdgeSlice": "_edges",
+    "Graph": "graph",
+} | dict.fromkeys(("EdgeTriple", "GraphSchema", "VertexLabel"), "schema")
 
 
 def __getattr__(name: str) -> Any:

@@ -40,11 +40,11 @@ class Adjacency:
     out_indptr : numpy.ndarray
         int64[num_src + 1].
     out_indices : numpy.ndarray
-        Destinations, ascending in each row: uint32, or uint64 when ``num_dst`` needs it.
+        Destinations, ascending in each row: uint32, or uint64 when one of the labels needs it.
     in_indptr : numpy.ndarray
         int64[num_dst + 1].
     in_indices : numpy.ndarray
-        Sources, ascending in each row.
+        Sources, ascending in each row, of the same dtype.
     in_edge_ids : numpy.ndarray
         Edge ids at in-positions: uint32, or uint64 when ``num_edges`` needs it. Parallel edges
         keep their order.

@@ -36,11 +36,9 @@ def values_of(array: pa.Array, dtype: Any = None) -> Array:
     dtype = np.dtype(array.type.to_pandas_dtype() if dtype is None else dtype)
     buffer = array.buffers()[1]
     if buffer is None or not len(array):
-        view = np.empty(0, dtype)
-    else:
-        view = np.frombuffer(buffer, dtype, len(array), array.offset * dtype.itemsize)
-    view.flags.writeable = False
-    return view
+        return np.frombuffer(b"", dtype)
+    memory = memoryview(buffer).toreadonly()  # not even its flag can be set back
+    return np.frombuffer(memory, dtype, len(array), array.offset * dtype.itemsize)
 
 
 def as_ids(values: Any) -> Array:

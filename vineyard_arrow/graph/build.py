@@ -224,9 +224,10 @@ def _check_no_nulls(columns: Sequence[pa.ChunkedArray], what: str) -> None:
 def _check_found(
     ids: Array, vertices: Vertices, columns: Sequence[pa.ChunkedArray], what: str
 ) -> None:
-    rows = np.flatnonzero(ids == none_of(ids.dtype))
-    if not len(rows):
+    none = none_of(ids.dtype)
+    if ids.max(initial=0) != none:
         return
+    rows = np.flatnonzero(ids == none)
     some = ", ".join(
         f"{oid_text([column[row] for column in columns])} (row {row})"
         for row in rows[:_EXAMPLES].tolist()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["neighbourhood_svg", "schema_html"]
 
-_SIZE, _RING, _RADIUS = 120, 130, 17
+_RING, _RADIUS = 85, 17
 _FILLS = ("#2f6f8f", "#7fb2c9", "#c9dfe8", "#e8f1f5")
 _INKS = ("#ffffff", "#10303d", "#10303d", "#10303d")
 
@@ -38,9 +38,9 @@ def schema_html(graph: Graph) -> str:
         )
         for each in graph.schema.vertices
     ]
-    arrow = "→" if graph.directed else "–"
+    arrow = "→" if graph.directed else "-"
     rows += [
-        ("edges", f"{e.src} –{e.label}{arrow} {e.dst}", f"{e.count:,}", "", fields(e.schema))
+        ("edges", f"{e.src} -{e.label}{arrow} {e.dst}", f"{e.count:,}", "", fields(e.schema))
         for e in graph.schema.edges
     ]
     kind = "directed" if graph.directed else "undirected"
@@ -64,8 +64,8 @@ def neighbourhood_svg(
     if src != dst:
         hops = min(hops, 1)  # who is farther away is of the first label again
     rings, edges, left_out = _around(graph, v, hops, limit, triple, same=src == dst)
-    places = _places(rings)
-    span = _SIZE + _RING * (len(rings) - 1)
+    places, away = _places(rings)
+    span = round(max(away + 3 * _RADIUS, 6 * _RADIUS))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-span} {-span} {2 * span}'
         f' {2 * span + 24}" width="{2 * span}" font-family="sans-serif" font-size="11">',
@@ -95,7 +95,8 @@ def _around(
 ) -> tuple[list[list[int]], dict[tuple[_Vertex, _Vertex], int], int]:
     """Vertices by distance along out-edges, edges between them with how many, how many are left."""
     graph.degree(v, triple)  # is it there?
-    rings, edges, left_out = [[int(v)]], {}, set()
+    rings, left_out = [[int(v)]], set()
+    edges: dict[tuple[_Vertex, _Vertex], int] = {}
     ring_of = {int(v): 0} if same else {}
     drawn = 1
     for ring in range(hops):
@@ -118,16 +119,16 @@ def _around(
     return rings, edges, len(left_out)
 
 
-def _places(rings: list[list[int]]) -> dict[_Vertex, tuple[float, float]]:
-    out = {}
+def _places(rings: list[list[int]]) -> tuple[dict[_Vertex, tuple[float, float]], float]:
+    """Where each vertex is, and how far out the last ring."""
+    out, away = {}, 0.0
     for ring, members in enumerate(rings):
+        if ring:  # as wide as its circles need
+            away = max(away + _RING, len(members) * 2.4 * _RADIUS / (2 * math.pi))
         for i, vertex in enumerate(members):
             turn = 2 * math.pi * (i + 0.5 * (ring % 2)) / len(members) - math.pi / 2
-            # Crowded rings in two rows, or circles would hide one another.
-            room = 2 * math.pi * ring * _RING / len(members) if ring else math.inf
-            away = ring * _RING + (_RADIUS if room < 2.4 * _RADIUS and i % 2 else 0)
             out[ring, vertex] = (away * math.cos(turn), away * math.sin(turn))
-    return out
+    return out, away
 
 
 def _line(a: tuple[float, float], b: tuple[float, float], count: int, tip: str) -> str:

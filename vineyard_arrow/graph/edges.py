@@ -67,10 +67,10 @@ class Edges:
         }
         indptr, indices = views["out.indptr"], views["out.indices"]
         if self.directed:
-            incoming, edge_ids = tuple(views[name] for name in _DIRECTED[2:]), None
+            incoming, edge_ids = [views[name] for name in _DIRECTED[2:]], None
         else:
             edge_ids = views["out.edge_ids"]
-            incoming = (indptr, indices, edge_ids)
+            incoming = [indptr, indices, edge_ids]
         return Adjacency(
             self.triple,
             len(indptr) - 1,
@@ -79,7 +79,9 @@ class Edges:
             self.directed,
             indptr,
             indices,
-            *incoming,
+            incoming[0],
+            incoming[1],
+            incoming[2],
             self.columns,
             edge_ids,
         )
@@ -114,12 +116,11 @@ def build_edges(
     num_src, num_dst = counts
     none = none_of(ids)
     left = len(src)
-    missing = (src == none) | (dst == none)
-    if missing.any():
+    if none in (src.max(initial=0), dst.max(initial=0)):
+        missing = (src == none) | (dst == none)
         left -= int(np.count_nonzero(missing))
         src[missing] = none  # or else the lower end of an undirected edge would be there
         dst[missing] = none
-    del missing
     edge_dtype, row_dtype = id_dtype(left), id_dtype(len(src))
     if not directed:
         lower = np.minimum(src, dst)
@@ -157,7 +158,9 @@ def build_edges(
     return Edges(triple, left, directed, arrays, columns)
 
 
-def _both_ways(one_way: tuple[Array, ...], pool: Any, threads: int) -> dict[str, pa.Array]:
+def _both_ways(
+    one_way: tuple[Array, Array, Array, Array, Array], pool: Any, threads: int
+) -> dict[str, pa.Array]:
     out_indptr, out_indices, _, _, in_ids = one_way
     num = len(out_indptr) - 1
     rows = np.repeat(np.arange(num, dtype=out_indices.dtype), np.diff(out_indptr))

@@ -14,6 +14,7 @@
 
 namespace vineyard::graph {
 
+constexpr int64_t kAhead = 16;  // vertices whose rows are on their way from memory
 constexpr int64_t kExpandGrain = 1 << 19;  // edges; a thread for fewer costs more than it saves
 
 // Fills offsets[n + 1]: `most` edges of a vertex at most (< 0: all). Returns the first place in
@@ -22,8 +23,9 @@ inline int64_t expand_offsets(const int64_t* indptr, int64_t num_rows, const int
                               int64_t n, int64_t most, int64_t* offsets) {
   int64_t total = 0;
   for (int64_t i = 0; i < n; ++i) {
-    if (i + 16 < n && static_cast<uint64_t>(frontier[i + 16]) < static_cast<uint64_t>(num_rows))
-      __builtin_prefetch(indptr + frontier[i + 16]);
+    if (i + kAhead < n &&
+        static_cast<uint64_t>(frontier[i + kAhead]) < static_cast<uint64_t>(num_rows))
+      __builtin_prefetch(indptr + frontier[i + kAhead]);
     int64_t v = frontier[i];
     if (v < 0 || v >= num_rows) return i;
     int64_t degree = indptr[v + 1] - indptr[v];
@@ -93,6 +95,11 @@ void expand_fill(const int64_t* indptr, const V* indices, const E* edge_ids,
     std::vector<int64_t> picked;
     stretches(offsets, n, begin + from, begin + to,
               [&](int64_t i, int64_t skip, int64_t count, int64_t at) {
+                if (i + kAhead < n) {
+                  int64_t soon = indptr[frontier[i + kAhead]];
+                  __builtin_prefetch(indices + soon);
+                  if (edge_ids) __builtin_prefetch(edge_ids + soon);
+                }
                 int64_t v = frontier[i], first = indptr[v], degree = indptr[v + 1] - first;
                 V* src = out_src + from + at;
                 V* dst = out_dst + from + at;

@@ -6,13 +6,13 @@ built in its pool; every view it gives out keeps that memory, whatever becomes o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from ..errors import InvalidGraphError
-from ._edges import EdgeIndex
+from ..errors import InvalidGraphError, StoreFullError
+from ._edges import EdgeIndex, EdgeIterator, EdgeSlice
 from .adjacency import Adjacency
 from .arrays import Array, values_of
 from .build import Columns, Missing, Progress, build
@@ -117,24 +117,29 @@ class Graph:
             If oids are null or repeated, ends are null or in no table, or types do not match.
         LabelNotFoundError
             If a label has no table, or a table lacks a column.
+        StoreFullError
+            If the graph does not fit; nothing of it is kept.
         """
         if client is None:
             from .. import default_client
 
             client = default_client()
-        made, rows = build(
-            vertices,
-            edges,
-            oid=oid,
-            src=src,
-            dst=dst,
-            directed=directed,
-            missing=missing,
-            orig_row=orig_row,
-            pool=client.memory_pool,
-            threads=threads,
-            progress=progress,
-        )
+        try:
+            made, rows = build(
+                vertices,
+                edges,
+                oid=oid,
+                src=src,
+                dst=dst,
+                directed=directed,
+                missing=missing,
+                orig_row=orig_row,
+                pool=client.memory_pool,
+                threads=threads,
+                progress=progress,
+            )
+        except pa.ArrowMemoryError as error:  # the pool's words
+            raise StoreFullError(str(error)) from None
         return cls(made, rows, directed)
 
     @classmethod
@@ -179,7 +184,7 @@ class Graph:
 
     def adjacency(self, triple: Triple | str | None = None) -> Adjacency:
         """All edges of a triple as read-only arrays; nothing is copied."""
-        return self._index(triple).adjacency  # type: ignore[no-any-return]
+        return self._index(triple).adjacency
 
     def edge_columns(self, triple: Triple | str | None = None) -> pa.Table:
         """The properties of the edges of a triple, a row for each edge id; nothing is copied."""
@@ -206,8 +211,9 @@ class Graph:
         for name, column in edges.columns.items():
             if ids is not None:
                 column = column.take(ids)
-            fields[name] = column.combine_chunks() if isinstance(
-                column, pa.ChunkedArray) else column
+            fields[name] = (
+                column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+            )
         items = pa.StructArray.from_arrays(list(fields.values()), list(fields))
         return pa.LargeListArray.from_arrays(edges.arrays["out.indptr"], items)
 
@@ -270,17 +276,17 @@ class Graph:
 
     # ---- edges
 
-    def out_edges(self, v: int, triple: Triple | str | None = None) -> Iterator[Any]:
+    def out_edges(self, v: int, triple: Triple | str | None = None) -> EdgeIterator:
         """Iterate over the edges out of a vertex, by destination: `Edge` objects."""
-        return self._index(triple).edges_of(v, False)  # type: ignore[no-any-return]
+        return self._index(triple).edges_of(v, False)
 
-    def in_edges(self, v: int, triple: Triple | str | None = None) -> Iterator[Any]:
+    def in_edges(self, v: int, triple: Triple | str | None = None) -> EdgeIterator:
         """Iterate over the edges into a vertex, by source: `Edge` objects."""
-        return self._index(triple).edges_of(v, True)  # type: ignore[no-any-return]
+        return self._index(triple).edges_of(v, True)
 
-    def edges(self, triple: Triple | str | None = None) -> Iterator[Any]:
+    def edges(self, triple: Triple | str | None = None) -> EdgeIterator:
         """Iterate over all edges of a triple, by source and destination: `Edge` objects."""
-        return self._index(triple).edges()  # type: ignore[no-any-return]
+        return self._index(triple).edges()
 
     def neighbors(
         self, v: int, triple: Triple | str | None = None, *, direction: Direction = "out"
@@ -289,23 +295,23 @@ class Graph:
 
         A neighbour is there once for each parallel edge.
         """
-        return self._index(triple).neighbors(v, _incoming(direction))  # type: ignore[no-any-return]
+        return self._index(triple).neighbors(v, _incoming(direction))
 
     def degree(
         self, v: int, triple: Triple | str | None = None, *, direction: Direction = "out"
     ) -> int:
         """How many edges a vertex has in a direction; undirected, a self-loop counts once."""
-        return self._index(triple).degree(v, _incoming(direction))  # type: ignore[no-any-return]
+        return self._index(triple).degree(v, _incoming(direction))
 
     def has_edge(self, u: int, v: int, triple: Triple | str | None = None) -> bool:
         """Whether there is an edge from ``u`` to ``v``: a binary search in the shorter row."""
-        return self._index(triple).has_edge(u, v)  # type: ignore[no-any-return]
+        return self._index(triple).has_edge(u, v)
 
-    def out_slice(self, v: int, triple: Triple | str | None = None) -> Any:
+    def out_slice(self, v: int, triple: Triple | str | None = None) -> EdgeSlice:
         """The out-edges of a vertex as an `EdgeSlice` of NumPy and Arrow views."""
         return self._index(triple).slice_of(v, False)
 
-    def in_slice(self, v: int, triple: Triple | str | None = None) -> Any:
+    def in_slice(self, v: int, triple: Triple | str | None = None) -> EdgeSlice:
         """The in-edges of a vertex as an `EdgeSlice` of NumPy and Arrow views."""
         return self._index(triple).slice_of(v, True)
 

@@ -195,7 +195,7 @@ class Vertices:
         """See `Graph.oids`."""
         _check_unknown(unknown)
         scalar = isinstance(ids, int | np.integer)
-        rows = as_ids([ids] if scalar else ids)
+        rows = np.array([ids if 0 <= ids < self.count else -1]) if scalar else as_ids(ids)
         outside = (rows < 0) | (rows >= self.count)
         if outside.any():
             if unknown == "raise":

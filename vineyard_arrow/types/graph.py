@@ -84,5 +84,7 @@ def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, VineyardArrowError):
             raise
-        raise InvalidGraphError(f"the description of this graph makes no sense: {error!r}") from None
+        raise InvalidGraphError(
+            f"the description of this graph makes no sense: {error!r}"
+        ) from None
     return Graph(vertices, edges, params["directed"], known)
