@@ -12,10 +12,16 @@ from vineyard_arrow.graph.adjacency import Adjacency
 
 
 def adjacency(
-    n: int, pairs: Any, *, directed: bool = True, wide: bool = False, **columns: Any
+    n: int,
+    pairs: Any,
+    *,
+    directed: bool = True,
+    wide: bool = False,
+    wide_ids: bool = False,
+    **columns: Any,
 ) -> Adjacency:
-    """Columns are in the order of ``pairs``; with edges sorted, that is the order of ids."""
-    dtype = np.uint64 if wide else np.uint32
+    """Edges of label ``e`` between vertices of label ``v``; columns are in the order of `pairs`."""
+    dtype, id_dtype = (np.uint64 if each else np.uint32 for each in (wide, wide_ids))
     src, dst = np.array(pairs, np.int64).reshape(-1, 2).T
     m = len(src)
     order = np.lexsort((dst, src)) if directed else np.arange(m)
@@ -40,7 +46,8 @@ def adjacency(
 
     return Adjacency(
         ("v", "e", "v"), n, n, m, directed, indptr(src), frozen(dst), indptr(dst),
-        frozen(src[into]), frozen(ids[into]), properties, None if directed else frozen(ids),
+        frozen(src[into]), frozen(ids[into], id_dtype), properties,
+        None if directed else frozen(ids, id_dtype),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from graph_edges import adjacency, networkx_of, rmat
+from graph_oracle import LOCAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +25,9 @@ from vineyard_arrow import (
     NotConvergedError,
     VertexNotFoundError,
 )
+from vineyard_arrow.graph import Adjacency, Graph
 from vineyard_arrow.graph import algorithms as ga
-from vineyard_arrow.graph.adjacency import Adjacency
+from vineyard_arrow.graph.sampling import random_walks
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -40,6 +43,7 @@ def graphs(draw: st.DrawFn) -> Adjacency:
     weights = draw(st.lists(st.integers(0, 6), min_size=len(pairs), max_size=len(pairs)))
     return adjacency(
         n, pairs, directed=draw(st.booleans()), wide=draw(st.booleans()),
+        wide_ids=draw(st.booleans()),
         w=np.array(weights, draw(st.sampled_from(kinds))),
     )  # fmt: skip
 
@@ -125,7 +129,7 @@ def pred(graph: nx.MultiGraph, v: int) -> list[int]:
 
 def check_paths(edges: Adjacency, graph: nx.MultiGraph, source: int, weight: str) -> None:
     expected = nx.single_source_dijkstra_path_length(graph, source, weight=weight)
-    for delta in (None, 0.01, 1e6):
+    for delta in (None, 0.01, 1e-3, 1e6):  # one bucket, and many windows of buckets
         distances, parents = ga.shortest_paths(edges, source, weight=weight, delta=delta)
         assert distances.to_pylist() == [expected.get(v) for v in range(edges.num_src)]
     above = parents.to_pylist()
@@ -285,6 +289,19 @@ def test_tiny_and_huge_weights() -> None:
     assert parents.to_pylist() == [None, 0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("delta", [None, 1e-3, 0.1, 50.0])
+def test_long_edges_beside_short_ones(delta: float | None) -> None:
+    """What waits far away is settled in its turn, not when the way there has been walked."""
+    n, rng = 2000, np.random.default_rng(3)
+    pairs = [(i, i + 1) for i in range(n - 1)] + [(i, i + 300) for i in range(0, n - 300, 7)]
+    edges = adjacency(
+        n, pairs, w=np.append(np.ones(n - 1), rng.uniform(200, 299, len(pairs) - n + 1))
+    )
+    expected = nx.single_source_dijkstra_path_length(networkx_of(edges), 0, weight="w")
+    got = ga.shortest_paths(edges, 0, weight="w", delta=delta).distances
+    assert got.to_pylist() == in_order(expected)
+
+
 def test_weights_that_need_preparing() -> None:
     expected = ga.pagerank(adjacency(3, TRIANGLE, w=[1.0, 2, 4]), weight="w")
     edges = adjacency(3, TRIANGLE)
@@ -346,21 +363,31 @@ def test_bad_input() -> None:
 
 
 def test_two_labels_are_refused() -> None:
-    import dataclasses
-
     edges = dataclasses.replace(adjacency(3, TRIANGLE), triple=("person", "likes", "film"))
     for call in (ga.pagerank, ga.triangles, ga.core_number, ga.label_propagation, ga.degree):
         with pytest.raises(InvalidGraphError, match="from 'person' to 'film'"):
             call(edges)
 
 
-def test_a_graph_is_asked_for_its_triple() -> None:
-    class Graph:
-        def adjacency(self, triple: object = None) -> Adjacency:
-            return {None: adjacency(2, [(0, 1)]), "other": adjacency(2, [(1, 0)])}[triple]
-
-    assert ga.bfs(Graph(), 0).levels.to_pylist() == [0, 1]
-    assert ga.bfs(Graph(), 0, triple="other").levels.to_pylist() == [0, None]
+@pytest.mark.parametrize("directed", [True, False])
+def test_a_graph_is_asked_for_its_triple(directed: bool) -> None:
+    triple = ("v", "road", "v")
+    roads = {"src": [10, 20, 20, 30], "dst": [20, 30, 30, 10], "km": [5, 9, 2, 1]}
+    rail = {"src": [10], "dst": [30]}
+    graph = Graph.from_tables(
+        {"v": {"oid": [10, 20, 30]}}, {triple: roads, ("v", "rail", "v"): rail},
+        directed=directed, client=LOCAL,
+    )  # fmt: skip
+    assert ga.bfs(graph, 0, triple="rail").levels.to_pylist() == [0, None, 1]
+    got = ga.shortest_paths(graph, 0, weight="km", triple=triple)
+    assert got.distances.to_pylist() == ([0, 5, 7] if directed else [0, 3, 1])
+    assert got.parents.to_pylist() == ([None, 0, 1] if directed else [None, 2, 0])
+    assert ga.pagerank(graph, weight="km", triple="road") == ga.pagerank(
+        graph.adjacency(triple), weight="km"
+    )
+    assert random_walks(graph, 0, 1, triple="rail").to_pylist() == [[0, 2]]
+    with pytest.raises(LabelNotFoundError, match="2 triples"):
+        ga.triangles(graph)
 
 
 def test_interrupted(large: Adjacency) -> None:

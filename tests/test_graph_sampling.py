@@ -24,6 +24,7 @@ def graphs(draw: st.DrawFn) -> Adjacency:
     pairs = draw(st.lists(st.tuples(ends, ends), max_size=60))
     return adjacency(
         n, pairs, directed=draw(st.booleans()), wide=draw(st.booleans()),
+        wide_ids=draw(st.booleans()),
         w=np.array(draw(st.lists(st.integers(0, 2), min_size=len(pairs), max_size=len(pairs)))),
     )  # fmt: skip
 

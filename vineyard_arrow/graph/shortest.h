@@ -7,29 +7,26 @@
 namespace vineyard::graph {
 
 // Vertices by distance / delta. A window of buckets is kept apart; what lies beyond waits in one
-// heap of vertices until the window gets there, so neither long paths nor one huge weight cost
-// memory.
+// heap until all of the window is settled, so neither long paths nor one huge weight cost memory.
 template <class I>
 class Buckets {
  public:
-  static constexpr uint64_t kWindow = 1024;
-
   explicit Buckets(int threads) : parts_(threads) {
     for (Part& part : parts_) part.near.resize(kWindow);
   }
 
   void push(int thread, uint64_t bucket, I v) {
     Part& part = parts_[thread];
-    (bucket < current + kWindow ? part.near[bucket % kWindow] : part.far).push_back(v);
+    (bucket - first_ < kWindow ? part.near[bucket - first_] : part.far).push_back(v);
   }
 
-  std::vector<I>& own(int thread) { return parts_[thread].near[current % kWindow]; }
+  std::vector<I>& own(int thread) { return parts_[thread].near[current - first_]; }
 
   // Move on to the next bucket that isn't empty and put its vertices into `frontier`.
   template <class BucketOf>
   bool advance(std::vector<I>& frontier, BucketOf bucket_of) {
     take(frontier);
-    for (uint64_t ahead = 1; frontier.empty() && ahead < kWindow; ++ahead) {
+    while (frontier.empty() && current - first_ + 1 < kWindow) {
       ++current;
       take(frontier);
     }
@@ -39,12 +36,12 @@ class Buckets {
       waiting.insert(waiting.end(), part.far.begin(), part.far.end());
       part.far.clear();
     }
-    uint64_t nearest = std::numeric_limits<uint64_t>::max();
-    // What was reached on a shorter way meanwhile has been in the window already.
+    // What was reached on a shorter way meanwhile is settled.
     std::erase_if(waiting, [&](I v) { return bucket_of(v) <= current; });
-    for (I v : waiting) nearest = std::min(nearest, bucket_of(v));
     if (waiting.empty()) return false;
-    current = nearest;
+    uint64_t nearest = std::numeric_limits<uint64_t>::max();
+    for (I v : waiting) nearest = std::min(nearest, bucket_of(v));
+    current = first_ = nearest;
     for (I v : waiting) push(0, bucket_of(v), v);
     take(frontier);
     return true;
@@ -53,6 +50,8 @@ class Buckets {
   uint64_t current = 0;
 
  private:
+  static constexpr uint64_t kWindow = 1024;
+
   struct Part {
     std::vector<std::vector<I>> near;
     std::vector<I> far;
@@ -60,12 +59,13 @@ class Buckets {
 
   void take(std::vector<I>& frontier) {
     for (Part& part : parts_) {
-      auto& bucket = part.near[current % kWindow];
+      auto& bucket = part.near[current - first_];
       frontier.insert(frontier.end(), bucket.begin(), bucket.end());
       bucket.clear();
     }
   }
 
+  uint64_t first_ = 0;  // bucket of the window
   std::vector<Part> parts_;
 };
 

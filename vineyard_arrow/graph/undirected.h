@@ -103,7 +103,8 @@ void count_triangles(Run& run, const Rows<I>& out, const Rows<I>& in, bool symme
   std::vector<Tally> tallies(run.threads);
   auto count = [&](int64_t u, uint64_t* marks, int64_t* counts) {
     if (up[u] == up[u + 1]) return;
-    for (int64_t i = up[u]; i < up[u + 1]; ++i) marks[higher[i] / 64] |= uint64_t{1} << higher[i] % 64;
+    const Rows<I> above{n, up.data(), higher.get()};
+    for (const I w : above[u]) marks[w / 64] |= uint64_t{1} << (w % 64);
     int64_t all = 0;
     for (int64_t i = down[u]; i < down[u + 1]; ++i) {
       const I* const row = higher.get() + up[lower[i]];
@@ -118,7 +119,7 @@ void count_triangles(Run& run, const Rows<I>& out, const Rows<I>& in, bool symme
       all += found;
     }
     counts[u] += all;
-    for (int64_t i = up[u]; i < up[u + 1]; ++i) marks[higher[i] / 64] = 0;
+    for (const I w : above[u]) marks[w / 64] = 0;
   };
   run.blocks(cut_by_edges(n, down.data(), 1 << 12),
              [&](int64_t, int64_t begin, int64_t end, int thread) {
@@ -138,9 +139,9 @@ void count_triangles(Run& run, const Rows<I>& out, const Rows<I>& in, bool symme
   });
 }
 
-// cores[v] becomes the largest k for which v lies in a part where everyone has k neighbours. Peeling by
-// levels with a buffer per thread (Kabir and Madduri 2017, "Parallel k-core decomposition on
-// multicore platforms").
+// cores[v] becomes the largest k for which v lies in a part where everyone has k neighbours.
+// Peeling by levels with a buffer per thread (Kabir and Madduri 2017, "Parallel k-core
+// decomposition on multicore platforms").
 template <class I>
 void core_numbers(Run& run, const Rows<I>& out, const Rows<I>& in, bool symmetric,
                   int64_t* cores) {
