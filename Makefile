@@ -38,8 +38,11 @@ asan: build
 	mkdir -p $(SANITIZED)
 	cp -r vineyard_arrow $(SANITIZED)
 	rm -f $(SANITIZED)/vineyard_arrow/graph/_*.so
-	CFLAGS="-fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer" \
+	export CFLAGS="-fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer"; \
+	CXXFLAGS="$$CFLAGS" LDFLAGS="$$CFLAGS" \
 	$(PY) setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	for module in $(SANITIZED)/vineyard_arrow/graph/_*.so; do \
+	nm -D $$module | grep -q __asan || { echo "make: $$module is not sanitized" >&2; exit 1; }; done
 	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	$(abspath $(PY)) -m pytest -q -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) --timeout 600 \
