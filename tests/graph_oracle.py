@@ -9,12 +9,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from vineyard_arrow.graph import Graph
 
 # Builds where no daemon is: only the pool of a client matters.
 LOCAL: Any = SimpleNamespace(memory_pool=pa.default_memory_pool())
+
+
+def examples(count: int) -> settings:
+    """So many, however long they take: the machine may be busy."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass

@@ -13,8 +13,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from graph_oracle import LOCAL, Slow, assert_same, fast, multigraphs
-from hypothesis import given, settings
+from graph_oracle import LOCAL, Slow, assert_same, examples, fast, multigraphs
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vineyard_arrow.errors import InvalidGraphError, LabelNotFoundError, StoreFullError
@@ -33,12 +33,13 @@ def people(edges: Any = KNOWS, table: Any = PEOPLE, **options: Any) -> Graph:
 
 
 @given(multigraphs())
+@examples(60)
 def test_rows_are_those_of_the_oracle(slow: Slow) -> None:
     assert_same(fast(slow), slow)
 
 
 @given(multigraphs(), st.integers(1, 3))
-@settings(max_examples=50)
+@examples(50)
 def test_rows_with_wide_ids(slow: Slow, threads: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vertices, "WIDE_FROM", 5)
@@ -226,6 +227,7 @@ def test_several_columns_make_one_oid() -> None:
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=200), st.data())
+@examples(60)
 def test_integers_are_found_and_others_not(oids: list[int], data: st.DataObject) -> None:
     graph = people({"src": [], "dst": []}, {"oid": pa.array(oids, pa.int64())})
     others = data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20))
@@ -236,7 +238,7 @@ def test_integers_are_found_and_others_not(oids: list[int], data: st.DataObject)
 
 
 @given(st.lists(st.text(max_size=20), unique=True, max_size=70), st.lists(st.text(), max_size=9))
-@settings(max_examples=30)
+@examples(30)
 def test_texts_are_found_and_others_not(oids: list[str], others: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vertices, "WIDE_FROM", 50)  # slots with 40 bits for the id
@@ -350,7 +352,7 @@ def test_null_ends() -> None:
 
 
 @given(multigraphs(directed=True), st.data())
-@settings(max_examples=50)
+@examples(50)
 def test_dropping_is_building_without_them(slow: Slow, data: st.DataObject) -> None:
     lost = data.draw(st.sets(st.integers(0, max(0, slow.num - 1))))
     kept = [v for v in range(slow.num) if v not in lost]
@@ -389,6 +391,12 @@ def test_bad_oids() -> None:
         people(KNOWS, {"id": [1]})
     with pytest.raises(LabelNotFoundError, match=r"no column 'from'.*name it by src="):
         people(KNOWS, src="from")
+
+
+def test_bad_columns() -> None:
+    twice = pa.table([[1], [2], [3]], ["src", "dst", "dst"])
+    with pytest.raises(InvalidGraphError, match="two columns have one name: src, dst, dst"):
+        people(twice)
 
 
 def test_bad_labels() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from graph_oracle import LOCAL, Slow, fast, multigraphs
-from hypothesis import given, settings
+from graph_oracle import LOCAL, Slow, examples, fast, multigraphs
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vineyard_arrow.errors import InvalidGraphError, LabelNotFoundError, VertexNotFoundError
@@ -37,6 +37,7 @@ def graph() -> Graph:
 
 
 @given(multigraphs(), st.booleans())
+@examples(60)
 def test_every_answer_is_that_of_the_oracle(slow: Slow, wide: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vertices, "WIDE_FROM", 4 if wide else 1 << 32)
@@ -71,6 +72,7 @@ def test_every_answer_is_that_of_the_oracle(slow: Slow, wide: bool) -> None:
 
 
 @given(multigraphs(), st.data())
+@examples(60)
 def test_expansion_is_that_of_the_oracle(slow: Slow, data: st.DataObject) -> None:
     frontier = data.draw(st.lists(st.integers(0, slow.num - 1), max_size=8)) if slow.num else []
     limit = data.draw(st.none() | st.integers(0, 20))
@@ -95,6 +97,7 @@ def test_expansion_is_that_of_the_oracle(slow: Slow, data: st.DataObject) -> Non
 
 
 @given(multigraphs(), st.integers(0, 6), st.integers(0, 2**63), st.data())
+@examples(60)
 def test_samples_are_edges_without_repeats(
     slow: Slow, sample: int, seed: int, data: st.DataObject
 ) -> None:
@@ -411,7 +414,7 @@ def test_drawings(graph: Graph) -> None:
 
 
 @given(multigraphs())
-@settings(max_examples=20)
+@examples(20)
 def test_any_neighbourhood_can_be_drawn(slow: Slow) -> None:
     graph = fast(slow)
     for v in range(slow.num):

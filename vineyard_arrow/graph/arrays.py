@@ -67,7 +67,7 @@ def as_ids(values: Any) -> Array:
 
 
 def as_table(source: Any, pool: Any) -> pa.Table:
-    """Anything with Arrow columns as a table.
+    """Anything with Arrow columns, of different names, as a table.
 
     Parameters
     ----------
@@ -76,6 +76,13 @@ def as_table(source: Any, pool: Any) -> pa.Table:
         else has ``__arrow_c_stream__``, a mapping of names to columns, or the path of a Parquet
         file (read into the pool).
     """
+    table = _as_table(source, pool)
+    if len(set(table.column_names)) != table.num_columns:
+        raise InvalidGraphError(f"two columns have one name: {', '.join(table.column_names)}")
+    return table
+
+
+def _as_table(source: Any, pool: Any) -> pa.Table:
     if isinstance(source, pa.Table):
         return source
     if isinstance(source, pa.RecordBatch):

@@ -131,7 +131,8 @@ def build_edges(
     wants_rows = bool(keep_rows or properties)
     indptr, indptr_view = allocate(np.int64, num_src + 1, scratch)
     indices, indices_view = allocate(ids, left, scratch)
-    rows, rows_view = allocate(row_dtype, left if wants_rows else 0, pool)
+    rows_pool = pool if keep_rows else pa.default_memory_pool()
+    rows, rows_view = allocate(row_dtype, left if wants_rows else 0, rows_pool)
     built = _kernels.build_csr(src, dst, indptr_view, indices_view, rows_view, num_dst, threads)
     assert built == left
     del src, dst
@@ -206,7 +207,11 @@ def check_edges(edges: Edges, num_src: int, num_dst: int, threads: int = 0) -> N
         edges.directed and not len(a.in_indices) == len(a.out_indices) == edges.count
     ):
         raise InvalidGraphError(f"{name}: in- and out-edges are not as many")
+    if not edges.directed and not 0 <= edges.count <= len(a.in_edge_ids) <= 2 * edges.count:
+        raise InvalidGraphError(f"{name}: {len(a.in_edge_ids)} positions of {edges.count} edges")
     check("edge ids", _kernels.check_edge_ids(a.in_edge_ids, edges.count, not edges.directed))
+    if not edges.directed and not _is_symmetric(a):
+        raise InvalidGraphError(f"{name}: an edge is not in the rows of both its ends")
     if edges.directed:
         check(
             "edge ids",
@@ -214,3 +219,19 @@ def check_edges(edges: Edges, num_src: int, num_dst: int, threads: int = 0) -> N
                 a.out_indptr, a.out_indices, a.in_indptr, a.in_indices, a.in_edge_ids
             ),
         )
+
+
+def _is_symmetric(a: Adjacency) -> bool:
+    """Whether each edge of an undirected graph goes there under its id, and back."""
+    rows = np.repeat(np.arange(a.num_src, dtype=a.out_indices.dtype), np.diff(a.out_indptr))
+    ways = []
+    for way in (rows <= a.out_indices, rows >= a.out_indices):  # a loop is both
+        order = np.argsort(a.in_edge_ids[way], kind="stable")
+        ways.append([each[way][order] for each in (a.in_edge_ids, rows, a.out_indices)])
+    (ids, src, dst), (back_ids, back_src, back_dst) = ways
+    return (
+        np.array_equal(ids, np.arange(a.num_edges, dtype=ids.dtype))
+        and np.array_equal(ids, back_ids)
+        and np.array_equal(src, back_dst)
+        and np.array_equal(dst, back_src)
+    )

@@ -416,6 +416,9 @@ class Graph:
 
         return neighbourhood_svg(self, v, hops, limit, triple)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Graph, (self._vertices, self._edges, self.directed)
+
     def __repr__(self) -> str:
         return f"<Graph: {self.num_vertices():,} vertices, {self.num_edges():,} edges>"
 

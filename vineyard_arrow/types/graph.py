@@ -25,7 +25,10 @@ GRAPH = "vineyard.graph"
 @builtin_registry.builder(Graph)
 def build_graph(graph: Graph, encoder: Encoder) -> Part:
     """The description; tables and arrays become members."""
+    # Other graphs may be parts of the same object.
+    prefix = f"{len(encoder.parts)}/" if encoder.members else ""
     for name, value in graph.members().items():
+        name = prefix + name
         known = graph._stored.get(id(value))
         if known is not None:
             try:
@@ -45,17 +48,22 @@ def build_graph(graph: Graph, encoder: Encoder) -> Part:
         ],
         "directed": graph.directed,
     }
+    if prefix:
+        params["prefix"] = prefix
     return Part(GRAPH, pa.schema([]), [], params)
 
 
 @builtin_registry.resolver(GRAPH)
 def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
     """The graph over mapped memory: nothing is copied or looked at."""
-    params = part.params
+    params, prefix = part.params, part.params.get("prefix", "")
     known: dict[int, tuple[Any, int]] = {}
 
     def member(name: str) -> Any:
+        name = prefix + name
         value = stored.member(name)
+        if not isinstance(value, pa.Table | pa.Array | pa.ChunkedArray):
+            raise InvalidGraphError(f"member {name!r} is a {type(value).__name__}")
         assert stored.members is not None
         known[id(value)] = value, stored.members[name].id
         return value
