@@ -57,7 +57,6 @@ struct Weights {
   char kind = 'd';             // a letter of Python's struct module
   Ids ids{};
 
-  explicit operator bool() const { return data != nullptr; }
   double operator[](int64_t i) const { return data == nullptr ? 1.0 : raw(ids[i]); }
   double of_edge(int64_t id) const { return data == nullptr ? 1.0 : raw(id); }
   double raw(int64_t i) const {
