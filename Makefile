@@ -38,7 +38,7 @@ asan: build
 	mkdir -p $(SANITIZED)
 	cp -r vineyard_arrow $(SANITIZED)
 	rm -f $(SANITIZED)/vineyard_arrow/graph/_*.so
-	export CFLAGS="-fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer"; \
+	export CFLAGS="-O1 -g1 -fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer"; \
 	CXXFLAGS="$$CFLAGS" LDFLAGS="$$CFLAGS" \
 	$(PY) setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
 	for module in $(SANITIZED)/vineyard_arrow/graph/_*.so; do \

@@ -72,6 +72,10 @@ class BuildExt(build_ext):
         super().run()
 
 
+# The environment may say otherwise, as a build for sanitizers does.
+OPTIMIZE = [] if "-O" in os.environ.get("CXXFLAGS", "") else ["-O3", "-g0"]
+
+
 def extension(package: str, module: str) -> Extension:
     """One native module, with what all of them need."""
     folder = Path("vineyard_arrow", package)
@@ -90,8 +94,7 @@ def extension(package: str, module: str) -> Extension:
         # Cython declares all of what it imports from pyarrow, used or not.
         extra_compile_args=[
             "-std=c++20",
-            "-O3",
-            "-g0",
+            *OPTIMIZE,
             "-fvisibility=hidden",
             "-Wall",
             "-Wno-unused-variable",
