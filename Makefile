@@ -11,7 +11,10 @@ BENCH_JSON := benchmarks/results.json
 NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*.,pyx pxd h))) \
 	$(addprefix vineyard_arrow/include/vineyard_arrow/,flat.h layout.h parts.h)
 
-.PHONY: demo test bench check build clean prerequisites
+SANITIZED := build/asan
+SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
+
+.PHONY: demo test bench check asan build clean prerequisites
 
 build: $(VENV)/.built
 
@@ -29,6 +32,22 @@ check: build
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+# The tests of graphs, over their native modules built to watch memory and arithmetic. The interpreter
+# isn't built like that, so the libraries are loaded before it, and its leaks don't count.
+asan: build
+	mkdir -p $(SANITIZED)
+	cp -r vineyard_arrow $(SANITIZED)
+	rm -f $(SANITIZED)/vineyard_arrow/graph/_*.so
+	export CFLAGS="-O1 -g1 -fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer"; \
+	CXXFLAGS="$$CFLAGS" LDFLAGS="$$CFLAGS" \
+	$(PY) setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	for module in $(SANITIZED)/vineyard_arrow/graph/_*.so; do \
+	nm -D $$module | grep -q __asan || { echo "make: $$module is not sanitized" >&2; exit 1; }; done
+	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	$(abspath $(PY)) -m pytest -q -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) --timeout 600 \
+	$(wildcard $(CURDIR)/tests/test_graph*.py)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -73,6 +73,10 @@ class BuildExt(build_ext):
         super().run()
 
 
+# The environment may say otherwise, as a build for sanitizers does.
+OPTIMIZE = [] if "-O" in os.environ.get("CXXFLAGS", "") else ["-O3", "-g0"]
+
+
 def extension(package: str, module: str) -> Extension:
     """One native module, with what all of them need."""
     folder = Path("vineyard_arrow", package)
@@ -92,8 +96,7 @@ def extension(package: str, module: str) -> Extension:
         # Cython declares all of what it imports from pyarrow, used or not.
         extra_compile_args=[
             "-std=c++20",
-            "-O3",
-            "-g0",
+            *OPTIMIZE,
             "-fvisibility=hidden",
             "-Wall",
             "-Wno-unused-variable",
@@ -109,6 +112,7 @@ MODULES = [
     extension("ipc", "_core"),
     extension("graph", "_kernels"),
     extension("graph", "_edges"),
+    extension("graph", "_algorithms"),
 ]
 
 setup(

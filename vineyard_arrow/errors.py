@@ -120,6 +120,12 @@ class VertexNotFoundError(VineyardArrowError, IndexError):
     code = "no-vertex"
 
 
+class NotConvergedError(VineyardArrowError, ArithmeticError):
+    """An iteration was stopped before its result settled."""
+
+    code = "not-converged"
+
+
 class BuilderNotFoundError(InvalidObjectError, TypeError):
     """A value cannot be stored: its type has no builder, and pickle refuses it."""
 
