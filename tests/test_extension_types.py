@@ -247,13 +247,13 @@ def test_plain_tables_with_columns_of_our_types_come_back(client: Client) -> Non
 def test_users_parts_have_a_type_as_well(client: Client) -> None:
     schema = pa.schema([pa.field("data", pa.int32(), nullable=False)])
     part = Part(
-        "fleet.track", schema, [pa.record_batch([pa.array([1], pa.int32())], schema)], {"n": 1}
+        "fleet.position", schema, [pa.record_batch([pa.array([1], pa.int32())], schema)], {"n": 1}
     )
-    extension_types.register("fleet.track")
+    extension_types.register("fleet.position")
     try:
         type_ = read(part).schema.field("data").type
-        assert (type_.extension_name, type_.params) == ("fleet.track", {"n": 1})
-        assert type(type_) is extension_types.type_of("fleet.track")
+        assert (type_.extension_name, type_.params) == ("fleet.position", {"n": 1})
+        assert type(type_) is extension_types.type_of("fleet.position")
     finally:
         extension_types.unregister()
     oid = client._put_parts([part], {})

@@ -54,9 +54,14 @@ class SharedType(pa.ExtensionType):  # type: ignore[misc]  # pyarrow has no type
         # Arrow keeps no hold on what it is given, and would come back for each access.
         known = _known.get(serialized)
         if known is None or known.storage_type != storage:
-            described = json.loads(serialized)
-            typename, version = described["typename"], int(described["version"])
-            known = cls(storage, typename, version, dict(described["fields"]))
+            try:
+                described = json.loads(serialized)
+                typename, version = described["typename"], int(described["version"])
+                known = cls(storage, typename, version, dict(described["fields"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"an extension type with the name of a shared class, but not its: {error!r}"
+                ) from None
             if len(_known) >= _MAX_KNOWN:
                 _known.clear()
             _known[serialized] = known
