@@ -19,6 +19,7 @@ from vineyard_arrow import types
 from vineyard_arrow.client import Client
 from vineyard_arrow.ipc import protocol as p
 from vineyard_arrow.objects import ObjectMeta
+from vineyard_arrow.registry import builtin_registry
 
 ROOT = Path(__file__).resolve().parents[1]
 DECODE = ROOT / "docs" / "examples" / "decode.py"
