@@ -867,3 +867,33 @@ print(plain, client.get("metres").schema.field(0).type == Metres())
     )
     client.put(pa.table([[1, 2]], schema=schema), name="metres")
     assert python(code, client._a.socket).split() == ["int32", "True"]
+
+
+def test_arguments_of_a_wrong_type_are_not_sent(client: Client, daemon: Daemon) -> None:
+    key = client.put(1)
+    calls: list[tuple[str, Callable[[], Any]]] = [
+        ("pattern: expected str, got int", lambda: client.list_objects(5)),
+        ("limit: expected int, got str", lambda: client.list_objects("*", limit="5")),
+        ("limit: can't serialize", lambda: client.list_objects("*", limit=1 << 70)),
+        ("labels: got object", lambda: client.list_objects("*", labels=object())),
+        ("signature: expected int", lambda: client.list_objects("*", signature="x")),
+        ("pattern: expected str", lambda: client.list_names(5)),
+        ("pattern: expected str", lambda: client.list_streams(5)),
+        ("labels: expected str, got int", lambda: client.label(key, {"a": 1})),
+        ("labels: expected", lambda: client.label(key, 5)),
+        ("force: expected bool", lambda: client.delete(key, force="yes")),
+        ("timeout_s is a number", lambda: client.get("absent", timeout_s="1")),
+        ("timeout_s is a number", lambda: client.get_name("absent", wait=True, timeout_s="1")),
+        ("timeout_s is a number", lambda: client.open_stream("absent", timeout_s="1")),
+        ("schema is a pyarrow.Schema or what makes one", lambda: client.create_stream(5)),
+        ("keep: expected bool", lambda: client.create_stream(pa.schema([]), keep="no")),
+        ("nbytes is an int", lambda: client.create_blob("5")),
+    ]
+    for said, call in calls:
+        with pytest.raises(InvalidObjectError, match=said):
+            call()
+    assert client.get(key) == 1
+    assert client.list_objects("*", limit=np.int64(1), signature=key)[0].id == key
+    with pytest.raises(DeadlineExceededError):
+        client.get("absent", timeout_s=np.float32(0.01))
+    assert not client.list_streams()

@@ -422,7 +422,7 @@ def test_misuse(client: Client) -> None:
     for key in (-1, 2.5, None, True):
         with pytest.raises(InvalidObjectError, match="no stream"):
             client.open_stream(key)
-    with pytest.raises(TypeError):
+    with pytest.raises(InvalidObjectError, match="what makes one, not str"):
         client.create_stream("int64")
 
 

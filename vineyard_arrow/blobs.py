@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -23,6 +24,10 @@ class Blob:
     """
 
     def __init__(self, client: Client, nbytes: int) -> None:
+        try:
+            nbytes = operator.index(nbytes)
+        except TypeError:
+            raise InvalidObjectError(f"nbytes is an int, not a {type(nbytes).__name__}") from None
         if nbytes < 0:
             raise InvalidObjectError(f"a blob of {nbytes} bytes")
         self._client = client

@@ -20,6 +20,7 @@ from .errors import (
 from .handles import ObjectHandle
 from .ipc import protocol as p
 from .ipc.attached import Attached, Draft
+from .ipc.connection import seconds
 from .ipc.process import attach, release
 from .objects import Member, ObjectID, ObjectMeta
 from .reading import Check, stored_object
@@ -350,7 +351,7 @@ class Client:
 
         An empty text drops one. `get_meta` and `list_objects` show them.
         """
-        self._a.request(p.Label(self._resolve(key), dict(labels)))
+        self._a.request(p.Label(self._resolve(key), labels))
 
     def list_objects(
         self,
@@ -365,9 +366,7 @@ class Client:
         ``labels``: only those that have all of these. ``signature``: only the copies of one
         content, see `ObjectMeta`.
         """
-        reply, _ = self._a.request(
-            p.ListObjects(pattern, limit, dict(labels or {}), int(signature))
-        )
+        reply, _ = self._a.request(p.ListObjects(pattern, limit, labels or {}, signature))
         out = []
         for info in reply.objects:
             try:
@@ -480,7 +479,7 @@ class Client:
         except ObjectNotFoundError:
             if not wait:
                 raise
-        limit = self._a.timeout_s if timeout_s is None else timeout_s
+        limit = self._a.timeout_s if timeout_s is None else seconds(timeout_s)
         if limit <= 0:
             raise DeadlineExceededError(f"{name!r} is not there")
         return ObjectID(self._a.wait_for(name, limit))

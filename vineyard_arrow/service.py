@@ -500,7 +500,7 @@ class Service:
         record = self.catalog.get(m.id)
         if record is None:
             raise self._missing(m.id)
-        labels = {k: v for k, v in (record.labels | m.labels).items() if v}
+        labels = {k: v for k, v in {**record.labels, **m.labels}.items() if v}
         if sum(len(k) + len(v) for k, v in labels.items()) > MAX_LABELS_NBYTES:
             raise InvalidObjectError(f"labels of over {MAX_LABELS_NBYTES} characters")
         record.labels = labels

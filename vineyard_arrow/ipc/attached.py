@@ -38,7 +38,7 @@ from ..errors import (
 from ..objects import ObjectID
 from ..registry import Part, StoredPart
 from . import protocol as p
-from .connection import Connection, NotSentError
+from .connection import Connection, NotSentError, seconds
 from .schemas import PLAIN, user_schema
 from .starter import connect_or_start
 
@@ -317,6 +317,7 @@ class Attached:
 
     def wait_for(self, key: int | str, timeout_s: float) -> int:
         """Wait for an object or a name, on a connection of its own; return the id."""
+        timeout_s = seconds(timeout_s)
         self.check_alive()
         connection = self.open_connection()
         if isinstance(key, str):

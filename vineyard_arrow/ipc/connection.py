@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..errors import (
     AccessDeniedError,
     ConnectionLostError,
     DeadlineExceededError,
+    InvalidObjectError,
     ProtocolError,
     VineyardArrowError,
     from_code,
@@ -35,6 +37,15 @@ def _lost(reason: object) -> ConnectionLostError:
     return ConnectionLostError(
         f"the daemon is gone ({reason})", "data already mapped stays readable; connect() anew"
     )
+
+
+def seconds(timeout_s: Any) -> float:
+    """A timeout; InvalidObjectError if it is no number."""
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, Real):
+        raise InvalidObjectError(
+            f"timeout_s is a number of seconds, not a {type(timeout_s).__name__}"
+        )
+    return float(timeout_s)
 
 
 class NotSentError(DeadlineExceededError):
@@ -121,6 +132,8 @@ class Connection:
         ------
         VineyardArrowError
             What the daemon answered, if that is a failure.
+        InvalidObjectError
+            If ``message`` has a value of a wrong type; nothing is sent then.
         ConnectionLostError
             If the connection is, or breaks.
         DeadlineExceededError
@@ -135,7 +148,7 @@ class Connection:
                 raise _lost(self.lost)
             self._number = self._number % 0xFFFFFFFF + 1
             self._set_timeout(timeout_s)
-            self._send(p.encode(self._number, message))
+            self._send(p.encode_request(self._number, message))
             reply, fds = self._receive(self._number, deadline)
         finally:
             self._lock.release()
@@ -153,7 +166,7 @@ class Connection:
                 raise _lost(self.lost)
             self._number = self._number % 0xFFFFFFFF + 1
             self._set_timeout(min(timeout_s, MAX_TIMEOUT_S))
-            self._send(p.encode(self._number, message))
+            self._send(p.encode_request(self._number, message))
             return self._number
 
     def collect(self, number: int, timeout_s: float) -> Any:

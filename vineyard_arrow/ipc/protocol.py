@@ -8,8 +8,10 @@ marks what the daemon says unasked. Descriptors travel with the first byte of a 
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
 from typing import Annotated, Any
 
 import msgspec
@@ -129,7 +131,7 @@ class Label(_Message, tag="label"):
     """Set labels of an object; an empty text drops one."""
 
     id: Id
-    labels: dict[str, str]
+    labels: Mapping[str, str]
 
 
 class ListNames(_Message, tag="names"):
@@ -139,7 +141,7 @@ class ListNames(_Message, tag="names"):
 class ListObjects(_Message, tag="objects"):
     pattern: str
     limit: int
-    labels: dict[str, str] = {}
+    labels: Mapping[str, str] = {}
     signature: Id = 0  # only those of it, if it is not 0
     newest: bool = False  # those put last, the last one first; by id if not
 
@@ -494,7 +496,19 @@ Reply = (
 # How many descriptors travel with a reply; Segments brings as many as it names.
 DESCRIPTORS: dict[type, int] = {Welcome: 4, Leased: 2, Segment: 1, Forked: 3, Block: 2}
 
-_encoder = msgspec.msgpack.Encoder()
+
+def _plainer(value: Any) -> Any:
+    """What msgpack has for a number or mapping of another library or of a subclass."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"got {type(value).__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plainer)
 _request_decoder = msgspec.msgpack.Decoder(Request)
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
 _put_decoder = msgspec.msgpack.Decoder(Put)
@@ -506,6 +520,18 @@ def encode_body(message: Any) -> bytes:
         return _encoder.encode(message)
     except UnicodeEncodeError as error:
         raise InvalidObjectError(f"{error.object!r} is not valid Unicode") from None
+    except (TypeError, OverflowError) as error:
+        raise InvalidObjectError(f"{_unsaid(message)}: {error}") from None
+
+
+def _unsaid(message: Any) -> str:
+    """The first field that cannot be encoded."""
+    for field in message.__struct_fields__:
+        try:
+            _encoder.encode(getattr(message, field))
+        except (TypeError, OverflowError):
+            return str(field)
+    return type(message).__name__
 
 
 def decode_put(body: bytes) -> Put:
@@ -518,7 +544,32 @@ def decode_put(body: bytes) -> Put:
 
 def encode(number: int, message: Any) -> bytes:
     """A frame."""
+    return _frame(number, encode_body(message))
+
+
+def encode_request(number: int, message: Any) -> bytes:
+    """A frame that the daemon can read: it hangs up on any other.
+
+    A put, which may be large and has no argument of a user's that is not checked, is spared.
+
+    Raises
+    ------
+    InvalidObjectError
+        If a field has a value of another type: says which.
+    """
     body = encode_body(message)
+    if type(message) is not Put:
+        try:
+            _request_decoder.decode(body)
+        except msgspec.ValidationError as error:
+            what, _, where = str(error).replace("`", "").partition(" - at ")
+            place = re.search(r"\$\[(\d+)\]", where)
+            field = message.__struct_fields__[int(place[1]) - 1] if place else where
+            raise InvalidObjectError(f"{field}: {what[:1].lower()}{what[1:]}") from None
+    return _frame(number, body)
+
+
+def _frame(number: int, body: bytes) -> bytes:
     if len(body) > MAX_FRAME:
         raise ProtocolError(
             f"a message of {len(body):,} bytes is over the limit of {MAX_FRAME:,}",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DeadlineExceededError, InvalidObjectError
 from ..ipc.attached import Attached
-from ..ipc.connection import Connection
+from ..ipc.connection import Connection, seconds
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,7 +28,7 @@ class Line:
 
     def __init__(self, attached: Attached, timeout_s: float | None) -> None:
         self.attached = attached
-        self.timeout_s = attached.timeout_s if timeout_s is None else timeout_s
+        self.timeout_s = attached.timeout_s if timeout_s is None else seconds(timeout_s)
         self.connection: Connection = attached.side_connection()
         self.pid = os.getpid()
         self._busy = threading.Lock()
@@ -66,7 +66,7 @@ class Line:
 
     def _patience(self, request: Any) -> float:
         """How long to wait for a reply: the daemon keeps the deadline, if it is there."""
-        return float(getattr(request, "timeout_s", 0.0)) + self.attached.timeout_s
+        return seconds(getattr(request, "timeout_s", 0.0)) + self.attached.timeout_s
 
     async def run_async(self, steps: Steps[_T]) -> _T:
         """Carry out steps, and leave the event loop to others while they wait."""

@@ -13,6 +13,7 @@ from ..errors import ObjectNotFoundError, StreamClosedError, StreamFailedError
 from ..ipc import _core
 from ..ipc import protocol as p
 from ..ipc.attached import Attached
+from ..ipc.connection import seconds
 from ..objects import ObjectID
 from .info import html_of, id_and_name
 from .line import Line, Steps
@@ -176,4 +177,4 @@ def open_stream(
     attached: Attached, key: int | str, timeout_s: float | None, batch_timeout_s: float | None
 ) -> StreamReader:
     """See `Client.open_stream`."""
-    return StreamReader(_Source(attached, key, timeout_s or 0.0, batch_timeout_s))
+    return StreamReader(_Source(attached, key, seconds(timeout_s or 0.0), batch_timeout_s))

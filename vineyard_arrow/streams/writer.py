@@ -48,7 +48,7 @@ class StreamWriter:
         keep: bool,
         timeout_s: float | None,
     ) -> None:
-        self.schema: pa.Schema = schema if isinstance(schema, pa.Schema) else pa.schema(schema)
+        self.schema = _schema(schema)
         _check_bounds(max_bytes, max_batches, keep)
         attached.lease()
         self._line = Line(attached, timeout_s)
@@ -231,6 +231,17 @@ class StreamWriter:
 
 def _one(request: Any) -> Steps[Any]:
     return (yield request)
+
+
+def _schema(schema: Any) -> pa.Schema:
+    if isinstance(schema, pa.Schema):
+        return schema
+    try:
+        return pa.schema(schema)
+    except TypeError:
+        raise InvalidObjectError(
+            f"schema is a pyarrow.Schema or what makes one, not {type(schema).__name__}"
+        ) from None
 
 
 def _check_bounds(max_bytes: int | None, max_batches: int | None, keep: bool) -> None:
