@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,12 @@ import pyarrow as pa
 import pytest
 from conftest import Daemon
 
-from vineyard_arrow import ObjectMeta, dual_strings
+import vineyard_arrow
+from vineyard_arrow import ObjectMeta, Part, dual_strings
 from vineyard_arrow.client import Client
+from vineyard_arrow.objects import Member
+from vineyard_arrow.types.shared import shared_class
+from vineyard_arrow.types.shared_parts import MEMBER
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = pa.table({"a": [1, None, 3], "s": ["x", "<b>y</b>", "line\nbreak"]})
@@ -228,3 +233,45 @@ def test_the_notebook_runs(daemon: Daemon, tmp_path: Path) -> None:
     assert "a copy" not in printed
     assert "nothing copied" in printed
     assert daemon.status().names == 0
+
+
+class Printed:
+    """Leaves a trace when it is unpickled."""
+
+    traces: ClassVar[list[int]] = []
+
+    def __reduce__(self) -> Any:
+        return Printed.traces.append, (1,)
+
+
+@vineyard_arrow.shared(typename="test.limited")
+@dataclasses.dataclass
+class Limited:
+    x: int = 0
+    inner: Limited | vineyard_arrow.ObjectID | None = None
+
+    def __post_init__(self) -> None:
+        if self.x > 3:
+            raise ValueError("x is too large")
+
+
+def test_to_look_runs_nothing_of_members_and_never_raises(client: Client) -> None:
+    pickled = client.put(Printed())
+    form = shared_class(Limited)
+    column = pa.array([{"x": 1, "inner": {"part": 1}}], form.type.storage_type)
+    column = pa.ExtensionArray.from_storage(form.type, column)
+    root = Part(
+        "test.limited", form.schema, [pa.RecordBatch.from_arrays([column], schema=form.schema)]
+    )
+    stands_for = Part(MEMBER, pa.schema([]), [], {"member": "inner"})
+    oid = client._put_parts([root, stands_for], {"inner": Member(pickled, "test.limited")})
+    client.get_object(oid)._repr_html_()
+    assert not Printed.traces
+    limited = Limited(1)
+    limited.x = 7
+    handle = client.get_object(client.put(limited))
+    assert "test.limited" in handle._repr_html_()
+    fresh = client.get_object(pickled)
+    client.close()
+    assert "closed" in repr(fresh)
+    assert "closed" in fresh._repr_html_()

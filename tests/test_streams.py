@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_faults import until
 
+from vineyard_arrow import Part, extension_types
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
     ConnectionLostError,
@@ -708,3 +709,25 @@ def test_looks(client: Client) -> None:
         assert "closed" in repr(reader)
     client.drop_stream(writer.id)
     assert "closed" in writer._repr_html_()
+
+
+def test_a_batch_of_another_schema_is_refused(client: Client) -> None:
+    """Consumers in C go by the stream's schema, and would read outside of the buffers."""
+    writer = client.create_stream(pa.schema([("a", pa.int64())]))
+    reader = client.open_stream(writer.id)
+    batch = pa.record_batch([pa.array([1] * 8, pa.int8())], ["a"])
+    plan = client._a.plan_batch(Part("vineyard.stream.batch", batch.schema, (batch,)))
+    client._a.append(writer._key, "a stream", plan)
+    writer.close()
+    with pytest.raises(InvalidObjectError, match="another schema"):
+        reader.read()
+    reader.close()
+
+
+def test_columns_of_our_extension_types(client: Client) -> None:
+    type_ = extension_types.TensorType(pa.float64(), b'{"shape":[2,1],"dtype":"<f8","order":"C"}')
+    batch = pa.record_batch([pa.ExtensionArray.from_storage(type_, pa.array([1.0, 2.0]))], ["t"])
+    with client.create_stream(batch.schema) as writer:
+        reader = client.open_stream(writer.id)
+        writer.write(batch)
+    assert reader.read_all().column(0).type == type_

@@ -19,6 +19,7 @@ from test_fork import in_child
 from vineyard_arrow import ObjectID, ObjectMeta
 from vineyard_arrow.client import Client, connect
 from vineyard_arrow.errors import AccessDeniedError
+from vineyard_arrow.graph import Graph
 from vineyard_arrow.ipc import protocol as p
 
 GROUP = 54321
@@ -233,6 +234,27 @@ def test_a_copy_of_anothers_pickle_is_not_ones_own(client: Client, open_daemon: 
     assert client.get_meta(mine).uid == os.geteuid()
     assert type(client.get(mine)) is Bomb
     assert client.get_object(mine).meta.uid == os.geteuid()
+
+
+@root_only
+def test_a_graph_of_anothers_members_is_not_ones_own(
+    client: Client, open_daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its root is ours, but kernels follow indices that another user can write."""
+    rng = np.random.default_rng(1)
+    edges = pa.table({"src": rng.integers(0, 500, 20_000), "dst": rng.integers(0, 500, 20_000)})
+    theirs = run_as(
+        open_daemon, lambda other: int(other.put(Graph.from_edges(edges, client=other)))
+    )
+    validated: list[Graph] = []
+    validate = Graph.validate
+    monkeypatch.setattr(Graph, "validate", lambda g: (validated.append(g), validate(g))[1])
+    graph = client.get(theirs)
+    assert len(validated) == 1
+    client.get(client.put(graph))
+    assert len(validated) == 2
+    client.get(client.put(Graph.from_edges(edges, client=client)))
+    assert len(validated) == 2
 
 
 @root_only

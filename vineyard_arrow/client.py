@@ -23,7 +23,7 @@ from .ipc.attached import Attached, Draft
 from .ipc.connection import seconds
 from .ipc.process import attach, release
 from .objects import Member, ObjectID, ObjectMeta
-from .reading import Check, stored_object
+from .reading import Check, stored_object, value_of
 from .registry import (
     Encoder,
     Form,
@@ -218,7 +218,7 @@ class Client:
                 raise
             raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
         stored = stored_object(self, object_id, raw, mode, trusted, validate)
-        return stored.resolve(0, as_) if resolver is None else resolver(stored.parts[0], stored)
+        return value_of(stored, as_, resolver)
 
     def get_many(
         self, keys: Iterable[Key], *, mode: Mode = "ro", trusted: bool | None = None

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .describing import sealed_meta
-from .errors import ResolverNotFoundError
+from .errors import ResolverNotFoundError, VineyardArrowError
 from .objects import ObjectID, ObjectMeta
-from .reading import stored_object
+from .reading import stored_object, value_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,7 +93,8 @@ class ObjectHandle:
         """The value, as `Client.get` makes it."""
         root = None if self._root is None else self._root.id
         raw = self._client._a.read(self.id, mode, root, self._pin)
-        return stored_object(self._client, self.id, raw, mode, trusted, validate).resolve(0, as_)
+        stored = stored_object(self._client, self.id, raw, mode, trusted, validate)
+        return value_of(stored, as_)
 
     def to_arrow(self) -> Any:
         """The data as what is natural in Arrow: a `pyarrow.Table`, array, scalar or buffer."""
@@ -144,7 +145,10 @@ class ObjectHandle:
         return 1, 0  # kDLCPU of DLPack's header
 
     def __repr__(self) -> str:
-        members = f", members {', '.join(self)}" if self.meta.members else ""
+        try:
+            members = f", members {', '.join(self)}" if self.meta.members else ""
+        except VineyardArrowError as error:  # the client is closed, or the object is damaged
+            return f"<{type(self).__name__} {self.id}: {error.message}>"
         return f"<{self.typename} {self.id}: {self.nbytes:,} bytes{members}>"
 
     def _repr_html_(self) -> str:

@@ -105,7 +105,10 @@ def meta_html(meta: ObjectMeta) -> str:
 
 def handle_html(handle: ObjectHandle) -> str:
     """An object: its metadata, where it lies, its first values."""
-    meta, place = handle.meta, []
+    try:
+        meta, place = handle.meta, []
+    except VineyardArrowError as error:
+        return _box("ObjectHandle", _text(handle.id), _facts([("", _text(error.message))]))
     with contextlib.suppress(VineyardArrowError):  # deleted, or its daemon is gone
         place = _place(handle)
         meta = handle._client.get_meta(handle.id)  # with names and labels
@@ -210,9 +213,9 @@ def _preview(handle: ObjectHandle) -> str:
         return ""  # to look at an object must not run what somebody put into it
     try:
         if meta.typename == "vineyard.tensor":
-            return _values(handle.get(as_="numpy"))
-        table = _column(handle) if meta.typename.startswith(_COLUMNS) else handle.to_table()
-    except VineyardArrowError:
+            return _values(handle.get(as_="numpy", trusted=False))
+        table = _column(handle) if meta.typename.startswith(_COLUMNS) else _table(handle)
+    except Exception:  # a resolver of anybody's may raise anything
         return ""
     rows = "" if _has_columns(meta.typename) else _facts([("rows", f"{table.num_rows:,}")])
     return rows + _columns_of(table.schema, table.slice(0, PREVIEW_ROWS))
@@ -221,7 +224,13 @@ def _preview(handle: ObjectHandle) -> str:
 def _column(handle: ObjectHandle) -> pa.Table:
     import pyarrow as pa
 
-    return pa.table([handle.get(as_=pa.ChunkedArray)], ["data"])
+    return pa.table([handle.get(as_=pa.ChunkedArray, trusted=False)], ["data"])
+
+
+def _table(handle: ObjectHandle) -> pa.Table:
+    import pyarrow as pa
+
+    return handle.get(as_=pa.Table, trusted=False)
 
 
 def _values(array: Any) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from .contexts import current_registry
 from .errors import InvalidObjectError, ObjectNotFoundError
 from .objects import ObjectID
-from .registry import Form, StoredObject, StoredPart
+from .registry import Form, Resolver, StoredObject, StoredPart
 
 if TYPE_CHECKING:
     from .client import Client
@@ -48,13 +48,35 @@ def stored_object(
     return stored
 
 
+def value_of(
+    stored: StoredObject, as_: Form | None = None, resolver: Resolver | None = None
+) -> Any:
+    """The value of what `stored_object` returned."""
+    try:
+        return stored.resolve(0, as_) if resolver is None else resolver(stored.parts[0], stored)
+    except RecursionError:
+        raise InvalidObjectError(
+            f"{ObjectID(stored.id)} nests too deeply to be read, or contains itself"
+        ) from None
+    finally:
+        if stored.source is not None:
+            stored.source.done()
+
+
 class Source:
     """Of the members, private memory and handles of what one get of a client has read."""
 
-    __slots__ = ("_client",)
+    __slots__ = ("_client", "_values")
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        # Of members, and whether they are trusted, by id and form, while the get lasts: objects
+        # that are composed of the same ones over and over are read in no time.
+        self._values: dict[tuple[int, Form | None], tuple[Any, bool]] | None = {}
+
+    def done(self) -> None:
+        """The get is over: what resolvers ask for later is read anew."""
+        self._values = None
 
     @property
     def uid(self) -> int:
@@ -77,11 +99,24 @@ class Source:
         if name not in stored.composed_of:
             raise ObjectNotFoundError(f"{ObjectID(stored.id)} has no member {name!r}")
         number, _ = stored.composed_of[name]
+        if self._values is not None and (number, as_) in self._values:
+            value, trusted = self._values[number, as_]
+            stored.members_trusted &= trusted
+            return value
         try:
             raw = self._client._a.read(number, stored.mode, stored.id)
         except ObjectNotFoundError:
             raise _gone(stored, name) from None
-        return self._made(stored, number, raw).resolve(0, as_)
+        return self._value(stored, number, raw, as_)
+
+    def _value(self, stored: StoredObject, number: int, raw: _core.Raw, as_: Form | None) -> Any:
+        member = self._made(stored, number, raw)
+        value = member.resolve(0, as_)
+        stored.members_trusted &= member.is_trusted
+        # A reader of batches can be read once.
+        if self._values is not None and not isinstance(value, pa.RecordBatchReader):
+            self._values[number, as_] = value, member.is_trusted
+        return value
 
     def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
         """The values of all members, by name."""
@@ -93,7 +128,7 @@ class Source:
                 raw = next(reading)
             except ObjectNotFoundError:
                 raise _gone(stored, name) from None
-            values[name] = self._made(stored, number, raw).resolve(0, as_)
+            values[name] = self._value(stored, number, raw, as_)
         return values
 
     def _made(self, whole: StoredObject, number: int, raw: _core.Raw) -> StoredObject:

@@ -101,6 +101,9 @@ class Source(Protocol):
     def uid(self) -> int:
         """The user of this process, by the same count as objects' users."""
 
+    def done(self) -> None:
+        """The value is made."""
+
     def get_member(self, stored: StoredObject, name: str, as_: Form | None) -> Any:
         """The value of a member."""
 
@@ -187,6 +190,9 @@ class Encoder(msgspec.Struct, eq=False):
         return object_id
 
 
+_MAX_READINGS = 64  # of each part, on average, in one reading of another
+
+
 class StoredObject(msgspec.Struct, eq=False, gc=False):
     """The mapped parts of one stored object, on the way back to a value.
 
@@ -206,6 +212,9 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
     composed_of: dict[str, tuple[int, str]] = {}
     validate: bool = False
     remapped: dict[int, StoredPart] | None = None  # copy-on-write, by identity of the part
+    members_trusted: bool = True  # of those that were asked for
+    resolving: int = 0
+    resolved: int = 0
 
     def member(self, name: str, as_: Form | None = None) -> Any:
         """The value of a member, got as the object itself was.
@@ -258,9 +267,30 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
             If nobody knows the part's typename, or how to give it as ``as_``.
         """
         part = self.parts[index]
+        if index:
+            return self._nested(part, as_)
         if as_ is None:
             return self.registry.resolver_for(part.typename)(part, self)
         return self.registry._resolve_as(part, self, as_)
+
+    def _nested(self, part: StoredPart, as_: Form | None) -> Any:
+        # Our builders make trees. Parts that refer to each other twice, and these again, would
+        # take until the end of time.
+        self.resolving += 1
+        self.resolved += 1
+        try:
+            if self.resolved > _MAX_READINGS * len(self.parts):
+                raise InvalidObjectError(
+                    f"the parts of {ObjectID(self.id)} refer to each other over and over",
+                    "it was not put by us",
+                )
+            if as_ is None:
+                return self.registry.resolver_for(part.typename)(part, self)
+            return self.registry._resolve_as(part, self, as_)
+        finally:
+            self.resolving -= 1
+            if not self.resolving:
+                self.resolved = 0
 
     def private(self, part: StoredPart) -> StoredPart:
         """``part`` mapped copy-on-write, for values that have no read-only state.

@@ -23,6 +23,11 @@ _TEXT_LIMIT = (1 << 31) - 1  # bytes that 32-bit offsets reach
 _SMALL = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 
 
+def _large_of(type_: pa.DataType) -> pa.DataType | None:
+    # Extension types written in Python need not have a hash.
+    return None if isinstance(type_, pa.ExtensionType) else _SMALL.get(type_)
+
+
 def allocate(dtype: Any, count: int, pool: Any) -> tuple[pa.Array, Array]:
     """An Arrow array of ``count`` values, not initialised, and a writable view to fill it by."""
     dtype = np.dtype(dtype)
@@ -111,7 +116,7 @@ def combined(column: pa.ChunkedArray, pool: Any) -> pa.Array:
         return column.chunk(0)
     if column.num_chunks == 0:
         return pa.array([], column.type)
-    large = _SMALL.get(column.type)
+    large = _large_of(column.type)
     if large is not None and column.nbytes > _TEXT_LIMIT:
         column = column.cast(large)
     array = pa.concat_arrays(column.unify_dictionaries().chunks, memory_pool=pool)
@@ -123,7 +128,7 @@ def taken(array: pa.Array, rows: Array, pool: Any, threads: int = 0) -> pa.Array
     type_ = array.type
     width = _width_of(type_)
     if width is None:
-        large = _SMALL.get(type_)
+        large = _large_of(type_)
         if large is not None and array.nbytes * max(1, len(rows)) > _TEXT_LIMIT * max(
             1, len(array)
         ):

@@ -268,7 +268,14 @@ def check_vertices(vertices: Vertices) -> None:
     """Raise InvalidGraphError unless the index leads to every vertex and to nothing else."""
     label, count, index = vertices.label, vertices.count, vertices.index
     slots, keys, ids = index.get("slots"), index.get("keys"), index.get("ids")
-    columns = [vertices.table.column(name) for name in vertices.key]
+    try:
+        keys_table = vertices.table.select(vertices.key)
+        keys_table.validate(full=True)  # texts are followed below, wherever their offsets lead
+    except (KeyError, pa.ArrowInvalid) as error:
+        raise InvalidGraphError(f"{label}: the oids are damaged: {error}") from None
+    columns = keys_table.columns
+    if not columns or any(column.num_chunks > 1 for column in columns):
+        raise InvalidGraphError(f"{label}: the oids are in no column, or in several chunks")
     if any(column.null_count for column in columns):
         raise InvalidGraphError(f"{label}: oids are null")
     if slots is None:
@@ -313,6 +320,8 @@ def normalized(array: pa.Array, what: str) -> pa.Array:
         For any other type.
     """
     type_ = array.type
+    if isinstance(type_, pa.ExtensionType):  # some of them have no hash
+        raise InvalidGraphError(f"{what} is {type_}, which makes no oid", "give its storage")
     if pa.types.is_dictionary(type_):
         return normalized(array.dictionary_decode(), what)
     if type_ in _TEXT_KINDS or pa.types.is_int64(type_):

@@ -212,7 +212,9 @@ def _chunk(array: pa.Array, name: str) -> torch.Tensor:
         return inner.reshape(len(array), array.type.list_size, *inner.shape[1:])
     if pa.types.is_boolean(array.type):
         return torch.from_numpy(array.to_numpy(zero_copy_only=False))
-    dtype = _DTYPES.get(array.type)
+    # Extension types written in Python need not have a hash.
+    ours = not isinstance(array.type, pa.ExtensionType)
+    dtype = _DTYPES.get(array.type) if ours else None
     if dtype is None:
         raise InvalidObjectError(
             f"column {name!r} is of {array.type}, which tensors have not",

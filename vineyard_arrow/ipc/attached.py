@@ -514,7 +514,7 @@ class Attached:
         except BaseException:
             for object_id in reversed(done):  # members come before what they are members of
                 with contextlib.suppress(VineyardArrowError):
-                    self.request(p.Delete([object_id]))
+                    self.request(p.Delete([object_id], deep=False))  # not what was there before
             raise
         return done
 
@@ -571,6 +571,8 @@ class Attached:
 
     def take_id(self) -> int:
         """An id for an object to be put."""
+        if self.connection.lost == "forked":  # those at hand are the parent's
+            self._reconnect()
         return self._take_ids(1)[0]
 
     def _take_ids(self, count: int) -> list[int]:

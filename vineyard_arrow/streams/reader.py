@@ -9,7 +9,8 @@ from typing import Self
 
 import pyarrow as pa
 
-from ..errors import ObjectNotFoundError, StreamClosedError, StreamFailedError
+from ..errors import InvalidObjectError, ObjectNotFoundError, StreamClosedError, StreamFailedError
+from ..extension_types import with_types
 from ..ipc import _core
 from ..ipc import protocol as p
 from ..ipc.attached import Attached
@@ -31,7 +32,8 @@ class _Source:
         try:
             message = p.OpenStream(attached.number, self._word, *id_and_name(key), timeout_s)
             reply, _ = self.line.connection.request(message, timeout_s + attached.timeout_s)
-            self.schema = pa.ipc.read_schema(pa.py_buffer(reply.schema))
+            self.schema = with_types(pa.ipc.read_schema(pa.py_buffer(reply.schema)))
+            self._checked = self.schema  # what the last batch had: parsed once, so mostly the same
         except BaseException:
             self.let_go()
             raise
@@ -67,6 +69,13 @@ class _Source:
                 self._ids.clear()
                 self._ended = False
                 continue
+            if not batch.schema.equals(self._checked):
+                if not batch.schema.equals(self.schema):  # consumers in C go by the stream's
+                    raise InvalidObjectError(
+                        f"batch {self.position} of {self.label} is of another schema",
+                        "it was not written by us",
+                    )
+                self._checked = batch.schema
             self._ids.popleft()
             self.position += 1
             self.line.attached._core.set_cursor(self._word, self.position)

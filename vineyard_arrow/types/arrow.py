@@ -15,7 +15,7 @@ import pyarrow as pa
 from ..errors import InvalidObjectError
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .memory import BYTES, byte_batch, data_buffer
-from .pickling import pickle_part
+from .pickling import PICKLE, pickle_part
 
 __all__: list[str] = []
 
@@ -237,6 +237,8 @@ def _typed_table(part: StoredPart, stored: StoredObject) -> pa.Table:
     index = part.params.get(_SCHEMA)
     if index is None:
         return part.table
+    if stored.parts[index].typename != PICKLE:  # a maker's word for what the buffers are
+        raise InvalidObjectError(f"the schema of this {part.typename} was not put by us")
     schema = stored.resolve(index)
     batches = _batches(part.table)
     return pa.Table.from_batches([_retyped(batch, schema) for batch in batches], schema)

@@ -59,10 +59,10 @@ def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
     params, prefix = part.params, part.params.get("prefix", "")
     known: dict[int, tuple[Any, int]] = {}
 
-    def member(name: str) -> Any:
+    def member(name: str, *kinds: type) -> Any:
         name = prefix + name
         value = stored.member(name)
-        if not isinstance(value, pa.Table | pa.Array | pa.ChunkedArray):
+        if not isinstance(value, kinds):
             raise InvalidGraphError(f"member {name!r} is a {type(value).__name__}")
         known[id(value)] = value, stored.composed_of[name][0]
         return value
@@ -71,9 +71,9 @@ def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
         vertices = {
             label: Vertices(
                 label,
-                member(f"{label}/vertices"),
+                member(f"{label}/vertices", pa.Table),
                 tuple(key),
-                {name: member(f"{label}/oids/{name}") for name in index},
+                {name: member(f"{label}/oids/{name}", pa.Array) for name in index},
                 id_bits,
             )
             for label, _, key, index, id_bits in params["vertices"]
@@ -83,8 +83,11 @@ def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
                 tuple(triple),
                 count,
                 params["directed"],
-                {name: member(f"{'/'.join(triple)}/{name}") for name in arrays},
-                {name: member(f"{'/'.join(triple)}/columns/{name}") for name in columns},
+                {name: member(f"{'/'.join(triple)}/{name}", pa.Array) for name in arrays},
+                {
+                    name: member(f"{'/'.join(triple)}/columns/{name}", pa.Array, pa.ChunkedArray)
+                    for name in columns
+                },
             )
             for triple, count, arrays, columns in params["edges"]
         }
@@ -94,7 +97,11 @@ def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
         raise InvalidGraphError(
             f"the description of this graph makes no sense: {error!r}"
         ) from None
+    ends = {label for src, _, dst in edges for label in (src, dst)}
+    if not ends <= vertices.keys() or not all(0 < v.id_bits < 64 for v in vertices.values()):
+        raise InvalidGraphError("the description of this graph makes no sense")
     graph = Graph(vertices, edges, params["directed"], known)
-    if stored.validate or not stored.is_trusted:  # kernels follow the indices wherever they lead
+    trusted = stored.is_trusted and stored.members_trusted
+    if stored.validate or not trusted:  # kernels follow the indices wherever they lead
         graph.validate()
     return graph

@@ -236,7 +236,8 @@ def bytes_of(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
 def values_of(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
     """A column: null-free numbers in one chunk over their memory, all others copied."""
     column = part.table.column(0)
-    dtype = _DTYPES.get(column.type)
+    # Extension types written in Python need not have a hash.
+    dtype = None if isinstance(column.type, pa.ExtensionType) else _DTYPES.get(column.type)
     if dtype is None or column.null_count or column.num_chunks > 1:
         return column.to_numpy()  # type: ignore[no-any-return]
     return np.frombuffer(memory_of(data_buffer(column), part.writable), dtype)

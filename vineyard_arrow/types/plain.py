@@ -48,6 +48,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pyarrow as pa
 
+from ..errors import InvalidObjectError
+
 __all__ = ["INLINE_NBYTES", "LARGE_NBYTES", "NotPlainError", "Reader", "Writer", "packb", "unpackb"]
 
 VERSION = 1
@@ -57,6 +59,7 @@ INLINE_NBYTES = 1 << 10
 """Arrays below this size stay in the tree."""
 # Pickle, which reads back without recursion, takes over below this depth.
 _MAX_DEPTH = 100
+_MAX_HASH_DEPTH, _MAX_HASH_COST = 1000, 1 << 24
 
 (PART, TUPLE, BIGINT, COMPLEX, BYTEARRAY, SURROGATES, SET, FROZENSET, DICT, RANGE, SLICE,
  ELLIPSIS, DECIMAL, FRACTION, UUID_, SHARED, DATE, TIME, DATETIME, TIMEDELTA, TIMEZONE, ZONE,
@@ -298,7 +301,7 @@ class Reader:
         Whether arrays of the tree are to be writable.
     """
 
-    __slots__ = ("_memo", "_part", "_pickles", "_writable")
+    __slots__ = ("_costs", "_memo", "_part", "_pickles", "_writable")
 
     def __init__(
         self, part: Callable[[int], Any], pickles: Callable[[], list[Any]], writable: bool
@@ -307,6 +310,8 @@ class Reader:
         self._pickles = pickles
         self._writable = writable
         self._memo: list[Any] = []
+        # Of tuples, from the first one on that may be in another twice: (depth, items in all).
+        self._costs: dict[int, tuple[int, int]] | None = None
 
     def read(self, tree: Any) -> Any:
         """The value of ``tree``; consumes the tree."""
@@ -334,12 +339,32 @@ class Reader:
 
     def _tagged(self, tag: int, form: Any) -> Any:
         if tag in _FINISH:
-            value = _FINISH[tag](self._list(form))
+            items = self._list(form)
+            if self._costs is not None and tag != TUPLE:
+                self._check_keys(items[::2] if tag == DICT else items)
+            value = _FINISH[tag](items)
+            if self._costs is not None and tag == TUPLE:
+                inner = [self._costs.get(id(item), (0, 1)) for item in items]
+                depth = 1 + max((depth for depth, _ in inner), default=0)
+                self._costs[id(value)] = depth, sum(cost for _, cost in inner)
             self._memo.append(value)
             return value
         if tag in _LOOK_UP:
             return _LOOK_UP[tag](self, form)
         return _READ[tag](self._list(form) if type(form) is list else form)
+
+    def _shared(self, place: int) -> Any:
+        if self._costs is None:
+            self._costs = {}
+        return self._memo[place]
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        """Raise if one takes too long to hash, or too much of the C stack: tuples keep no hash."""
+        assert self._costs is not None
+        for key in keys:
+            depth, cost = self._costs.get(id(key), (0, 1))
+            if depth > _MAX_HASH_DEPTH or cost > _MAX_HASH_COST:
+                raise InvalidObjectError("a key is a tuple of tuples without end")
 
     def _view(self, form: list[Any]) -> memoryview:
         index, code, shape = form
@@ -386,7 +411,7 @@ _NESTING = frozenset({list, dict})
 # ... refers to something else,
 _LOOK_UP: dict[int, Callable[[Reader, Any], Any]] = {
     PART: lambda r, f: r._part(f),
-    SHARED: lambda r, f: r._memo[f],
+    SHARED: Reader._shared,
     BYTES_PART: lambda r, f: r._part(f).to_pybytes(),
     BYTEARRAY_PART: lambda r, f: bytearray(r._part(f)),
     STR_PART: lambda r, f: str(r._part(f), "utf-8", "surrogatepass"),

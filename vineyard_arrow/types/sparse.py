@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..errors import InvalidObjectError
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .pickling import pickle_part
 
@@ -66,6 +67,10 @@ def resolve_coo(part: StoredPart, stored: StoredObject) -> Any:
     """The array over mapped memory, checked no further."""
     coords, data, fill = map(stored.resolve, part.params["members"])
     shape = tuple(part.params["shape"])
+    if stored.validate and coords.size:
+        bounds = np.array(shape).reshape(-1, 1)
+        if coords.shape[0] != len(shape) or (coords < 0).any() or (coords >= bounds).any():
+            raise InvalidObjectError("the coordinates of this array lie outside of it")
     return COO(coords, data, shape, has_duplicates=False, sorted=True, fill_value=fill)
 
 

@@ -79,7 +79,12 @@ def dual_strings(value: Any) -> DualStrings:
 def build_dual(dual: DualStrings, encoder: Encoder) -> Part:
     """The part that the value itself makes, and beside it one of the views."""
     part: Part = encoder.registry.builder_for(dual.value)(dual.value, encoder)
-    columns = [i for i, field in enumerate(part.schema) if field.type in _OFFSETS]
+    columns = [
+        i
+        for i, field in enumerate(part.schema)
+        # Extension types written in Python need not have a hash.
+        if not isinstance(field.type, pa.ExtensionType) and field.type in _OFFSETS
+    ]
     if not columns:
         return part
     batches = [_exact(piece, columns) for b in part.batches for piece in _pieces(b, columns)]

@@ -13,6 +13,7 @@ written, and what one process writes no other sees.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,8 @@ def resolve_dense(part: StoredPart, stored: StoredObject) -> torch.Tensor:
     buffer = data_buffer(part.table.column(0))
     dtype = getattr(torch, params["dtype"])
     if not buffer.size:
+        if math.prod(params["shape"]):  # of memory that nobody has filled
+            raise InvalidObjectError(f"no bytes are no tensor of shape {params['shape']}")
         return _finished(torch.empty(params["shape"], dtype=dtype), params, stored)
     memory = memory_of(buffer, True) if part.writable else bytearray(buffer)
     flat = torch.frombuffer(memory, dtype=dtype)
