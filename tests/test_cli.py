@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -22,9 +23,14 @@ import pytest
 
 from vineyard_arrow.cli import main
 from vineyard_arrow.cli.doctor import left_over, pids_of_deleted
+from vineyard_arrow.cli.files import _READERS, _WRITERS
 from vineyard_arrow.cli.listing import exclusive_nbytes, union
+from vineyard_arrow.cli.parser import READABLE, WRITABLE
 from vineyard_arrow.cli.report import Bar, Grid, Line, Pairs, clean, jsonable, plain
 from vineyard_arrow.client import connect
+from vineyard_arrow.errors import StreamFailedError
+from vineyard_arrow.objects import ObjectMeta
+from vineyard_arrow.shared_memory import SharedMemory
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "vineyard_arrow"]
@@ -127,6 +133,25 @@ def test_start_and_stop(idle: Cli) -> None:
     assert "no daemon runs" in idle.call("stop")[0]
 
 
+def test_start_beside_a_daemon_with_another_limit(idle: Cli) -> None:
+    idle.start()
+    assert (
+        "with a limit other than 1 MiB: stop it first"
+        in idle.call("start", "--memory-limit", "1MiB")[0]
+    )
+    for limit in ((), ("--memory-limit", "256MiB")):
+        assert "other than" not in idle.call("start", *limit)[0]
+
+
+def test_a_folder_that_is_not_there(idle: Cli) -> None:
+    missing = idle.socket.parent / "missing"
+    away = Cli(missing / "s.sock")
+    for command in ("start", "serve"):
+        said = away.fails(command)
+        assert f"folder {missing} does not exist (hint: mkdir -p {missing}" in said
+    assert "--group NAME" in idle.fails("start", "--mode", "0660")
+
+
 def test_started_daemon_is_detached(idle: Cli) -> None:
     pid = idle.start()["pid"]
     assert os.getsid(pid) not in (os.getsid(0), pid)
@@ -196,6 +221,18 @@ def test_ls(cli: Cli) -> None:
     assert "no object is zz" in cli.call("ls", "zz")[0]
 
 
+def test_the_size_of_what_is_composed(cli: Cli) -> None:
+    with connect(cli.socket, autostart=False) as client:
+        meta = ObjectMeta("shop.basket")
+        for name in "ab":
+            meta.add_member(name, client.put(pa.array([1.0, 2.0])))
+        client.create_metadata(meta, name="basket")
+    assert " 0 B +32 B in 2 members " in cli.call("ls", "basket")[0]
+    assert "(0 bytes) +32 B in 2 members" in cli.call("ls", "basket", "--long")[0]
+    assert " 0 B +32 B in 2 members " in cli.call("du")[0]
+    assert cli.call("du")[0].endswith("3 objects, 32 B of memory\n")
+
+
 def test_du_tells_shared_from_exclusive(cli: Cli) -> None:
     with connect(cli.socket, autostart=False) as client:
         big = client.put(pa.table({"a": pa.array(range(100_000))}))
@@ -239,7 +276,7 @@ def test_doctor_names_who_reads_deleted_objects(cli: Cli) -> None:
         value = client.get(client.put(pa.array(range(100_000))))
         client.clear()
         found = [f["what"] for f in cli.json("doctor")["findings"]]
-        assert any("still read: 1 objects" in w and f"pid {os.getpid()}" in w for w in found), found
+        assert any("still read: 1 object " in w and f"pid {os.getpid()}" in w for w in found), found
         del value
     assert "deleted" not in cli.call("doctor")[0]
 
@@ -319,11 +356,63 @@ def test_get_other_values(cli: Cli) -> None:
 
 def test_rm(cli: Cli) -> None:
     first, second = put(cli, 1, "one"), put(cli, 2)
-    assert cli.json("rm", "one", second) == {"deleted": 2, "ids": [first, second]}
+    assert cli.json("rm", "one", second) == {
+        "deleted": 2,
+        "ids": [first, second],
+        "streams": [],
+    }
     put(cli, 3)
     assert "nobody to ask" in cli.fails("rm", "--all", status=2)
     assert cli.json("rm", "--all", "--yes")["deleted"] == 1
     assert cli.json_call("ls")["total"] == 0
+
+
+def test_rm_all_says_what_it_is_about_to_delete(cli: Cli) -> None:
+    put(cli, 1, "one")
+    leader, follower = pty.openpty()
+    with connect(cli.socket, autostart=False) as client:
+        writer = client.create_stream(pa.schema([]))
+        block = SharedMemory(create=True, size=1, client=client)
+        command = [*PROGRAM, "--socket", str(cli.socket), "rm", "--all"]
+        with subprocess.Popen(
+            command, stdin=follower, stdout=-1, stderr=-1, text=True, env=cli.env
+        ) as process:
+            os.write(leader, b"y\n")
+            out, asked = process.communicate(timeout=30)
+        told = "1 object (those without a name and members too), 1 stream, 1 block of shared memory"
+        assert asked == f"delete everything: {told}? [y/N] "
+        assert out == f"deleted {told}\n"
+        with pytest.raises(StreamFailedError):
+            writer.close()
+        block.close()
+    for end in (leader, follower):
+        os.close(end)
+
+
+def test_streams(cli: Cli) -> None:
+    assert cli.call("ls", "--streams")[0] == "no streams\n"
+    batch = pa.record_batch({"a": [1]})
+    with connect(cli.socket, autostart=False) as client:
+        with (
+            client.create_stream(batch.schema, name="live") as named,
+            client.create_stream(batch.schema) as other,
+        ):
+            named.write(batch)
+            other.write(batch)
+        listed = cli.json_call("ls", "--streams")["streams"]
+        assert [(s["id"], s["batches"]) for s in listed] == [(str(named.id), 1), (str(other.id), 1)]
+        head, line = cli.call("ls", "--streams", "li*")[0].splitlines()
+        assert head.split() == ["ID", "STATE", "BATCHES", "SIZE", "STORED", "READERS", "NAME"]
+        assert line.split() == [str(named.id), "ended", "1", "8", "B", "1", "0", "live"]
+        examined = cli.call("doctor")[0]
+        assert f"in 2 batches: live, {other.id}" in examined
+        assert re.search(r"\nnothing wrong; (1 note|\d+ notes)\n$", examined)
+        assert "is a stream: open_stream('live')" in cli.fails("get", "live")
+        one = put(cli, 1, "one")
+        assert "no name 'nope'" in cli.fails("rm", "live", "one", "nope")
+        done = cli.json_call("rm", "live", "one", str(other.id))
+        assert done == {"deleted": 1, "ids": [one], "streams": [str(named.id), str(other.id)]}
+        assert not client.list_streams()
 
 
 def test_errors_of_values(cli: Cli, tmp_path: Path, parquet: Path) -> None:
@@ -332,9 +421,11 @@ def test_errors_of_values(cli: Cli, tmp_path: Path, parquet: Path) -> None:
     bad.write_bytes(b"nothing of the kind")
     assert "no name 'nope'" in cli.fails("get", "nope")
     assert "no name 'nope'" in cli.fails("rm", "taken", "nope")
-    assert "is taken" in cli.fails("put", str(parquet), "--name", "taken")
+    said = cli.fails("put", str(parquet), "--name", "taken")
+    assert "is taken" in said
+    assert "rm it, which deletes the object" in said
     assert "cannot be read as parquet" in cli.fails("put", str(parquet), str(bad))
-    assert "No such file" in cli.fails("put", str(tmp_path / "none.csv"))
+    assert "none.csv does not exist" in cli.fails("put", str(tmp_path / "none.csv"))
     assert "does not tell a format" in cli.fails("put", __file__)
     assert "--name is for one file" in cli.fails("put", "a", "b", "--name", "n", status=2)
     assert cli.json_call("ls")["total"] == 1
@@ -359,6 +450,20 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out.startswith("vineyard-arrow 0.")
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    def of(command: str) -> str:
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "Write the shared classes of a Python file" in of("codegen")
+    assert all(suffix in of("put") for suffix in _READERS)
+    assert set(READABLE.split(", ")) == set(_READERS)
+    assert set(WRITABLE.split(", ")) == set(_WRITERS)
+    assert "one that is there is replaced" in of("get")
+    assert "delete everything: objects, streams, blocks of shared memory" in of("rm")
 
 
 def test_output_that_nobody_reads(cli: Cli) -> None:

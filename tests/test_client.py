@@ -897,3 +897,44 @@ def test_arguments_of_a_wrong_type_are_not_sent(client: Client, daemon: Daemon) 
     with pytest.raises(DeadlineExceededError):
         client.get("absent", timeout_s=np.float32(0.01))
     assert not client.list_streams()
+
+
+def test_hints_of_names(client: Client) -> None:
+    for name in ("flights", "airports"):
+        client.put(1, name=name)
+    with pytest.raises(ObjectNotFoundError, match=r"nearest: 'flights'; get\(\.\.\., timeout_s=\)"):
+        client.get("fligths")
+    with pytest.raises(ObjectNotFoundError, match="nearest: 'airports'"):
+        client.drop_name("airport")
+    with pytest.raises(ObjectExistsError, match=r"free it by drop_name\('flights'\)"):
+        client.put(1, name="flights")
+    with client.create_stream(pa.schema([]), name="live") as writer:
+        for key in ("live", writer.id):
+            with pytest.raises(ObjectNotFoundError, match=rf"'{key}' is a stream: open_stream"):
+                client.get(key)
+    client.drop_stream(writer.id)
+
+
+def test_what_is_larger_than_the_store_says_so(client: Client) -> None:
+    with pytest.raises(StoreFullError, match="larger than the store"):
+        client.create_blob(2 << 30)
+    with pytest.raises(StoreFullError, match="larger than the store"):
+        client.put(pa.py_buffer(np.zeros(1 << 31, np.uint8)))
+
+
+def test_a_typename_is_listed_with_and_without_its_prefix(client: Client) -> None:
+    key = client.put(table_of())
+    for pattern in ("table", "vineyard.table", "t?ble"):
+        assert [m.id for m in client.list_objects(pattern)] == [key]
+
+
+def test_reprs(client: Client) -> None:
+    blob = client.create_blob(1000)
+    assert repr(blob) == "<Blob of 1,000 bytes, not sealed>"
+    blob.drop()
+    assert repr(blob) == "<Blob, sealed or dropped>"
+    key = client.put(pa.array([1, 2]), name="pair")
+    assert repr(client.get_meta(key)) == f"<ObjectMeta {key} vineyard.array 16 bytes 'pair'>"
+    with client.create_stream(pa.schema([])) as writer, client.open_stream(writer.id) as reader:
+        assert repr(writer) == f"<StreamWriter {writer.id}: 0 batches written>"
+        assert repr(reader) == f"<StreamReader {writer.id}: at batch 0>"

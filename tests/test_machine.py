@@ -123,6 +123,12 @@ def test_parse_size_says_what_is_allowed(text):
         machine.parse_size(text)
 
 
+def test_sizes_are_rounded_to_the_unit_above():
+    sizes = [1023, 1024, 1000 << 10, (1 << 20) - 52, (1 << 20) - 51, 0, -(1 << 20)]
+    said = ["1023 B", "1 KiB", "1000 KiB", "1023.9 KiB", "1 MiB", "0 B", "-1 MiB"]
+    assert [machine.format_size(n) for n in sizes] == said
+
+
 @pytest.mark.parametrize("nbytes", [0, 12, 1024, 4 * GIB, 5 << 40])
 def test_what_format_size_prints_can_be_read(nbytes):
     assert machine.parse_size(machine.format_size(nbytes)) == nbytes

@@ -31,7 +31,7 @@ from vineyard_arrow.errors import (
     InvalidObjectError,
     ResolverNotFoundError,
 )
-from vineyard_arrow.registry import builtin_registry, default_registry
+from vineyard_arrow.registry import _name, builtin_registry, default_registry
 
 
 class Basket:
@@ -378,6 +378,29 @@ def test_a_type_that_can_be_had_as_a_table_can_be_had_as_what_a_table_can(shop: 
     assert BASKET in str(caught.value)
     for name in ("builtins.dict", "Basket (as stored)", "builtins.list", "polars.DataFrame"):
         assert name in str(caught.value)
+
+
+def test_a_form_that_there_is_not_says_what_there_is(client: Client) -> None:
+    table = client.put(pa.table({"a": [1]}))
+    with pytest.raises(ResolverNotFoundError) as caught:
+        client.get(table, as_="numpy")
+    said = "'arrow', 'duckdb', 'pandas', 'polars', pyarrow.Table (as stored)"
+    assert said in str(caught.value)
+    assert "a column can be had as numpy, and integrations.torch.Dataset" in str(caught.value)
+    for word in ("arrow", "duckdb", "pandas", "polars"):
+        assert client.get(table, as_=word) is not None
+
+
+def test_a_type_is_called_as_the_package_that_has_it_says() -> None:
+    from vineyard_arrow.graph import Graph
+
+    assert _name(Graph) == "vineyard_arrow.graph.Graph"
+    assert [_name(t) for t in (pa.Table, pl.DataFrame, dict, Basket)] == [
+        "pyarrow.Table",
+        "polars.DataFrame",
+        "builtins.dict",
+        f"{__name__}.Basket",
+    ]
 
 
 def test_get_takes_a_form_or_a_resolver(client: Client) -> None:

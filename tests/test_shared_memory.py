@@ -500,10 +500,10 @@ def test_clear_unlinks(client: Client) -> None:
 
 
 def test_the_doctor_names_blocks(client: Client) -> None:
-    assert not list(in_store(client.status(), []))
+    assert not list(in_store(client.status(), [], []))
     block = ours.SharedMemory(create=True, size=MIB, client=client)
-    (found,) = in_store(client.status(), [])
-    assert found.what == "1 blocks of shared memory take 1 MiB"
+    (found,) = in_store(client.status(), [], [])
+    assert found.what == "1 block of shared memory: 1 MiB"
     block.close()
 
 

@@ -697,7 +697,7 @@ def test_looks(client: Client) -> None:
     with client.create_stream(SCHEMA, name="<look>", max_batches=5) as writer:
         writer.write(batch_of(0))
         reader = client.open_stream("<look>")
-        assert repr(writer) == f"<StreamWriter <look> {writer.id}: 1 batches written>"
+        assert repr(writer) == f"<StreamWriter <look> {writer.id}: 1 batch written>"
         assert repr(reader) == f"<StreamReader <look> {writer.id}: at batch 0>"
         for each in (writer, reader, client.list_streams("<lo*")[0]):
             page = each._repr_html_()

@@ -38,6 +38,11 @@ class Blob:
         except MemoryError:
             raise client._a._full(nbytes) from None
 
+    def __repr__(self) -> str:
+        if self.buffer is None:
+            return "<Blob, sealed or dropped>"
+        return f"<Blob of {self.nbytes:,} bytes, not sealed>"
+
     def __buffer__(self, flags: int) -> memoryview:
         return self.view()
 
@@ -52,7 +57,10 @@ class Blob:
         return int(self._live().size)
 
     def view(self) -> memoryview:
-        """The bytes, writable; release it before `seal`."""
+        """The bytes, writable.
+
+        Release it, and every array made of it, before `seal`: a write after that is a SIGSEGV.
+        """
         view = memoryview(self._live())
         # Arrow's are of signed bytes, to which no bytes can be assigned; empty ones cannot be cast.
         return view.cast("B") if view.nbytes else memoryview(bytearray())

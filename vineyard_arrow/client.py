@@ -176,8 +176,9 @@ class Client:
             An id, its printed form, or a name.
         mode : {"ro", "cow", "copy"}
             "ro" maps read-only; "cow" maps privately, pages are copied as they are written;
-            "copy" copies to memory of this process. With the last two, arrays are writable.
-            PyTorch tensors, which cannot be read-only, are mapped privately with "ro" too.
+            "copy" copies to memory of this process. With the last two, NumPy arrays, and what
+            is made of them, are writable; Arrow's own values never are. PyTorch tensors, which
+            cannot be read-only, are mapped privately with "ro" too.
         timeout_s : float, optional
             Wait that long for the object or name to appear; not at all by default.
         as_ : type or str, optional
@@ -363,8 +364,9 @@ class Client:
     ) -> list[ObjectMeta]:
         """Objects with a name or typename that ``pattern`` matches (as in a shell), by id.
 
-        ``labels``: only those that have all of these. ``signature``: only the copies of one
-        content, see `ObjectMeta`.
+        Typenames of this package match with and without their prefix: ``"table"`` is
+        ``"vineyard.table"``. ``labels``: only those that have all of these. ``signature``:
+        only the copies of one content, see `ObjectMeta`.
         """
         reply, _ = self._a.request(p.ListObjects(pattern, limit, labels or {}, signature))
         out = []

@@ -124,7 +124,7 @@ def daemon_config(**arguments: object) -> DaemonConfig:
         if "group" not in values:
             raise ConfigError(
                 f"mode 0660 (from {origins['mode']}) needs a group to let in",
-                hint="set group to a name or number",
+                hint="set group to a name or number: --group NAME",
             )
         if "socket" not in values:
             raise ConfigError(

@@ -26,6 +26,7 @@ from .ipc import server
 from .ipc.hugepages import HugePagesUnavailable, MemFiles, SharedFiles, open_huge_files
 from .ipc.loop import Loop
 from .ipc.protocol import UNASKED, encode, failure
+from .ipc.starter import no_folder
 from .machine import check_memory_limit, format_size, total_memory
 from .service import Service
 from .sessions import Session
@@ -76,7 +77,10 @@ def _open_files(config: DaemonConfig, limit: int) -> SharedFiles:
 @contextlib.contextmanager
 def _sole_owner(path: Path) -> Any:
     """Hold the lock beside the socket, so that two daemons never race for it."""
-    fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        raise no_folder(path) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

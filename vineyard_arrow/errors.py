@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 
+LARGER_THAN_STORE = "it is larger than the store: start the daemon with a larger --memory-limit"
+
 
 class VineyardArrowError(Exception):
     """Base of all errors raised by vineyard_arrow.

@@ -14,7 +14,14 @@ from pathlib import Path
 
 from vineyard_arrow.errors import ConfigError
 
-__all__ = ["available_memory", "check_memory_limit", "format_size", "parse_size", "total_memory"]
+__all__ = [
+    "available_memory",
+    "check_memory_limit",
+    "counted",
+    "format_size",
+    "parse_size",
+    "total_memory",
+]
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 SIZE_SYNTAX = (
@@ -55,13 +62,26 @@ def format_size(nbytes: int) -> str:
 
     Examples
     --------
-    >>> format_size(4 << 30), format_size(1536), format_size(12)
-    ('4 GiB', '1.5 KiB', '12 B')
+    >>> format_size(4 << 30), format_size(1536), format_size((1 << 20) - 1), format_size(12)
+    ('4 GiB', '1.5 KiB', '1 MiB', '12 B')
     """
     for unit in ("TiB", "GiB", "MiB", "KiB"):
-        if abs(nbytes) >= _UNITS[unit]:
+        # What would be rounded to 1024 of the unit below is 1 of this one.
+        if round(abs(nbytes) / (_UNITS[unit] >> 10), 1) >= 1024:
             return f"{nbytes / _UNITS[unit]:.1f}".removesuffix(".0") + f" {unit}"
     return f"{nbytes} B"
+
+
+def counted(count: int, noun: str) -> str:
+    """So many of something.
+
+    Examples
+    --------
+    >>> counted(1, "batch"), counted(2000, "batch"), counted(0, "block")
+    ('1 batch', '2,000 batches', '0 blocks')
+    """
+    plural = noun + ("es" if noun.endswith("ch") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def total_memory(proc: Path = PROC, cgroup: Path = CGROUP) -> int:

@@ -79,7 +79,10 @@ def client_html(client: Client) -> str:
         ("socket", f"<code>{_text(client._a.socket)}</code>"),
         ("daemon", _text(f"pid {status.pid}, version {status.version}, {status.page_kind} pages")),
         ("memory", _memory(status)),
-        ("objects", f"{status.objects:,} with {status.names:,} names, {clients}"),
+        (
+            "objects",
+            f"{_count(status.objects, 'object')} with {_count(status.names, 'name')}, {clients}",
+        ),
     ]
     rows = [
         (

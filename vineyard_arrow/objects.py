@@ -124,7 +124,8 @@ class ObjectMeta:
         its payload lies in memory of theirs).
     copied, gathered, shared : int
         How its put came by the payload, in bytes: copied into the store, small buffers
-        gathered by copy, and buffers taken as they lay in the store.
+        gathered by copy, and buffers taken as they lay in the store. What Arrow had to compute
+        anew (offsets of sliced strings) was made in the store, and counts as shared.
 
     Examples
     --------
@@ -276,6 +277,8 @@ class ObjectMeta:
 
     def __repr__(self) -> str:
         words = [str(self.id) if self.id is not None else "not sealed", self.typename]
+        if self.id is not None:
+            words += [f"{self.nbytes:,} bytes", *map(repr, self.names)]
         words += [f"{k}={v!r}" for k, v in self._values.items()]
         if self.members:
             words.append(f"members: {', '.join(self.members)}")

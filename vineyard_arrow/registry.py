@@ -595,11 +595,15 @@ class Registry:
         forms = {
             form for each in self._chain for name in names for form in each._forms.get(name, ())
         }
-        known = sorted({_form_name(form) for form in forms} - {_name(stored_as)})
-        return ResolverNotFoundError(
-            f"no resolver gives {typename!r} as {_form_name(as_)}",
-            f"it can be had as {', '.join([_name(stored_as) + ' (as stored)', *known])}",
-        )
+        types = {_name(form) for form in forms if isinstance(form, type)} - {_name(stored_as)}
+        words = {form if isinstance(form, str) else _home(form) for form in [*forms, stored_as]}
+        words &= set(_BUILDER_MODULES.values()) - {"object"}
+        known = [*map(repr, sorted(words)), _name(stored_as) + " (as stored)", *sorted(types)]
+        hint = f"it can be had as {', '.join(known)}"
+        wanted = as_ if isinstance(as_, str) else _home(as_)
+        if "vineyard.table" in names and wanted in ("numpy", "torch"):
+            hint += "; a column can be had as numpy, and integrations.torch.Dataset takes a table"
+        return ResolverNotFoundError(f"no resolver gives {typename!r} as {_form_name(as_)}", hint)
 
 
 def _by_way_of(typename: str, there: Resolver, onward: Resolver) -> Resolver:
@@ -649,8 +653,13 @@ def _checked(as_: Form) -> Form:
 
 
 def _name(cls: type) -> str:
-    library = _library(cls)
-    return f"{library if library in _BUILDER_MODULES else cls.__module__}.{cls.__qualname__}"
+    """What it is called where it is found first: by the outermost package that has it."""
+    module = ""
+    for step in cls.__module__.split("."):
+        module = f"{module}.{step}".lstrip(".")
+        if getattr(sys.modules.get(module), cls.__qualname__, None) is cls:
+            return f"{module}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _form_name(as_: Form) -> str:

@@ -640,8 +640,14 @@ class Service:
         return p.Done(), []
 
     def _missing(self, key: int | str) -> ObjectNotFoundError:
+        shown = repr(key if isinstance(key, str) else str(ObjectID(key)))
+        if self.streaming.has(key):
+            return ObjectNotFoundError(
+                f"no {'name' if isinstance(key, str) else 'object'} {shown}",
+                f"{shown} is a stream: open_stream({shown})",
+            )
         if isinstance(key, str):
-            return ObjectNotFoundError(f"no name {key!r}")
+            return self.catalog.no_name(key, "get(..., timeout_s=) waits for one")
         hint = "it may have been deleted"
         if key >> 40 != self.instance:
             hint = "its id is of another instance: was the daemon restarted since?"

@@ -28,6 +28,7 @@ from .ipc import _core
 from .ipc import protocol as p
 from .ipc.memory import Writer
 from .ipc.streams import Reader, Stream
+from .machine import counted
 from .metadata.catalog import Catalog, Record, check_name
 from .sessions import Session
 from .waits import Timer, Wait, Waits
@@ -193,6 +194,10 @@ class Streaming:
         if m.name is not None and m.name in self._named:
             return self._named[m.name]
         return self._streams.get(m.id) if m.id is not None else None
+
+    def has(self, key: int | str) -> bool:
+        """Whether there is a stream of this id or name."""
+        return key in self._streams or key in self._named
 
     def _missing(self, m: p.OpenStream | p.DropStream) -> ObjectNotFoundError:
         shown = repr(m.name) if m.name is not None else f"o{m.id or 0:016x}"
@@ -429,10 +434,9 @@ class Streaming:
         within = f"within {m.timeout_s:g} s"
         if isinstance(m, p.NextBatches):
             return DeadlineExceededError(f"{stream.label}: no batch came {within}")
-        backlog = (
-            f"{len(stream.batches)} batches of {stream.written_nbytes - stream.gone_nbytes:,}"
-            " bytes are unread"
-        )
+        batches, nbytes = len(stream.batches), stream.written_nbytes - stream.gone_nbytes
+        verb = "is" if batches == 1 else "are"
+        backlog = f"{counted(batches, 'batch')} of {nbytes:,} bytes {verb} unread"
         slowest = min(stream.readers, key=lambda r: r.at, default=None)
         if slowest is None:
             return DeadlineExceededError(

@@ -447,6 +447,8 @@ def show(store: Store, key: int, indent: str = "") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python decode.py SOCKET NAME_OR_ID")
     opened = Store(sys.argv[1])
     wanted = sys.argv[2]
     is_id = len(wanted) == 17 and wanted[0] == "o"

@@ -21,7 +21,8 @@ from pathlib import Path
 from ..config import TMP
 from ..ipc import protocol as p
 from ..ipc.hugepages import HugePagesUnavailable, open_huge_files
-from ..machine import available_memory, format_size
+from ..machine import available_memory, counted, format_size
+from ..objects import ObjectID
 from .listing import ALL, memory_head
 from .process import get_status, open_running, reader_config
 from .report import Block, Line, NoDaemonError, Report
@@ -29,6 +30,7 @@ from .report import Block, Line, NoDaemonError, Report
 PROC = Path("/proc")
 ADDRESS_SPACE = 4 << 40  # bytes of addresses that every client reserves, at least
 FULL = 0.9
+SHOWN = 5  # streams
 WRONG, NOTE = "wrong", "note"
 
 
@@ -52,9 +54,10 @@ def doctor(args: Namespace) -> Report:
         try:
             status = get_status(connection)
             reply, _ = connection.request(p.ListObjects("*", ALL))
+            streams = connection.request(p.ListStreams("*"))[0].streams
         finally:
             connection.close()
-        findings += in_store(status, reply.objects)
+        findings += in_store(status, reply.objects, streams)
         findings += of_machine_for(status)
     except NoDaemonError as error:
         problem = str(error)
@@ -81,20 +84,22 @@ def _head(status: p.Status | None, problem: str | None) -> list[Block]:
 
 def _finding_lines(findings: list[Finding]) -> list[Block]:
     if not findings:
-        return [Line(), Line("found nothing wrong", "green")]
+        return [Line(), Line("nothing wrong", "green")]
     lines: list[Block] = []
     for f in findings:
         style = "bold red" if f.level == WRONG else "bold"
         lines += [Line(), Line(f"{f.level.upper()}: {f.what}", style), Line(f"  -> {f.advice}")]
     if all(f.level == NOTE for f in findings):
-        lines += [Line(), Line("found nothing wrong", "green")]
+        lines += [Line(), Line(f"nothing wrong; {counted(len(findings), 'note')}", "green")]
     return lines
 
 
 # ---- the store
 
 
-def in_store(s: p.Status, objects: list[p.ObjectInfo]) -> Iterator[Finding]:
+def in_store(
+    s: p.Status, objects: list[p.ObjectInfo], streams: list[p.StreamState]
+) -> Iterator[Finding]:
     """What holds memory. Only a store that is nearly full makes that wrong."""
     held = max(s.memory_used, s.memory_charged - s.memory_warm)
     level = WRONG if held >= FULL * s.memory_limit else NOTE
@@ -112,7 +117,7 @@ def in_store(s: p.Status, objects: list[p.ObjectInfo]) -> Iterator[Finding]:
         size = f" (at least {format_size(least)})" if least > 0 else ""
         yield Finding(
             level,
-            f"deleted but still read: {s.deleted_pinned:,} objects{size} by {pids}",
+            f"deleted but still read: {counted(s.deleted_pinned, 'object')}{size} by {pids}",
             "drop what was got of them there (arrays, slices, frames), or end the process",
         )
     for c in s.clients:
@@ -125,15 +130,16 @@ def in_store(s: p.Status, objects: list[p.ObjectInfo]) -> Iterator[Finding]:
     if s.blocks:
         yield Finding(
             level,
-            f"{s.blocks:,} blocks of shared memory take {format_size(s.block_nbytes)}",
+            f"{counted(s.blocks, 'block')} of shared memory: {format_size(s.block_nbytes)}",
             "they stay until unlinked (SharedMemory(name).unlink(), Client.clear()) and closed",
         )
     if s.stream_batches:
         yield Finding(
             level,
-            f"{s.streams:,} streams hold {format_size(s.stream_nbytes)} in {s.stream_batches:,}"
-            " batches",
-            "they go as they are read, unless kept; at once by Client.drop_stream(name)",
+            f"streams hold {format_size(s.stream_nbytes)} in"
+            f" {counted(s.stream_batches, 'batch')}: {_named(streams)}",
+            "batches go as they are read, unless kept; at once by rm NAME_OR_ID"
+            " (Client.drop_stream)",
         )
     if s.memory_warm:
         warm = ", ".join(f"{_who(c)}: {format_size(c.warm)}" for c in s.clients if c.warm)
@@ -161,6 +167,13 @@ def pids_of_deleted(s: p.Status, objects: list[p.ObjectInfo]) -> list[str]:
         for pid, n in sorted(pins.items())
         if n > live[pid]
     ]
+
+
+def _named(streams: list[p.StreamState]) -> str:
+    """The streams that hold batches; those without a name by their ids."""
+    names = [s.name or str(ObjectID(s.id)) for s in streams if s.backlog]
+    more = [f"{len(names) - SHOWN:,} more"] * (len(names) > SHOWN)
+    return ", ".join(names[:SHOWN] + more)
 
 
 def _who(c: p.ClientInfo) -> str:

@@ -18,14 +18,13 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import InvalidObjectError
+from .parser import PACKED, READABLE, WRITABLE
 from .report import clean, rich_console
 
 PROGRESS_NBYTES = 64 << 20
 BATCH_ROWS = 1 << 18
 ROW_GROUP_ROWS = 1 << 20
-READABLE = ".parquet, .csv, .tsv, .arrow, .feather, .ipc, .jsonl, .ndjson"
-WRITABLE = ".parquet, .csv, .arrow, .feather"
-_PACKED = {".gz", ".bz2", ".zst", ".lz4"}
+_PACKED = set(PACKED.split(", "))
 
 
 def read_table(path: Path) -> pa.Table:

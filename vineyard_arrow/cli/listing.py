@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..ipc import protocol as p
-from ..machine import format_size
+from ..machine import counted, format_size
 from ..objects import ObjectID
 from .process import get_status, open_running, reader_config
 from .report import Bar, Block, Grid, Line, Pairs, Report, duration
@@ -68,7 +68,8 @@ def _status_lines(socket: str, s: p.Status) -> list[Block]:
         ("blocks", f"{s.blocks:,} of shared memory, {format_size(s.block_nbytes)}"),
         (
             "streams",
-            f"{s.streams:,} with {s.stream_batches:,} batches, {format_size(s.stream_nbytes)}",
+            f"{s.streams:,} with {counted(s.stream_batches, 'batch')},"
+            f" {format_size(s.stream_nbytes)}",
         ),
         ("names", f"{s.names:,}"),
         ("puts", f"{s.puts:,}: {_flow(s)}"),
@@ -118,15 +119,22 @@ def client_grid(s: p.Status) -> list[Block]:
 
 
 def ls(args: Namespace) -> Report:
-    """Objects whose name or typename matches."""
+    """Objects whose name or typename matches, or streams."""
     connection = open_running(reader_config(args))
     try:
+        if args.streams:
+            return _ls_streams(connection.request(p.ListStreams(args.pattern))[0].streams)
         reply, _ = connection.request(p.ListObjects(args.pattern, args.limit))
+        objects: list[p.ObjectInfo] = reply.objects
+        everything = {o.id: o for o in objects}
+        if any(o.members for o in objects):
+            reply_all, _ = connection.request(p.ListObjects("*", ALL))
+            everything = {o.id: o for o in reply_all.objects}
     finally:
         connection.close()
-    objects: list[p.ObjectInfo] = reply.objects
     data = {"objects": [_object_data(o) for o in objects], "total": reply.total}
-    lines = _long_lines(objects) if args.long else _short_lines(objects)
+    inside = {o.id: in_members(o, everything) for o in objects}
+    lines = _long_lines(objects, inside) if args.long else _short_lines(objects, inside)
     if reply.total > len(objects):
         lines.append(Line(f"{reply.total - len(objects):,} more; --limit shows them", "dim"))
     if reply.total == 0:
@@ -144,12 +152,51 @@ def _created(o: p.ObjectInfo) -> datetime:
     return datetime.fromtimestamp(o.created_ns / 1e9, UTC)
 
 
-def _short_lines(objects: Sequence[p.ObjectInfo]) -> list[Block]:
+def _ls_streams(streams: Sequence[p.StreamState]) -> Report:
+    data = {
+        "streams": [
+            struct_dict(s) | {"id": str(ObjectID(s.id)), "schema": s.schema.hex()} for s in streams
+        ]
+    }
+    if not streams:
+        return Report([Line("no streams")], data)
+    rows = [
+        (
+            str(ObjectID(s.id)),
+            s.state,
+            f"{s.batches:,}",
+            format_size(s.nbytes),
+            f"{s.backlog:,}",
+            f"{len(s.readers):,}",
+            s.name or "-",
+        )
+        for s in streams
+    ]
+    heads = ("ID", "STATE", ">BATCHES", ">SIZE", ">STORED", ">READERS", "NAME")
+    return Report([Grid(heads, rows)], data)
+
+
+def in_members(o: p.ObjectInfo, known: dict[int, p.ObjectInfo]) -> str:
+    """What the members of an object have, however deep, to go after its size."""
+    members: set[int] = set()
+    pending = list(o.members)
+    while pending:
+        each = pending.pop()
+        if each in known and each not in members:
+            members.add(each)
+            pending += known[each].members
+    if not members:
+        return ""
+    inside = format_size(sum(known[each].nbytes for each in members))
+    return f" +{inside} in {counted(len(members), 'member')}"
+
+
+def _short_lines(objects: Sequence[p.ObjectInfo], inside: dict[int, str]) -> list[Block]:
     now = time.time()
     rows = [
         (
             str(ObjectID(o.id)),
-            format_size(o.nbytes),
+            format_size(o.nbytes) + inside[o.id],
             duration(now - o.created_ns / 1e9),
             kind(o.typename),
             joined(o.names),
@@ -159,12 +206,12 @@ def _short_lines(objects: Sequence[p.ObjectInfo]) -> list[Block]:
     return [Grid(("ID", ">SIZE", ">AGE", "TYPE", "NAMES"), rows)]
 
 
-def _long_lines(objects: Sequence[p.ObjectInfo]) -> list[Block]:
+def _long_lines(objects: Sequence[p.ObjectInfo], inside: dict[int, str]) -> list[Block]:
     lines: list[Block] = []
     for o in objects:
         rows = [
             ("  type", o.typename),
-            ("  size", f"{format_size(o.nbytes)} ({o.nbytes:,} bytes)"),
+            ("  size", f"{format_size(o.nbytes)} ({o.nbytes:,} bytes){inside[o.id]}"),
             ("  stored", f"{format_size(o.stored)} in the extents it uses"),
             ("  created", f"{_created(o):%Y-%m-%d %H:%M:%S} UTC by pid {o.pid}"),
             ("  read by", joined(o.pinned_by)),
@@ -187,6 +234,7 @@ class Usage:
     nbytes: int
     exclusive: int
     shared: int
+    inside: str  # what its members have
 
 
 def du(args: Namespace) -> Report:
@@ -209,11 +257,13 @@ def du(args: Namespace) -> Report:
         release(attached)
     alone, distinct = exclusive_nbytes(found)
     usages = []
+    known = {o.id: o for o in reply.objects}
     for o in reply.objects:
         if o.id in found:
             total = sum(n for _, n in union(found[o.id]))
             parts = (total, alone[o.id], total - alone[o.id])
-            usages.append(Usage(str(ObjectID(o.id)), o.typename, o.names, *parts))
+            inside = in_members(o, known)
+            usages.append(Usage(str(ObjectID(o.id)), o.typename, o.names, *parts, inside))
     usages.sort(key=lambda u: (-u.nbytes, u.id))
     return _du_report(usages, distinct)
 
@@ -225,10 +275,16 @@ def _du_report(usages: Sequence[Usage], distinct: int) -> Report:
         "total": {"objects": len(usages), "apparent": apparent, "distinct": distinct},
     }
     rows = [
-        (u.id, *(format_size(n) for n in (u.nbytes, u.exclusive, u.shared)), _label(u))
+        (
+            u.id,
+            format_size(u.nbytes) + u.inside,
+            format_size(u.exclusive),
+            format_size(u.shared),
+            _label(u),
+        )
         for u in usages
     ]
-    total = f"{len(usages):,} objects, {format_size(distinct)} of memory"
+    total = f"{counted(len(usages), 'object')}, {format_size(distinct)} of memory"
     if apparent > distinct:
         total += f" ({format_size(apparent)} if nothing were shared)"
     grid = [Grid(("ID", ">SIZE", ">EXCLUSIVE", ">SHARED", "NAME OR TYPE"), rows)] if rows else []

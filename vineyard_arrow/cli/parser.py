@@ -16,6 +16,11 @@ DAEMON_SETTINGS = (
     "max_objects",
 )
 
+READABLE = ".parquet, .pq, .csv, .tsv, .jsonl, .ndjson, .json, .arrow, .ipc, .feather"
+PACKED = ".gz, .bz2, .zst, .lz4"
+WRITABLE = ".parquet, .csv, .arrow, .feather"
+ALL = "delete everything: objects, streams, blocks of shared memory"
+
 EPILOG = """\
 A setting is taken from its option, else from the variable VINEYARD_ARROW_<NAME>, else from the
 file that VINEYARD_ARROW_CONFIG names or ~/.config/vineyard-arrow/config.toml.
@@ -48,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return sub.add_parser(name, parents=[common], help=text, description=text.capitalize())
+        return sub.add_parser(
+            name, parents=[common], help=text, description=text[0].upper() + text[1:]
+        )
 
     _add_daemon_options(command("start", "start a daemon in the background"))
     serve = command("serve", "run a daemon in the foreground")
@@ -57,9 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
     stop = command("stop", "stop the daemon and wait until it is gone")
     stop.add_argument("--timeout-s", type=float, help="seconds to wait (default 30)")
     command("status", "show memory, objects and clients of the store")
-    ls = command("ls", "list objects")
+    ls = command("ls", "list objects, or streams")
     ls.add_argument("pattern", nargs="?", default="*", help="of a name or typename, as in a shell")
     ls.add_argument("--limit", type=_count, default=1000, help="at most that many (1000)")
+    ls.add_argument("--streams", action="store_true", help="list streams, by name, instead")
     ls.add_argument("-l", "--long", action="store_true", help="all that is known of each")
     _add_values(command)
     command("du", "show what memory each object takes, alone or shared")
@@ -68,7 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     top.add_argument("--once", action="store_true", help="print one frame")
     codegen = command("codegen", "write the shared classes of a Python file in another language")
     codegen.add_argument("file", help="Python; read, not imported")
-    codegen.add_argument("--lang", choices=("python", "cpp"), default="python", help="(python)")
+    codegen.add_argument(
+        "--lang", choices=("python", "cpp"), default="python", help="what to write (python)"
+    )
     codegen.add_argument("-o", "--output", metavar="OUT", help="file to write (standard output)")
     codegen.add_argument("--module", metavar="NAME", help="what FILE is imported as, if not clear")
     command("doctor", "find what holds memory, and what is wrong with store and machine")
@@ -100,17 +110,17 @@ def _add_values(command: object) -> None:
     assert callable(command)
     get = command("get", "show a value, or write a table to a file")
     get.add_argument("key", help="id or name")
-    get.add_argument("--to", metavar="FILE", help=".parquet, .csv, .arrow or .feather")
+    get.add_argument("--to", metavar="FILE", help=f"{WRITABLE}; one that is there is replaced")
     get.add_argument("--head", type=_count, default=10, metavar="N", help="rows to show (10)")
     get.add_argument("--trusted", action="store_true", help="load pickles of other users, too")
     put = command("put", "store tables from files, all or none")
-    put.add_argument("file", nargs="+", help=".parquet, .csv, .arrow, .feather, .jsonl")
+    put.add_argument("file", nargs="+", help=f"{READABLE}; of text also {PACKED}")
     put.add_argument("--name", help="a free name to point to it")
-    rm = command("rm", "delete objects, all or none")
+    rm = command("rm", "delete objects, or drop streams")
     rm.add_argument("key", nargs="*", help="id or name")
-    rm.add_argument("--all", action="store_true", help="delete everything")
+    rm.add_argument("--all", action="store_true", help=ALL)
     rm.add_argument("--force", action="store_true", help="members of other objects too")
-    rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    rm.add_argument("-y", "--yes", action="store_true", help="do not ask (only --all asks)")
 
 
 def _count(text: str) -> int:

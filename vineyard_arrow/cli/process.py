@@ -7,11 +7,11 @@ already: starting another interpreter would double what a start takes.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import select
 import sys
 from argparse import Namespace
-from pathlib import Path
 
 from ..config import ClientConfig, DaemonConfig, client_config, daemon_config
 from ..errors import DeadlineExceededError, VineyardArrowError
@@ -82,15 +82,16 @@ def start(args: Namespace) -> Report:
     config = _settings(args)
     timeout_s = client_config(socket=config.socket, autostart=False).timeout_s
     with contextlib.suppress(*GONE):
-        return _started(config.socket, timeout_s, fresh=False)
+        return _started(config, timeout_s, fresh=False)
     with starting(config.socket):
         with contextlib.suppress(*GONE):
-            return _started(config.socket, timeout_s, fresh=False)
+            return _started(config, timeout_s, fresh=False)
         _fork_daemon(config, timeout_s)
-        return _started(config.socket, timeout_s, fresh=True)
+        return _started(config, timeout_s, fresh=True)
 
 
-def _started(path: Path, timeout_s: float, *, fresh: bool) -> Report:
+def _started(config: DaemonConfig, timeout_s: float, *, fresh: bool) -> Report:
+    path = config.socket
     connection = Connection.open(path, timeout_s)
     try:
         status = get_status(connection)
@@ -104,6 +105,9 @@ def _started(path: Path, timeout_s: float, *, fresh: bool) -> Report:
         "log": f"{path}.log",
     }
     told = "started a daemon" if fresh else "a daemon runs there already; it stays as it is"
+    wanted = -(-(config.memory_limit or status.memory_limit) // mmap.PAGESIZE) * mmap.PAGESIZE
+    if wanted != status.memory_limit:
+        told += f", with a limit other than {format_size(wanted)}: stop it first to change that"
     rows = [
         ("socket", str(path)),
         ("pid", str(status.pid)),

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from ..client import Client
 from ..config import client_config
-from ..errors import InvalidObjectError, ObjectExistsError, StoreFullError
+from ..errors import InvalidObjectError, ObjectExistsError, ObjectNotFoundError, StoreFullError
 from ..ipc import protocol as p
-from ..machine import format_size
+from ..machine import counted, format_size
 from ..objects import ObjectMeta
 from .files import check_writable, read_table, write_table
 from .listing import joined, kind
@@ -43,11 +43,15 @@ def put(args: Namespace) -> Report:
         raise UsageError(f"--name is for one file, not for {len(args.file)}")
     paths = [Path(f) for f in args.file]
     for path in paths:
-        with open(path, "rb"):  # before a daemon is started for it
+        if not path.exists():  # before a daemon is started for it
+            raise InvalidObjectError(f"{path} does not exist")
+        with open(path, "rb"):
             pass
     with Client(client_config(socket=args.socket)) as client:
         if args.name is not None and client.exists(args.name):
-            raise ObjectExistsError(f"name {args.name!r} is taken", "choose another, or rm it")
+            raise ObjectExistsError(
+                f"name {args.name!r} is taken", "choose another, or rm it, which deletes the object"
+            )
         tables = [_read_into(client, path) for path in paths]
         ids = client.put_many(tables, names=[args.name] * len(tables))
         metas = [client.get_meta(i) for i in ids]
@@ -234,32 +238,53 @@ def _repr(value: Any) -> str:
 
 
 def rm(args: Namespace) -> Report:
-    """Delete objects, all or none."""
+    """Delete objects, all or none, and then drop streams."""
     if bool(args.key) == args.all:
         raise UsageError("name the objects to delete" + (", or --all" * (not args.all)))
     if args.all:
         return _remove_all(args)
     with _running_client(args) as client:
-        ids = list(dict.fromkeys(str(client.get_meta(key).id) for key in args.key))
+        found = dict.fromkeys(_identify(client, key) for key in args.key)
+        ids = [number for number, what in found if what == "object"]
+        streams = [number for number, what in found if what == "stream"]
         client.delete(ids, force=args.force)
-    told = f"deleted {ids[0]}" if len(ids) == 1 else f"deleted {len(ids)} objects"
-    return Report([Line(told)], {"deleted": len(ids), "ids": ids})
+        for number in streams:
+            client.drop_stream(number)
+    told = ids[0] if len(ids) == 1 else counted(len(ids), "object")
+    told = ", ".join([told] * bool(ids) + [f"stream {number}" for number in streams])
+    return Report([Line(f"deleted {told}")], {"deleted": len(ids), "ids": ids, "streams": streams})
+
+
+def _identify(client: Client, key: str) -> tuple[str, str]:
+    """The id of an object, or else of a stream, and which of them it is."""
+    try:
+        return str(client.get_meta(key).id), "object"
+    except ObjectNotFoundError:
+        for stream in client.list_streams():
+            if key in (stream.name, str(stream.id)):
+                return str(stream.id), "stream"
+        raise
 
 
 def _remove_all(args: Namespace) -> Report:
     connection = open_running(reader_config(args))
     try:
-        count = get_status(connection).objects
-        if not args.yes and not _confirm(f"delete all {count:,} objects?"):
+        s = get_status(connection)
+        told = (
+            f"{counted(s.objects, 'object')} (those without a name and members too),"
+            f" {counted(s.streams, 'stream')}, {counted(s.blocks, 'block')} of shared memory"
+        )
+        if not args.yes and not _confirm(f"delete everything: {told}?"):
             return Report([Line("nothing deleted")], {"deleted": 0}, status=1)
         connection.request(p.Clear())
     finally:
         connection.close()
-    return Report([Line(f"deleted {count:,} objects")], {"deleted": count})
+    data = {"deleted": s.objects, "streams": s.streams, "blocks": s.blocks}
+    return Report([Line(f"deleted {told}")], data)
 
 
 def _confirm(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise UsageError("there is nobody to ask", "--yes deletes all objects without asking")
+        raise UsageError("there is nobody to ask", "--yes deletes everything without asking")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

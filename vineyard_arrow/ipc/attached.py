@@ -28,6 +28,7 @@ import msgspec
 from .._compat import check_pyarrow
 from ..config import ClientConfig
 from ..errors import (
+    LARGER_THAN_STORE,
     ConnectionLostError,
     DeadlineExceededError,
     InvalidObjectError,
@@ -449,7 +450,7 @@ class Attached:
         return self._stream_pool
 
     def put(self, objects: Sequence[Draft], *, strict: bool = False) -> list[int]:
-        """Store and publish objects, all or none; return their ids. One round trip.
+        """Store and publish objects, all or none; return their ids. At most one round trip.
 
         Raises
         ------
@@ -700,7 +701,7 @@ class Attached:
 
 def full_error(nbytes: int, status: p.Status) -> StoreFullError:
     """A StoreFullError that says what is used, by whom, and what to do."""
-    from ..machine import format_size
+    from ..machine import counted, format_size
 
     heavy = sorted(status.clients, key=lambda c: -(c.sealed + c.unsealed))[:3]
     by = ", ".join(
@@ -710,7 +711,7 @@ def full_error(nbytes: int, status: p.Status) -> StoreFullError:
     )
     return StoreFullError(
         f"no room for {format_size(nbytes)}: the store holds {format_size(status.memory_used)}"
-        f" of {format_size(status.memory_limit)} in {status.objects:,} objects"
+        f" of {format_size(status.memory_limit)} in {counted(status.objects, 'object')}"
         + (
             f", and {status.deleted_pinned} deleted ones still read"
             if status.deleted_pinned
@@ -719,6 +720,8 @@ def full_error(nbytes: int, status: p.Status) -> StoreFullError:
         + (f", and {format_size(status.block_nbytes)} in blocks" if status.blocks else "")
         + (f", and {format_size(status.stream_nbytes)} in streams" if status.stream_batches else "")
         + (f"; most by {by}" if by else ""),
-        "delete objects, drop arrays of deleted ones, or start the daemon with a larger"
+        LARGER_THAN_STORE
+        if nbytes > status.memory_limit
+        else "delete objects, drop arrays of deleted ones, or start the daemon with a larger"
         " --memory-limit; `vineyard-arrow doctor` shows who holds what",
     )

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ..errors import InvalidObjectError, StoreFullError
+from ..errors import LARGER_THAN_STORE, InvalidObjectError, StoreFullError
 from ..machine import format_size
 from . import _core
 from .hugepages import SharedFiles
@@ -247,13 +247,16 @@ class Memory:
 
     def full(self, nbytes: int) -> StoreFullError:
         """The error that says what is used and by whom."""
+        hint = (
+            "delete objects, drop references to arrays of deleted ones, unlink blocks, or start the"
+            " daemon with a larger --memory-limit; `vineyard-arrow doctor` shows who holds what"
+        )
         return StoreFullError(
             f"no room for {format_size(nbytes)}: {format_size(self.charged)} of"
             f" {format_size(self.limit)} are in use or promised to writers"
             f" ({format_size(self.sealed)} sealed, {format_size(self.unsealed)} unsealed,"
             f" {format_size(self.reserved)} in blocks of shared memory)",
-            "delete objects, drop references to arrays of deleted ones, unlink blocks, or start the"
-            " daemon with a larger --memory-limit; `vineyard-arrow doctor` shows who holds what",
+            LARGER_THAN_STORE if nbytes > self.limit else hint,
         )
 
     def _grant(self, writer: Writer, nbytes: int) -> None:

@@ -45,6 +45,8 @@ def starting(path: Path) -> Iterator[None]:
         path.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         fd = os.open(f"{path}.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        raise no_folder(path) from None
     except OSError as error:
         raise ConfigError(f"cannot start a daemon at {path}: {error}") from None
     try:
@@ -52,6 +54,14 @@ def starting(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def no_folder(path: Path) -> ConfigError:
+    """The error for a socket whose folder is not there."""
+    return ConfigError(
+        f"cannot start a daemon at {path}: folder {path.parent} does not exist",
+        f"mkdir -p {path.parent}, or set socket to a path in another one",
+    )
 
 
 def start_daemon(arguments: list[str], path: Path, timeout_s: float) -> int:

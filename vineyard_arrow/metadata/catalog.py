@@ -8,6 +8,7 @@ Knows no sockets. Single-threaded.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -23,9 +24,12 @@ from ..errors import (
 )
 from ..ipc import _core
 from ..ipc.memory import ExtentKey
+from ..machine import counted
 from ..objects import ObjectID
 
 MAX_NAME_NBYTES = 4096
+MAX_COMPARED = 100  # names: with more, a miss would take milliseconds
+OURS = "vineyard."
 _ID = re.compile("o[0-9a-fA-F]{16}")
 
 
@@ -144,7 +148,9 @@ class Catalog:
     def _taken(self, name: str) -> ObjectExistsError:
         current = self._names.get(name)
         to = f" (it points to {ObjectID(current.id)})" if current else ""
-        return ObjectExistsError(f"name {name!r} is taken{to}", "drop it first, or choose another")
+        return ObjectExistsError(
+            f"name {name!r} is taken{to}", f"free it by drop_name({name!r}), or choose another"
+        )
 
     def store(
         self, data: bytes, segments: list[int], figures: tuple[int, ...], name: str | None
@@ -254,9 +260,9 @@ class Catalog:
         inside = Counter(m for record in records.values() for m in record.members)
         for record in records.values():
             if record.parents > inside[record.id]:
+                others = record.parents - inside[record.id]
                 raise ObjectInUseError(
-                    f"{ObjectID(record.id)} is a member of"
-                    f" {record.parents - inside[record.id]} other object(s)",
+                    f"{ObjectID(record.id)} is a member of {counted(others, 'other object')}",
                     "delete those first (deep=True takes their members along), or use force=True",
                 )
 
@@ -323,10 +329,14 @@ class Catalog:
         return n
 
     def match(self, pattern: str) -> Iterator[Record]:
-        """Objects with a name or typename that ``pattern`` (as in a shell) matches, by id."""
+        """Objects with a name or typename that ``pattern`` (as in a shell) matches, by id.
+
+        Our own typenames match with their prefix and without.
+        """
         for _, record in sorted(self._objects.items()):
             if pattern == "*" or any(
-                fnmatchcase(s, pattern) for s in (record.typename, *record.names)
+                fnmatchcase(s, pattern)
+                for s in (record.typename, record.typename.removeprefix(OURS), *record.names)
             ):
                 yield record
 
@@ -360,11 +370,18 @@ class Catalog:
         entry = self._names.get(name)
         return entry.id if entry else None
 
+    def no_name(self, name: str, advice: str | None = None) -> ObjectNotFoundError:
+        """The error for a name that is not there; its hint has the nearest names."""
+        few = len(self._names) <= MAX_COMPARED
+        near = ", ".join(map(repr, difflib.get_close_matches(name, self._names if few else ())))
+        hint = "; ".join(filter(None, [near and f"nearest: {near}", advice]))
+        return ObjectNotFoundError(f"no name {name!r}", hint or None)
+
     def drop_name(self, name: str) -> None:
         """Free a name."""
         entry = self._names.pop(name, None)
         if entry is None:
-            raise ObjectNotFoundError(f"no name {name!r}")
+            raise self.no_name(name)
         self._index.kill(entry.slot)
         self._index.release(entry.slot)
         self._arena.free(*entry.place)

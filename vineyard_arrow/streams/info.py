@@ -13,6 +13,7 @@ import pyarrow as pa
 from ..errors import InvalidObjectError, VineyardArrowError
 from ..ipc import protocol as p
 from ..ipc.attached import Attached
+from ..machine import counted
 from ..objects import ObjectID
 
 
@@ -82,8 +83,8 @@ class StreamInfo:
 
     def _repr_html_(self) -> str:
         bounds = [
-            f"{bound:,} {what}"
-            for bound, what in ((self.max_batches, "batches"), (self.max_bytes, "bytes"))
+            counted(bound, what)
+            for bound, what in ((self.max_batches, "batch"), (self.max_bytes, "byte"))
             if bound is not None
         ]
         readers = [f"process {pid}, at batch {at:,}" for pid, at in self.readers]
@@ -91,8 +92,11 @@ class StreamInfo:
             ("id", str(self.id)),
             ("name", self.name or "\N{EM DASH}"),
             ("state", self.state + (f": {self.failure}" if self.failure else "")),
-            ("written", f"{self.batches:,} batches, {self.nbytes:,} bytes, by process {self.pid}"),
-            ("in the store", f"{self.backlog:,} batches, {self.stored:,} bytes of memory"),
+            (
+                "written",
+                f"{counted(self.batches, 'batch')}, {self.nbytes:,} bytes, by process {self.pid}",
+            ),
+            ("in the store", f"{counted(self.backlog, 'batch')}, {self.stored:,} bytes of memory"),
             ("bounded by", "nothing: kept" if self.keep else " and ".join(bounds) or "nothing"),
             ("readers", "; ".join(readers) or "none"),
             ("created", self.created.isoformat(" ", "seconds")),

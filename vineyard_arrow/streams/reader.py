@@ -123,7 +123,7 @@ class StreamReader(_core.BatchReader):
 
     def __repr__(self) -> str:
         place = f"at batch {self.position}" if self._source.let_go.alive else "closed"
-        return f"<StreamReader {self.name or ''} {self.id}: {place}>"
+        return f"<StreamReader {f'{self.name} ' * bool(self.name)}{self.id}: {place}>"
 
     def _repr_html_(self) -> str:
         return html_of(self._source.line.attached, self.id, repr(self))

@@ -12,6 +12,7 @@ import pyarrow as pa
 from ..errors import InvalidObjectError, StreamClosedError, VineyardArrowError
 from ..ipc import protocol as p
 from ..ipc.attached import Attached
+from ..machine import counted
 from ..objects import ObjectID
 from ..registry import Part
 from .info import html_of
@@ -77,8 +78,8 @@ class StreamWriter:
         self._words = words  # of them, what readers have let go
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{self._written:,} batches written"
-        return f"<StreamWriter {self.name or ''} {self.id}: {state}>"
+        state = "closed" if self.closed else f"{counted(self._written, 'batch')} written"
+        return f"<StreamWriter {f'{self.name} ' * bool(self.name)}{self.id}: {state}>"
 
     def _repr_html_(self) -> str:
         return html_of(self._line.attached, self.id, repr(self))
