@@ -22,7 +22,7 @@ demo: build
 	$(PY) docs/examples/demo.py
 
 test: build
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q -n 2 --dist loadfile tests
 
 bench: build
 	$(PY) -m pytest benchmarks -q --benchmark-json=$(BENCH_JSON)

@@ -110,7 +110,8 @@ def test_metadata(benchmark, store, kind):
     """Messages of all parts, and the description that is the root part's data."""
     client = store.client
     frame = FRAMES[kind]()
-    parts = client._encode(frame).parts
+    (draft,) = client._encode(frame)
+    parts = draft.parts
     plan = client._a._plan(parts)
     plan.place()
     nbytes = len(plan.streams()) + sum(batch.nbytes for batch in parts[0].batches)
