@@ -904,6 +904,9 @@ def test_hints_of_names(client: Client) -> None:
         client.put(1, name=name)
     with pytest.raises(ObjectNotFoundError, match=r"nearest: 'flights'; get\(\.\.\., timeout_s=\)"):
         client.get("fligths")
+    client.put(1, name="fligths/2")
+    with pytest.raises(ObjectNotFoundError, match="nearest: 'fligths/2', 'flights'"):
+        client.get("fligths")
     with pytest.raises(ObjectNotFoundError, match="nearest: 'airports'"):
         client.drop_name("airport")
     with pytest.raises(ObjectExistsError, match=r"free it by drop_name\('flights'\)"):

@@ -66,6 +66,13 @@ def decode(daemon: Any, code: str) -> Any:
     return json.loads(done.stdout)
 
 
+def test_how_it_is_called() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DECODE)], capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert (done.returncode, done.stderr) == (1, "usage: python decode.py SOCKET NAME_OR_ID\n")
+
+
 def test_a_table(daemon: Any, client: Client) -> None:
     table = pa.table(
         {

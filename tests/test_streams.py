@@ -423,6 +423,11 @@ def test_misuse(client: Client) -> None:
     for key in (-1, 2.5, None, True):
         with pytest.raises(InvalidObjectError, match="no stream"):
             client.open_stream(key)
+    with client.create_stream(SCHEMA) as writer, client.open_stream(writer.id) as reader:
+        with pytest.raises(InvalidObjectError, match="timeout_s is a number"):
+            reader.read(timeout_s="1")
+        with pytest.raises(InvalidObjectError, match="timeout_s is a number"):
+            writer.write(batch_of(0), timeout_s="1")
     with pytest.raises(InvalidObjectError, match="what makes one, not str"):
         client.create_stream("int64")
 

@@ -28,7 +28,7 @@ from ..machine import counted
 from ..objects import ObjectID
 
 MAX_NAME_NBYTES = 4096
-MAX_COMPARED = 100  # names: with more, a miss would take milliseconds
+MAX_COMPARED = 50  # names: with more, a miss would take milliseconds
 OURS = "vineyard."
 _ID = re.compile("o[0-9a-fA-F]{16}")
 
@@ -94,6 +94,7 @@ class Catalog:
         self._dropped = dropped
         self._objects: dict[int, Record] = {}
         self._names: dict[str, _Name] = {}
+        self._near: dict[str, str] = {}  # names like the one that was missed last
         self._deleted: dict[int, Record] = {}  # by slot: still pinned
         self._unlisted: dict[int, Record] = {}  # to be read, but no objects by themselves
 
@@ -363,6 +364,7 @@ class Catalog:
             record.id,
         )
         self._names[name] = _Name(record.id, slot, place)
+        self._near = {}
         record.names.add(name)
 
     def find_name(self, name: str) -> int | None:
@@ -372,14 +374,18 @@ class Catalog:
 
     def no_name(self, name: str, advice: str | None = None) -> ObjectNotFoundError:
         """The error for a name that is not there; its hint has the nearest names."""
-        few = len(self._names) <= MAX_COMPARED
-        near = ", ".join(map(repr, difflib.get_close_matches(name, self._names if few else ())))
+        near = self._near.get(name)
+        if near is None:  # who waits for a name by asking again and again must cost little
+            few = self._names if len(self._names) <= MAX_COMPARED else ()
+            near = ", ".join(map(repr, difflib.get_close_matches(name, few)))
+            self._near = {name: near}
         hint = "; ".join(filter(None, [near and f"nearest: {near}", advice]))
         return ObjectNotFoundError(f"no name {name!r}", hint or None)
 
     def drop_name(self, name: str) -> None:
         """Free a name."""
         entry = self._names.pop(name, None)
+        self._near = {}
         if entry is None:
             raise self.no_name(name)
         self._index.kill(entry.slot)

@@ -48,7 +48,7 @@ class Line:
     def run(self, steps: Steps[_T], timeout_s: float) -> _T:
         """Carry out steps, and block while they wait."""
         self.check()
-        if not self._busy.acquire(timeout=timeout_s):
+        if not self._busy.acquire(timeout=seconds(timeout_s)):
             raise DeadlineExceededError("another thread or task was using this stream")
         try:
             return self._run(steps)
