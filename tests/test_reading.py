@@ -12,7 +12,7 @@ from conftest import Daemon
 from test_fork import in_child
 
 import vineyard_arrow as va
-from vineyard_arrow import ObjectID, Part, dual_strings
+from vineyard_arrow import ObjectID, ObjectMeta, Part, dual_strings
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
     InvalidGraphError,
@@ -59,6 +59,24 @@ def test_members_that_are_there_twice_are_read_once(client: Client) -> None:
     for _ in range(39):
         knot = knot.left
     assert knot.left.left is None
+
+
+def test_so_are_all_members_in_one_step(client: Client) -> None:
+    client_registry = va.resolver_context(
+        {"test.both": lambda part, stored: list(stored.members().values())}
+    )
+    oid = client.put(pa.table({"a": [1]}))
+    for _ in range(40):
+        meta = ObjectMeta("test.both")
+        meta.add_member("left", oid)
+        meta.add_member("right", oid)
+        oid = client.create_metadata(meta).id
+    with client_registry:
+        value = client.get(oid)
+    for _ in range(40):
+        assert value[0] is value[1]
+        value = value[0]
+    assert value.num_rows == 1
 
 
 def test_a_chain_without_end_is_told(client: Client) -> None:

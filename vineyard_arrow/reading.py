@@ -107,20 +107,20 @@ class Source:
             raw = self._client._a.read(number, stored.mode, stored.id)
         except ObjectNotFoundError:
             raise _gone(stored, name) from None
-        return self._value(stored, number, raw, as_)
-
-    def _value(self, stored: StoredObject, number: int, raw: _core.Raw, as_: Form | None) -> Any:
         member = self._made(stored, number, raw)
-        value = member.resolve(0, as_)
-        stored.members_trusted &= member.is_trusted
-        # A reader of batches can be read once.
+        value, believed = member.resolve(0, as_), member.is_trusted
+        stored.members_trusted &= believed
         if self._values is not None and not isinstance(value, pa.RecordBatchReader):
-            self._values[number, as_] = value, member.is_trusted
+            self._values[number, as_] = value, believed
         return value
 
     def get_members(self, stored: StoredObject, as_: Form | None = None) -> dict[str, Any]:
         """The values of all members, by name."""
         numbers = [number for number, _ in stored.composed_of.values()]
+        cache = {} if self._values is None else self._values
+        if cache or len(set(numbers)) < len(numbers):  # some may be there already
+            return {name: self.get_member(stored, name, as_) for name in stored.composed_of}
+        own, trusted = self.uid, stored.trusted
         reading = self._client._a.read_each(numbers, stored.mode, stored.id)
         values: dict[str, Any] = {}
         for name, number in zip(stored.composed_of, numbers, strict=True):
@@ -128,7 +128,11 @@ class Source:
                 raw = next(reading)
             except ObjectNotFoundError:
                 raise _gone(stored, name) from None
-            values[name] = self._value(stored, number, raw, as_)
+            value = values[name] = self._made(stored, number, raw).resolve(0, as_)
+            believed = raw.uid == own if trusted is None else trusted
+            stored.members_trusted &= believed
+            if not isinstance(value, pa.RecordBatchReader):  # that can be read once
+                cache[number, as_] = value, believed
         return values
 
     def _made(self, whole: StoredObject, number: int, raw: _core.Raw) -> StoredObject:
