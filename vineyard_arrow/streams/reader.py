@@ -10,7 +10,6 @@ from typing import Self
 import pyarrow as pa
 
 from ..errors import InvalidObjectError, ObjectNotFoundError, StreamClosedError, StreamFailedError
-from ..extension_types import with_types
 from ..ipc import _core
 from ..ipc import protocol as p
 from ..ipc.attached import Attached
@@ -32,6 +31,8 @@ class _Source:
         try:
             message = p.OpenStream(attached.number, self._word, *id_and_name(key), timeout_s)
             reply, _ = self.line.connection.request(message, timeout_s + attached.timeout_s)
+            from ..extension_types import with_types  # only once there is a reader
+
             self.schema = with_types(pa.ipc.read_schema(pa.py_buffer(reply.schema)))
             self._checked = self.schema  # what the last batch had: parsed once, so mostly the same
         except BaseException:
