@@ -507,6 +507,23 @@ def test_large_blocks_of_streams_are_whole_huge_pages(huge_daemon: Any) -> None:
         assert client.status().memory_used == 0
 
 
+@pytest.mark.parametrize("pages", ["small", "huge"])
+@pytest.mark.parametrize("of", ["objects", "streams"])
+def test_a_part_of_a_large_block_seals_no_more_than_itself(
+    daemon: Daemon, huge_daemon: Daemon, pages: str, of: str
+) -> None:
+    """Its owner goes on writing the rest."""
+    with (daemon if pages == "small" else huge_daemon).connect() as client:
+        pool = client.memory_pool if of == "objects" else client._a.stream_pool
+        block = pa.allocate_buffer(4 << 20, memory_pool=pool)
+        oid = client.put(block.slice(0, SHARED))
+        assert client.get_meta(oid).copied == 0
+        (ours,) = client.status().clients
+        assert ours.sealed == SHARED
+        np.frombuffer(block, np.uint8)[SHARED:] = 1
+        assert client.get_meta(client.put(block)).copied == 0
+
+
 def test_blocks_of_objects_take_no_more_than_they_need(huge_daemon: Any) -> None:
     with huge_daemon.connect() as client:
         sizes = [(512 << 10) + 1, (1 << 20) + 1, (3 << 20) + 5]

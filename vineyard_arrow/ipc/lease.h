@@ -136,8 +136,12 @@ class Lease final : public Backing {
     if (it == blocks_.end() || end > it->first + it->second.nbytes || sealed_runs_ >= max_runs_)
       return false;
     it->second.sealed = true;
-    uint64_t page = it->first % kHugePage || it->second.nbytes % kHugePage ? kPage : kHugePage;
-    auto gaps = unsealed_in(round_down(begin, page), round_up(end, page));
+    // All of a block goes in its own units; of a part no more than its pages, since its owner
+    // may go on writing the rest.
+    uint64_t unit = unit_for(it->second.nbytes, it->second.whole);
+    bool all = begin == it->first && round_up(end - begin, unit) == it->second.nbytes;
+    auto gaps = all ? unsealed_in(begin, begin + it->second.nbytes)
+                    : unsealed_in(round_down(begin, kPage), round_up(end, kPage));
     for (size_t i = 0; i < gaps.size(); i++) {
       if (protect(gaps[i].offset, gaps[i].nbytes, PROT_READ)) continue;
       while (i-- > 0) protect(gaps[i].offset, gaps[i].nbytes, PROT_READ | PROT_WRITE);
