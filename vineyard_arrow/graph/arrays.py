@@ -6,17 +6,31 @@ It knows nothing of graphs.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import InvalidGraphError
+from ..errors import InvalidGraphError, StoreFullError
 from . import _kernels
 
-__all__ = ["Array", "allocate", "as_ids", "as_table", "combined", "taken", "values_of"]
+if TYPE_CHECKING:
+    from ..client import Client
+
+__all__ = [
+    "Array",
+    "allocate",
+    "as_ids",
+    "as_table",
+    "combined",
+    "memory_of",
+    "table_of",
+    "taken",
+    "values_of",
+]
 
 Array = np.ndarray[Any, Any]
 _TEXT_LIMIT = (1 << 31) - 1  # bytes that 32-bit offsets reach
@@ -26,6 +40,19 @@ _SMALL = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 def _large_of(type_: pa.DataType) -> pa.DataType | None:
     # Extension types written in Python need not have a hash.
     return None if isinstance(type_, pa.ExtensionType) else _SMALL.get(type_)
+
+
+@contextmanager
+def memory_of(client: Client | None) -> Iterator[Any]:
+    """The memory pool of a client, or the default one's; StoreFullError if it has no room."""
+    if client is None:
+        from .. import default_client
+
+        client = default_client()
+    try:
+        yield client.memory_pool
+    except pa.ArrowMemoryError as error:  # the pool's words
+        raise StoreFullError(str(error)) from None
 
 
 def allocate(dtype: Any, count: int, pool: Any) -> tuple[pa.Array, Array]:
@@ -121,6 +148,15 @@ def combined(column: pa.ChunkedArray, pool: Any) -> pa.Array:
         column = column.cast(large)
     array = pa.concat_arrays(column.unify_dictionaries().chunks, memory_pool=pool)
     return array
+
+
+def table_of(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.Table:
+    """A table with the names of a schema, the columns' types and all metadata."""
+    fields = [
+        field if field.type == array.type else field.with_type(array.type)
+        for field, array in zip(schema, columns, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields, schema.metadata))
 
 
 def taken(array: pa.Array, rows: Array, pool: Any, threads: int = 0) -> pa.Array:

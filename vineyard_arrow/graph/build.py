@@ -72,8 +72,13 @@ def build(
     pool: Any,
     threads: int,
     progress: Progress | None,
+    known: Mapping[str, Vertices] | None = None,
 ) -> tuple[dict[str, Vertices], dict[Triple, Edges]]:
-    """Vertices and edges of a graph; see `Graph.from_tables`."""
+    """Vertices and edges of a graph; see `Graph.from_tables`.
+
+    Edges may end at vertices that are ``known`` already; these are given back with the others,
+    and with more of them if ``missing`` adds some.
+    """
     if missing not in get_args(Missing):
         raise InvalidGraphError(f"missing={missing!r} is not one of 'error', 'drop', 'add'")
     report = _Steps(progress)
@@ -87,17 +92,17 @@ def build(
         for triple, source in edges.items()
     ]
     given = {_checked_label(label): as_table(source, pool) for label, source in vertices.items()}
+    made = dict(known or {})
     for each in tables:
         for end in range(2):
-            _add_label(given, each, end, oid, missing)
+            if each.labels[end] not in made:
+                _add_label(given, each, end, oid, missing)
     report.total = len(given) + sum(4 + (not directed) + len(each.properties) for each in tables)
-    made = {}
     for label, table in given.items():
-        key = _several(_chosen(oid, label))
-        made[label] = Vertices.build(label, table, key, pool)
-        if missing == "add":
-            made[label] = _with_missing(made[label], tables, pool, threads)
+        made[label] = Vertices.build(label, table, _several(_chosen(oid, label)), pool)
         report(f"index {label!r}")
+    if missing == "add":
+        made = {v.label: _with_missing(v, tables, pool, threads) for v in made.values()}
     out = {}
     for each in tables:
         ids = _ends_of(each, made, missing, threads, report)
@@ -265,8 +270,7 @@ def _with_missing(
         raise InvalidGraphError(
             f"oids that edges name do not fit those of {vertices.label!r}: {error}"
         ) from None
-    table = pa.concat_tables([vertices.table, more], promote_options="default")
-    return Vertices.build(vertices.label, table, key, pool)
+    return vertices.with_rows(more, pool)
 
 
 def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:

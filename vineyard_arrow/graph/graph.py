@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from ..errors import InvalidGraphError, StoreFullError
+from ..errors import InvalidGraphError
 from ._edges import EdgeIndex, EdgeIterator, EdgeSlice
 from .adjacency import Adjacency
-from .arrays import Array, values_of
+from .arrays import Array, memory_of
 from .build import Columns, Missing, Progress, build
-from .edges import Edges, check_edges
+from .derive import Derivable
+from .edges import Edges
 from .expand import expand
-from .schema import GraphSchema, Triple, VertexLabel
-from .vertices import Vertices, check_vertices
+from .schema import Triple
+from .vertices import Vertices
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -29,7 +30,7 @@ __all__ = ["Direction", "Graph"]
 Direction = Literal["out", "in"]
 
 
-class Graph:
+class Graph(Derivable):
     """A property graph. Made by `from_tables` or `from_edges`, or got from a store.
 
     Vertices of a label have the ids 0 to n - 1, the rows of the label's table. Where the graph
@@ -52,17 +53,9 @@ class Graph:
         directed: bool = True,
         stored: Mapping[int, tuple[Any, int]] | None = None,
     ) -> None:
-        self._vertices = dict(vertices)
-        self._edges = dict(edges)
+        super().__init__(vertices, edges, directed, stored)
         self._indices: dict[Triple, EdgeIndex] = {}
         self._only: EdgeIndex | None = None
-        self.schema = GraphSchema(
-            tuple(VertexLabel(v.label, v.count, v.table.schema, v.key) for v in vertices.values()),
-            tuple(each.schema for each in edges.values()),
-            directed,
-        )
-        ours = {id(value) for value in self.members().values()}
-        self._stored = {key: value for key, value in (stored or {}).items() if key in ours}
 
     # ---- making
 
@@ -120,11 +113,7 @@ class Graph:
         StoreFullError
             If the graph does not fit; nothing of it is kept.
         """
-        if client is None:
-            from .. import default_client
-
-            client = default_client()
-        try:
+        with memory_of(client) as pool:
             made, rows = build(
                 vertices,
                 edges,
@@ -134,12 +123,10 @@ class Graph:
                 directed=directed,
                 missing=missing,
                 orig_row=orig_row,
-                pool=client.memory_pool,
+                pool=pool,
                 threads=threads,
                 progress=progress,
             )
-        except pa.ArrowMemoryError as error:  # the pool's words
-            raise StoreFullError(str(error)) from None
         return cls(made, rows, directed)
 
     @classmethod
@@ -161,42 +148,9 @@ class Graph:
 
     # ---- the parts
 
-    @property
-    def directed(self) -> bool:
-        """Whether edges have a direction."""
-        return self.schema.directed
-
-    def vertices(self, label: str | None = None) -> pa.Table:
-        """The vertex table of a label; the row is the vertex id."""
-        return self._vertices[self.schema.vertex(label).name].table
-
-    def num_vertices(self, label: str | None = None) -> int:
-        """Vertices of a label, of all by default."""
-        if label is None:
-            return sum(each.count for each in self.schema.vertices)
-        return self.schema.vertex(label).count
-
-    def num_edges(self, triple: Triple | str | None = None) -> int:
-        """Edges of a triple, of all by default."""
-        if triple is None:
-            return sum(each.count for each in self.schema.edges)
-        return self.schema.edge(triple).count
-
     def adjacency(self, triple: Triple | str | None = None) -> Adjacency:
         """All edges of a triple as read-only arrays; nothing is copied."""
         return self._index(triple).adjacency
-
-    def edge_columns(self, triple: Triple | str | None = None) -> pa.Table:
-        """The properties of the edges of a triple, a row for each edge id; nothing is copied."""
-        return pa.table(self._edges_of(triple).columns)
-
-    def arrow(self, triple: Triple | str | None = None) -> dict[str, pa.Array]:
-        """The index arrays of a triple as Arrow arrays, by their names in the store.
-
-        ``out.indptr``, ``out.indices``, ``in.indptr``, ``in.indices``, ``in.edge_ids``; of an
-        undirected graph ``out.indptr``, ``out.indices`` and ``out.edge_ids``.
-        """
-        return dict(self._edges_of(triple).arrays)
 
     def adjacency_lists(self, triple: Triple | str | None = None) -> pa.LargeListArray:
         """A list for each source of structs of ``dst``, ``eid`` if undirected, and properties.
@@ -216,14 +170,6 @@ class Graph:
             )
         items = pa.StructArray.from_arrays(list(fields.values()), list(fields))
         return pa.LargeListArray.from_arrays(edges.arrays["out.indptr"], items)
-
-    def orig_row(self, triple: Triple | str | None = None) -> Array | None:
-        """For each edge id its row in the table it was built from, if that was kept."""
-        rows = self._edges_of(triple).arrays.get("orig_row")
-        return None if rows is None else values_of(rows)
-
-    def _edges_of(self, triple: Triple | str | None) -> Edges:
-        return self._edges[self.schema.edge(triple).triple]
 
     def _index(self, triple: Triple | str | None) -> EdgeIndex:
         if triple is None and self._only is not None:
@@ -374,40 +320,6 @@ class Graph:
 
     # ---- the whole
 
-    def members(self) -> dict[str, pa.Table | pa.Array | pa.ChunkedArray]:
-        """All that the graph consists of, by name: what a store keeps as objects of their own."""
-        out: dict[str, Any] = {}
-        for label, vertices in self._vertices.items():
-            out[f"{label}/vertices"] = vertices.table
-            for name, array in vertices.index.items():
-                out[f"{label}/oids/{name}"] = array
-        for triple, edges in self._edges.items():
-            where = "/".join(triple)
-            for name, array in edges.arrays.items():
-                out[f"{where}/{name}"] = array
-            for name, column in edges.columns.items():
-                out[f"{where}/columns/{name}"] = column
-        return out
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tables and arrays."""
-        return sum(each.nbytes for each in self.members().values())
-
-    def validate(self, threads: int = 0) -> None:
-        """Check every index array, for graphs whose writer is not trusted; it reads all of them.
-
-        Raises
-        ------
-        InvalidGraphError
-            If something points outside, rows are not sorted, edge ids are no permutation, or
-            in- and out-edges are not the same: with the member and the place.
-        """
-        for vertices in self._vertices.values():
-            check_vertices(vertices)
-        for (src, _, dst), edges in self._edges.items():
-            check_edges(edges, self._vertices[src].count, self._vertices[dst].count, threads)
-
     def neighbourhood_svg(
         self, v: int, hops: int = 1, *, limit: int = 40, triple: Triple | str | None = None
     ) -> str:
@@ -415,9 +327,6 @@ class Graph:
         from .drawing import neighbourhood_svg
 
         return neighbourhood_svg(self, v, hops, limit, triple)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Graph, (self._vertices, self._edges, self.directed)
 
     def __repr__(self) -> str:
         return f"<Graph: {self.num_vertices():,} vertices, {self.num_edges():,} edges>"

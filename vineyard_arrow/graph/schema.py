@@ -127,6 +127,23 @@ class GraphSchema:
         name = triple if isinstance(triple, str) else "-".join(map(str, triple))
         raise LabelNotFoundError(f"no triple {triple!r}", _nearest(name, names))
 
+    def part(self, name: Triple | str) -> VertexLabel | EdgeTriple:
+        """A vertex label, or else a triple as `edge` finds it, by its name.
+
+        Raises
+        ------
+        LabelNotFoundError
+        """
+        labels, edges = [v.name for v in self.vertices], {e.label for e in self.edges}
+        if isinstance(name, str):
+            if name in labels:
+                return self.vertex(name)
+            if name not in edges:
+                raise LabelNotFoundError(
+                    f"no vertex label and no edges {name!r}", _nearest(name, [*labels, *edges])
+                )
+        return self.edge(name)
+
     def __str__(self) -> str:
         lines = [f"{'directed' if self.directed else 'undirected'} graph"]
         for v in self.vertices:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ..errors import InvalidGraphError, LabelNotFoundError, VertexNotFoundError
 from . import _kernels
-from .arrays import Array, allocate, as_ids, as_table, combined, values_of
+from .arrays import Array, allocate, as_ids, as_table, combined, table_of, taken, values_of
 
 __all__ = ["MAX_VERTICES", "Vertices", "check_vertices", "id_dtype", "none_of"]
 
@@ -110,6 +110,17 @@ class Vertices:
                 "an oid names one vertex; drop or merge the others",
             )
         return cls(label, table, tuple(key), index, id_bits)
+
+    def with_rows(self, rows: pa.Table, pool: Any) -> Vertices:
+        """With more vertices, of oids that are new; columns that these lack are null."""
+        table = pa.concat_tables([self.table, rows], promote_options="default")
+        return Vertices.build(self.label, table, self.key, pool)
+
+    def taken(self, rows: Array, pool: Any) -> Vertices:
+        """Some of the vertices, all different, in another order: they are numbered anew."""
+        heap = pa.default_memory_pool()
+        columns = [taken(combined(each, heap), rows, pool) for each in self.table.columns]
+        return Vertices.build(self.label, table_of(columns, self.table.schema), self.key, pool)
 
     def find(self, columns: Sequence[pa.ChunkedArray], what: str, threads: int = 0) -> Array:
         """Vertex ids of many oids, all ones where there is none (nulls too).
@@ -359,11 +370,7 @@ def _in_one_piece(table: pa.Table, key: Sequence[str], pool: Any) -> pa.Table:
             elif pa.types.is_null(array.type) and not len(array):
                 array = array.cast(pa.int64())
         columns.append(array)
-    fields = [
-        field if field.type == array.type else field.with_type(array.type)
-        for field, array in zip(table.schema, columns, strict=True)
-    ]
-    return pa.Table.from_arrays(columns, schema=pa.schema(fields, table.schema.metadata))
+    return table_of(columns, table.schema)
 
 
 def _check_no_nulls(label: str, key: Sequence[str], columns: Sequence[pa.Array]) -> None:
