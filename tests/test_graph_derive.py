@@ -234,21 +234,21 @@ def add_edges(graph: Graph, lists: Lists, data: st.DataObject) -> Graph:
 STEPS = [subgraph, sort_by, reverse, to_undirected, add_vertices, add_edges]
 
 
-@given(graphs(), st.lists(st.sampled_from(STEPS), min_size=1, max_size=4), st.data())
-@examples(150)
+@given(graphs(), st.lists(st.sampled_from(STEPS), min_size=1, max_size=3), st.data())
+@examples(80)
 def test_steps_are_those_of_lists(lists: Lists, steps: list[Any], data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vertices, "WIDE_FROM", data.draw(st.sampled_from([5, vertices.WIDE_FROM])))
-        graph = lists.build()
+        graph = first = lists.build()
+        was = deepcopy(lists)
         for step in steps:
-            before, was = graph, deepcopy(lists)
             graph = step(graph, lists, data)
             assert_is(graph, lists.normal())
-            assert_is(before, was)  # which is as it was
+        assert_is(first, was)  # which is as it was
 
 
 @given(multigraphs(), st.data())
-@examples(40)
+@examples(25)
 def test_rows_that_were_kept_follow_their_edges(slow: Slow, data: st.DataObject) -> None:
     graph = fast(slow, orig_row=True)
     mask = data.draw(st.lists(st.booleans(), min_size=slow.num, max_size=slow.num))
@@ -265,7 +265,7 @@ def test_rows_that_were_kept_follow_their_edges(slow: Slow, data: st.DataObject)
 
 
 @given(multigraphs(), st.data())
-@examples(40)
+@examples(25)
 def test_networkx_derives_the_same(slow: Slow, data: st.DataObject) -> None:
     kind: Any = nx.MultiDiGraph if slow.directed else nx.MultiGraph
     peer = kind()
@@ -423,11 +423,11 @@ def test_bad_edges() -> None:
     ):
         with pytest.raises(InvalidGraphError, match=message):
             add(table)
-    with pytest.raises(LabelNotFoundError, match="no property 'w'.*they have since"):
+    with pytest.raises(LabelNotFoundError, match=r"no property 'w'.*they have since"):
         add({"src": [10], "dst": [10], "w": [1]})
     with pytest.raises(LabelNotFoundError, match="no column 'dst'"):
         add({"src": [10]})
-    with pytest.raises(LabelNotFoundError, match="no triple 'know'.*nearest: "):
+    with pytest.raises(LabelNotFoundError, match="no triple 'know'"):
         add(KNOWS, "know")
     with pytest.raises(InvalidGraphError, match="'ignore' is not one of"):
         add(KNOWS, missing="ignore")
@@ -461,9 +461,9 @@ def test_labels_and_triples_are_added() -> None:
     assert made.vertices("land").to_pydict() == {"oid": [7]}
     assert made.in_slice(2, L).neighbors.tolist() == []
     assert graph.add_label(client=LOCAL).members() == old
-    with pytest.raises(InvalidGraphError, match="a label 'city' already.*add_vertices"):
+    with pytest.raises(InvalidGraphError, match=r"a label 'city' already.*add_vertices"):
         graph.add_label({"city": CITIES}, client=LOCAL)
-    with pytest.raises(InvalidGraphError, match="a triple .*knows.* already.*add_edges"):
+    with pytest.raises(InvalidGraphError, match=r"a triple .*knows.* already.*add_edges"):
         graph.add_label(edges={K: KNOWS}, client=LOCAL)
     with pytest.raises(LabelNotFoundError, match="vertices of 'land', for which there is no table"):
         graph.add_label(edges={("city", "in", "land"): LIVES}, client=LOCAL)
@@ -600,7 +600,6 @@ F_ALL = {name.replace("v/e/v", "v/f/u") for name in E_ALL}
 V_ALL = {"v/vertices", "v/oids/keys", "v/oids/ids"}
 
 
-@pytest.fixture
 def large(client: Client) -> Graph:
     """A graph as a store gives it."""
     rng = np.random.default_rng(0)
@@ -642,10 +641,11 @@ CASES: dict[str, tuple[Make, set[str]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_put_copies_only_what_is_new(client: Client, large: Graph, case: str) -> None:
+def test_a_put_copies_only_what_is_new(client: Client, case: str) -> None:
     make, new = CASES[case]
-    old = {oid for _, oid in large._stored.values()}
-    made = make(large, client)
+    graph = large(client)
+    old = {oid for _, oid in graph._stored.values()}
+    made = make(graph, client)
     members = client.get_meta(client.put(made)).members
     assert {name for name, member in members.items() if member.id not in old} == new
     gathered = {"edge columns": COUNT * 8}.get(case, 0)  # that one lay outside
@@ -655,13 +655,13 @@ def test_a_put_copies_only_what_is_new(client: Client, large: Graph, case: str) 
     assert {name: member.id for name, member in again.items()} == {
         name: member.id for name, member in members.items()
     }
-    got = client.get(members and client.put(made))
+    got = client.get(client.put(made))
     got.validate()
     assert got.schema == made.schema
 
 
-def test_a_reverse_swaps_the_rows(client: Client, large: Graph) -> None:
-    graph = large.project([E])
+def test_a_reverse_swaps_the_rows(client: Client) -> None:
+    graph = large(client).project([E])
     made = graph.reverse(client=client)
     old, new = graph.arrow(), made.arrow()
     for name in ("indptr", "indices"):
@@ -672,8 +672,8 @@ def test_a_reverse_swaps_the_rows(client: Client, large: Graph) -> None:
     assert again.edge_columns().equals(graph.edge_columns())
 
 
-def test_derived_graphs_outlive_their_parent(client: Client, large: Graph) -> None:
-    oid = client.put(large.sort_by("x", "v", client=client))
+def test_derived_graphs_outlive_their_parent(client: Client) -> None:
+    oid = client.put(large(client).sort_by("x", "v", client=client))
     for each in client.list_objects("vineyard.graph"):
         if each.id != oid:
             client.delete(each.id)
@@ -682,9 +682,9 @@ def test_derived_graphs_outlive_their_parent(client: Client, large: Graph) -> No
 
 
 def test_a_store_that_is_too_small(make_daemon: Any) -> None:
-    daemon = make_daemon("--memory-limit", "32MiB")
-    ends = np.arange(3_000_000) % 1000
-    edges = {("v", "e", "v"): {"src": ends, "dst": ends}}
+    daemon = make_daemon("--memory-limit", "16MiB")
+    ends = np.arange(1_500_000) % 1000
+    edges = {("v", "e", "v"): {"src": ends, "dst": ends[::-1]}}
     graph = Graph.from_tables({"v": {"oid": np.arange(1000)}}, edges, client=LOCAL)
     with daemon.connect() as small:
         for make in (

@@ -6,7 +6,7 @@ It knows nothing of questions about edges, nor how graphs are made of one anothe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -87,6 +87,15 @@ class GraphParts:
 
     def _edges_of(self, triple: Triple | str | None) -> Edges:
         return self._edges[self.schema.edge(triple).triple]
+
+    def _derived(
+        self,
+        vertices: Mapping[str, Vertices],
+        edges: Mapping[Triple, Edges],
+        directed: bool | None = None,
+    ) -> Self:
+        directed = self.directed if directed is None else directed
+        return type(self)(vertices, edges, directed, self._stored)
 
     def members(self) -> dict[str, pa.Table | pa.Array | pa.ChunkedArray]:
         """All that the graph consists of, by name: what a store keeps as objects of their own."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +17,12 @@ from ..errors import InvalidGraphError, LabelNotFoundError
 from . import _kernels
 from .arrays import Array, allocate, combined, taken, values_of
 from .edges import Edges, build_edges
-from .schema import Triple
 from .vertices import id_dtype
 
 __all__ = ["fitting", "grown", "merged", "renumbered", "reversed_edges", "undirected"]
 
 
-Column = pa.Array | pa.ChunkedArray
+Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 def fitting(
@@ -75,9 +74,9 @@ def grown(edges: Edges, counts: tuple[int, int], pool: Any) -> Edges:
     arrays = dict(edges.arrays)
     dtype = np.result_type(*map(id_dtype, counts))
     for side, count in zip(("out", "in"), counts, strict=True):
-        indptr, indices = arrays.get(f"{side}.indptr"), arrays.get(f"{side}.indices")
-        if indptr is None:  # undirected
+        if f"{side}.indptr" not in arrays:  # undirected
             continue
+        indptr, indices = arrays[f"{side}.indptr"], arrays[f"{side}.indices"]
         if len(indptr) < count + 1:
             arrays[f"{side}.indptr"], view = allocate(np.int64, count + 1, pool)
             view[: len(indptr)] = values_of(indptr)
