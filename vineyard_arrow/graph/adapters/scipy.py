@@ -27,12 +27,12 @@ def to_scipy(
     *,
     format: Literal["csr", "csc"] = "csr",
     weight: str | None = None,
+    parallel: Literal["sum", "keep"] = "sum",
 ) -> Any:
     """The edges of a triple as a sparse array: rows are sources, columns destinations.
 
-    Rows and columns are vertex ids. Parallel edges are entries of their own, which SciPy adds up
-    where it must; ``nnz`` counts each. Undirected, each edge is there both ways, as in
-    networkx's matrices.
+    Rows and columns are vertex ids. Undirected, each edge is there both ways, as in networkx's
+    matrices.
 
     SciPy wants indices of one signed type. With less than 2^31 vertices and edges, these are
     the index's own as int32, and its pointers are copied, 4 bytes a row. From there on all is
@@ -49,6 +49,11 @@ def to_scipy(
         A property to be the values. In ``"csr"`` of a directed graph it is read in place, if it
         is one chunk without nulls; else copied. By default all are 1.0, which takes 8 bytes an
         edge.
+    parallel : {"sum", "keep"}
+        Whether parallel edges become one entry, as in networkx's matrices; all arrays are copies
+        then, if there are any, which takes a pass over the indices to see. Kept, each is an
+        entry of its own. SciPy adds these up where it knows that it must; but some of its
+        algorithms (``csgraph.connected_components`` of strong ones, in 1.17) never end on them.
 
     Returns
     -------
@@ -73,6 +78,8 @@ def to_scipy(
         order = edges.in_edge_ids
     else:
         raise InvalidGraphError(f"format={format!r} is not one of 'csr', 'csc'")
+    if parallel not in ("sum", "keep"):
+        raise InvalidGraphError(f"parallel={parallel!r} is not one of 'sum', 'keep'")
     made = kind((edges.num_src, edges.num_dst))
     # The constructors that take arrays would look at every index, and narrow them.
     if weight is None:
@@ -81,6 +88,10 @@ def to_scipy(
         made.data = _weights(property_of(edges.columns, weight), repr(weight), order)
     made.indptr, made.indices = _signed(indptr, indices, max(made.shape))
     made.has_sorted_indices = True
+    if parallel == "keep" or made.has_canonical_format:
+        return made
+    made = made.copy()
+    made.sum_duplicates()
     return made
 
 
