@@ -214,6 +214,11 @@ def test_attributes_that_make_no_properties() -> None:
     graph = from_pyg(data, **NAMES)
     assert graph.ids("v", 6) == 2
     assert graph.vertices()["t"].chunk(0).to_numpy_ndarray().shape == (3, 2, 2)
+    data.edge_index = None
+    assert from_pyg(data, **NAMES).num_edges() == 0
+    data.adj = torch.eye(3).to_sparse_csr()
+    with pytest.raises(InvalidGraphError, match="no edge_index"):
+        from_pyg(data, **NAMES)
 
 
 def test_names_that_are_taken() -> None:

@@ -151,9 +151,9 @@ def from_pyg(
         vertices[label].setdefault(oid, pa.array(np.arange(store.num_nodes)))
     edges = {}
     for triple, store in links.items():
-        ends = {} if store.get("edge_index") is None else store.edge_index.cpu().numpy()
+        ends = _ends(store, triple)
         edges[triple] = {
-            name: vertices[label][oid].take(pa.array(row if len(ends) else [], pa.int64()))
+            name: vertices[label][oid].take(pa.array(row))
             for name, label, row in zip(("src", "dst"), triple[::2], ends, strict=True)
         }
         names = [name for name in store.keys() if store.is_edge_attr(name)]  # noqa: SIM118
@@ -163,6 +163,16 @@ def from_pyg(
             if name != "edge_index":
                 edges[triple][name.removeprefix(_EDGE)] = _column(store[name], name)
     return Graph.from_tables(vertices, edges, oid=oid, client=client, **options)
+
+
+def _ends(store: Any, triple: Triple) -> Any:
+    if store.get("edge_index") is not None:
+        return store.edge_index.cpu().numpy()
+    if store.num_edges:
+        raise InvalidGraphError(
+            f"{'-'.join(triple)} has no edge_index", "set it, of what adj or adj_t has"
+        )
+    return np.empty((2, 0), np.int64)
 
 
 def _fill_nodes(store: Any, graph: Graph, label: str, x: Sequence[str]) -> None:

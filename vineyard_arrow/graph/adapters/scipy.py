@@ -156,7 +156,7 @@ def from_scipy(
         raise InvalidGraphError(f"a matrix of shape {entries.shape} is no graph of one label")
     (src, dst), values = (entries.row, entries.col), entries.data
     if not directed:
-        if (abs(matrix - matrix.T)).max() != 0:
+        if (matrix != matrix.T).nnz:
             raise InvalidGraphError("the matrix is not symmetric", "build it directed")
         upper = src <= dst
         src, dst, values = src[upper], dst[upper], values[upper]
