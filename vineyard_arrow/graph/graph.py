@@ -46,6 +46,8 @@ class Graph(Derivable):
         Which of its tables and arrays (by ``id()``) are objects of a store already.
     """
 
+    _private = False  # whether its memory was got copy-on-write, so nobody else sees a write
+
     def __init__(
         self,
         vertices: Mapping[str, Vertices],
