@@ -160,6 +160,12 @@ class ResolverNotFoundError(VineyardArrowError, TypeError):
     code = "no-resolver"
 
 
+class LibraryNotFoundError(VineyardArrowError, ImportError):
+    """An optional library that this needs is not installed."""
+
+    code = "no-library"
+
+
 class ProtocolError(VineyardArrowError):
     """A peer sent what the protocol does not allow."""
 

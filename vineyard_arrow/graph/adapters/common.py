@@ -1,0 +1,152 @@
+"""What adapters have in common: imports, ends of edges, keys of vertices, tables of attributes.
+
+It knows no library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from ...errors import InvalidGraphError, LibraryNotFoundError
+from ..adjacency import Adjacency
+from ..arrays import Array
+from ..graph import Graph
+from ..schema import Triple
+
+__all__ = [
+    "Keys",
+    "attributes_of",
+    "chosen",
+    "column_of",
+    "edge_rows",
+    "edge_values",
+    "ends_of",
+    "imported",
+    "keys_of",
+    "table_of",
+]
+
+Keys = Literal["oid", "id"]
+"""What names a vertex outside: its original id, or its number."""
+
+
+def imported(name: str, package: str | None = None) -> Any:
+    """A library, by the name of its module.
+
+    Raises
+    ------
+    LibraryNotFoundError
+        If it is not installed: with the command that does it.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+        raise LibraryNotFoundError(
+            f"{name} is needed for this, but it is not installed", f"pip install {package or name}"
+        ) from None
+
+
+def chosen(
+    graph: Graph, triples: Iterable[Triple | str] | None
+) -> tuple[tuple[str, ...], tuple[Triple, ...]]:
+    """Labels and triples to convert: all, or those triples and the labels of their ends."""
+    if triples is None:
+        schema = graph.schema
+        return tuple(v.name for v in schema.vertices), tuple(e.triple for e in schema.edges)
+    if isinstance(triples, str):
+        triples = [triples]
+    taken = tuple(dict.fromkeys(graph.schema.edge(each).triple for each in triples))
+    ends = {label for src, _, dst in taken for label in (src, dst)}
+    return tuple(v.name for v in graph.schema.vertices if v.name in ends), taken
+
+
+# ---- from a graph
+
+
+def keys_of(graph: Graph, label: str, keys: str) -> list[Any]:
+    """A Python object for each vertex: its oid, a tuple of its oids, or its id."""
+    if keys not in get_args(Keys):
+        raise InvalidGraphError(f"keys={keys!r} is not one of 'oid', 'id'")
+    if keys == "id":
+        return list(range(graph.num_vertices(label)))
+    columns = [
+        graph.vertices(label)[name].to_pylist() for name in graph.schema.vertex(label).primary_key
+    ]
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def ends_of(edges: Adjacency) -> tuple[Array, Array]:
+    """Sources and destinations in the order of edge ids, each edge once.
+
+    Directed, the destinations are the index's own array; all else is new. Undirected, the source
+    is the lower end.
+    """
+    rows = edge_rows(edges)
+    if edges.edge_ids is None:
+        return rows, edges.out_indices
+    lower = rows <= edges.out_indices
+    src, dst = (np.empty(edges.num_edges, edges.out_indices.dtype) for _ in range(2))
+    ids = edges.edge_ids[lower]
+    src[ids], dst[ids] = rows[lower], edges.out_indices[lower]
+    return src, dst
+
+
+def edge_rows(edges: Adjacency) -> Array:
+    """The source at each out-position: a new array of the indices' dtype."""
+    return np.repeat(
+        np.arange(edges.num_src, dtype=edges.out_indices.dtype), np.diff(edges.out_indptr)
+    )
+
+
+def edge_values(edges: Adjacency, column: Any) -> Any:
+    """A column of edge ids brought to out-positions: itself, if edges have a direction."""
+    return column if edges.edge_ids is None else column.take(pa.array(edges.edge_ids))
+
+
+def attributes_of(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """A dictionary for each row, without the nulls."""
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name, column in columns.items():
+        for row, value in zip(rows, column.to_pylist(), strict=True):
+            if value is not None:
+                row[name] = value
+    return rows
+
+
+# ---- to a graph
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, pa.Array]:
+    """Columns of dictionaries; null where one has no such key."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        _checked(name, what): column_of([row.get(name) for row in rows], f"{name!r} of {what}")
+        for name in names
+    }
+
+
+def column_of(values: Sequence[Any], what: str) -> pa.Array:
+    """A column of Python objects.
+
+    Raises
+    ------
+    InvalidGraphError
+        If Arrow finds no one type for them.
+    """
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise InvalidGraphError(f"{what}: {error}", "columns are of one Arrow type") from None
+
+
+def _checked(name: Any, what: str) -> str:
+    if not isinstance(name, str):
+        raise InvalidGraphError(f"{name!r} of {what} is no text", "names of properties are texts")
+    return name
