@@ -9,15 +9,14 @@ if TYPE_CHECKING:
     from .edge_list import read_edge_list, write_edge_list
     from .graphar_read import read_graphar
     from .graphar_write import write_graphar
+    from .graphml import write_graphml
     from .matrix_market import read_matrix_market, write_matrix_market
-    from .xml import write_gexf, write_graphml
 
 __all__ = [
     "read_edge_list",
     "read_graphar",
     "read_matrix_market",
     "write_edge_list",
-    "write_gexf",
     "write_graphar",
     "write_graphml",
     "write_matrix_market",
@@ -30,8 +29,7 @@ _HOME = {
     "write_graphar": "graphar_write",
     "read_matrix_market": "matrix_market",
     "write_matrix_market": "matrix_market",
-    "write_gexf": "xml",
-    "write_graphml": "xml",
+    "write_graphml": "graphml",
 }
 
 

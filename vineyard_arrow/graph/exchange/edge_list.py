@@ -1,4 +1,4 @@
-"""Graphs from and to Parquet files of edges, in batches: a file, several, or a dataset directory."""
+"""Graphs from and to Parquet files of edges, in batches: files, or the directory of a dataset."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def read_edge_list(
 
         client = default_client()
     pool = client.memory_pool
-    paths = source if isinstance(source, str | os.PathLike) else list(map(os.fspath, source))
+    paths = source if isinstance(source, str | os.PathLike) else [os.fspath(each) for each in source]
     oids = _several(oid)
     ends = (_several(src), _several(dst))
     with file_errors(source), building():
@@ -93,7 +93,9 @@ def read_edge_list(
             if label in given:
                 table = as_table(given[label], pool)
             else:
-                sides = [names for names, each in zip(ends, triple[::2], strict=True) if each == label]
+                sides = [
+                    names for names, each in zip(ends, triple[::2], strict=True) if each == label
+                ]
                 table = _distinct_ends(dataset, sides, oids)
             made[label] = Vertices.build(label, table, oids, pool)
         ids = _ids_of(dataset, ends, (made[triple[0]], made[triple[2]]), threads)
@@ -154,7 +156,9 @@ def write_edge_list(
     schema = _schema_of(graph, edges.triple, src, dst)
     for name in partition_by:
         if name not in edges.columns:
-            raise LabelNotFoundError(f"edges have no property {name!r}", "only those make partitions")
+            raise LabelNotFoundError(
+                f"edges have no property {name!r}", "only those make partitions"
+            )
     batches = _batches(graph, edges.triple, schema)
     if partition_by:
         _write_dataset(batches, schema, path, list(partition_by), overwrite)
@@ -228,9 +232,7 @@ def _ids_of(
     return src.astype(dtype, copy=False), dst.astype(dtype, copy=False)
 
 
-def _ids_of_side(
-    dataset: Any, names: list[str], label: Vertices, rows: int, threads: int
-) -> Array:
+def _ids_of_side(dataset: Any, names: list[str], label: Vertices, rows: int, threads: int) -> Array:
     what = ", ".join(names)
     ids = np.empty(rows, id_dtype(label.count))
     none = none_of(ids.dtype)

@@ -60,7 +60,9 @@ def building() -> Iterator[None]:
     """Say that the store is full where an allocation in its pool fails."""
     try:
         yield
-    except pa.ArrowMemoryError as error:  # the pool's words
+    except StoreFullError:
+        raise
+    except MemoryError as error:  # the pool's words, or NumPy's
         raise StoreFullError(str(error)) from None
 
 

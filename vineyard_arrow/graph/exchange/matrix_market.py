@@ -141,7 +141,8 @@ def _check(path: PathLike, form: str, field: str, symmetry: str) -> None:
     ):
         if what not in known:
             raise InvalidGraphError(
-                f"{path}: the matrix is {what}, which makes no graph", f"it may be {' or '.join(known)}"
+                f"{path}: the matrix is {what}, which makes no graph",
+                f"it may be {' or '.join(known)}",
             )
 
 
@@ -163,6 +164,4 @@ def _values(edges: Any, weight: str) -> Any:
         raise InvalidGraphError(
             f"{weight!r} is null for {column.null_count} edges", "fill them, or write a pattern"
         )
-    return column.cast(to).to_numpy(zero_copy_only=False) if isinstance(
-        column, pa.Array
-    ) else column.cast(to).to_numpy()
+    return np.asarray(column.cast(to))

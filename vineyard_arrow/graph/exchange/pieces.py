@@ -38,10 +38,9 @@ def pieces(
     vertices : (int, int), optional
         Only edges of the vertices from the first to before the second.
     """
-    if incoming:
-        indptr, indices, ids = edges.in_indptr, edges.in_indices, edges.in_edge_ids
-    else:
-        indptr, indices, ids = edges.out_indptr, edges.out_indices, edges.edge_ids
+    indptr = edges.in_indptr if incoming else edges.out_indptr
+    indices = edges.in_indices if incoming else edges.out_indices
+    ids = edges.in_edge_ids if incoming else edges.edge_ids
     first, last = (0, len(indptr) - 1) if vertices is None else vertices
     stop = int(indptr[last])
     for begin in range(int(indptr[first]), stop, size):
