@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ...errors import InvalidGraphError, LabelNotFoundError
 from ..arrays import Array, as_table
-from ..build import Columns
+from ..build import Columns, distinct
 from ..edges import build_edges
 from ..graph import Graph
 from ..schema import Triple
@@ -76,7 +76,9 @@ def read_edge_list(
 
         client = default_client()
     pool = client.memory_pool
-    paths = source if isinstance(source, str | os.PathLike) else [os.fspath(each) for each in source]
+    paths = (
+        source if isinstance(source, str | os.PathLike) else [os.fspath(each) for each in source]
+    )
     oids = _several(oid)
     ends = (_several(src), _several(dst))
     with file_errors(source), building():
@@ -186,21 +188,33 @@ def _distinct_ends(dataset: Any, sides: Sequence[list[str]], oids: list[str]) ->
             )
         seen: list[pa.Table] = []
         known = pending = 0
-        for batch in dataset.to_batches(columns=names):
+        for _, batch in _batches_of(dataset, names):
             columns = [_comparable(column) for column in batch.columns]
-            seen.append(_distinct(pa.table(columns, oids)))
+            seen.append(distinct(pa.table(columns, oids)))
             pending += seen[-1].num_rows
             if pending > max(known, 1 << 18):  # so that the work stays linear
-                seen = [_distinct(pa.concat_tables(seen))]
+                seen = [distinct(pa.concat_tables(seen))]
                 known, pending = seen[0].num_rows, 0
         if not seen:
             columns = [dataset.schema.field(name).type for name in names]
             empty = [_comparable(pa.array([], type_)) for type_ in columns]
             seen = [pa.table(empty, oids)]
-        found.append(_distinct(pa.concat_tables(seen)))
+        found.append(distinct(pa.concat_tables(seen)))
     if len(found) > 1:
         found[1] = found[1].cast(found[0].schema)
-    return _distinct(pa.concat_tables(found))
+    return distinct(pa.concat_tables(found))
+
+
+def _batches_of(dataset: Any, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of columns without nulls, each with its first row."""
+    at = 0
+    for batch in dataset.to_batches(columns=names):
+        for name, column in zip(names, batch.columns, strict=True):
+            if column.null_count:
+                row = at + pc.index(column.is_null(), True).as_py()
+                raise InvalidGraphError(f"{name!r} is null, first in row {row}", "drop such edges")
+        yield at, batch
+        at += batch.num_rows
 
 
 def _comparable(column: pa.Array) -> pa.Array:
@@ -212,11 +226,6 @@ def _comparable(column: pa.Array) -> pa.Array:
         return column.cast(pa.large_string())
     small = pa.types.is_integer(type_) and not pa.types.is_uint64(type_)
     return column.cast(pa.int64()) if small else column
-
-
-def _distinct(table: pa.Table) -> pa.Table:
-    """Each row once, in the order of their first appearance."""
-    return table.group_by(table.column_names, use_threads=False).aggregate([])
 
 
 def _ids_of(
@@ -236,14 +245,10 @@ def _ids_of_side(dataset: Any, names: list[str], label: Vertices, rows: int, thr
     what = ", ".join(names)
     ids = np.empty(rows, id_dtype(label.count))
     none = none_of(ids.dtype)
-    at = missing = 0
+    missing = 0
     some: list[str] = []
-    for batch in dataset.to_batches(columns=names):
+    for at, batch in _batches_of(dataset, names):
         columns = [pa.chunked_array([column]) for column in batch.columns]
-        for column in columns:
-            if column.null_count:
-                row = at + pc.index(column.is_null(), True).as_py()
-                raise InvalidGraphError(f"{what!r} is null, first in row {row}", "drop such edges")
         found = label.find(columns, what, threads)
         if found.max(initial=0) == none:
             absent = np.flatnonzero(found == none)
@@ -251,7 +256,6 @@ def _ids_of_side(dataset: Any, names: list[str], label: Vertices, rows: int, thr
             for row in absent[: _EXAMPLES - len(some)].tolist():
                 some.append(f"{oid_text([column[row] for column in columns])} (row {at + row})")
         ids[at : at + len(found)] = found
-        at += len(found)
     if missing:
         raise InvalidGraphError(
             f"{what!r} names no vertex of {label.label!r} {missing} times: {', '.join(some)}",

@@ -194,9 +194,15 @@ def chunks(directory: Path, count: int, size: int) -> Iterator[tuple[Path, int]]
 
 
 def dump_yaml(info: Any) -> str:
-    """The text of a YAML file."""
+    """The text of a YAML file, plain enough for the small parser of GraphAr's C++ library."""
     yaml = imported("yaml", "vineyard-arrow[graphar]")
-    return str(yaml.safe_dump(info, sort_keys=False, allow_unicode=True))
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[name-defined, misc]
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
+            return super().increase_indent(flow, False)  # it needs lists indented
+
+    text = yaml.dump(info, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return str(text)
 
 
 def load_graph_info(path: PathLike) -> GraphInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -79,6 +80,9 @@ def _plain(graph: Graph) -> Graph:
 
 
 def _converted(columns: Mapping[str, Any], what: str) -> dict[str, Any]:
+    for name in (what, *columns):
+        if re.search(_NOT_XML, name):
+            raise InvalidGraphError(f"{name!r} has a control character that XML has not")
     return {name: _column(column, f"{name!r} of {what}") for name, column in columns.items()}
 
 
