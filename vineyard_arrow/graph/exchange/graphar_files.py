@@ -19,7 +19,16 @@ def write_table(table: pa.Table, path: Path, file_type: str) -> None:
     if file_type == "parquet":
         import pyarrow.parquet as pq
 
-        pq.write_table(table, path, compression="zstd", store_schema=False)
+        ours = [name for name in table.column_names if name.startswith("_graphAr")]
+        pq.write_table(
+            table,
+            path,
+            compression="zstd",
+            store_schema=False,
+            use_dictionary=[name for name in table.column_names if name not in ours],
+            # Indices and offsets mostly ascend: half the size, a fifth of the time.
+            column_encoding=dict.fromkeys(ours, "DELTA_BINARY_PACKED"),
+        )
     elif file_type == "orc":
         import pyarrow.orc as orc
 

@@ -71,11 +71,12 @@ class PropertyInfo:
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:
-    """Properties that share files."""
+    """Properties that share files; those of vertices have the vertex index too, if indexed."""
 
     properties: tuple[PropertyInfo, ...]
     file_type: str
     prefix: str
+    indexed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +308,7 @@ def _vertex(node: _Node) -> VertexInfo:
     groups = [_group(each) for each in node.nodes("property_groups")]
     if node.texts("labels"):  # columns of booleans, one for each further label
         flags = tuple(PropertyInfo(name, "bool") for name in node.texts("labels"))
-        groups.append(GroupInfo(flags, "parquet", "labels"))
+        groups.append(GroupInfo(flags, "parquet", "labels", indexed=False))
     _check_unique(node, groups)
     return VertexInfo(
         label, node.size("chunk_size"), node.text("prefix", f"{label}/"), tuple(groups)

@@ -185,7 +185,7 @@ def _vertices(root: Path, info: VertexInfo, notes: Mapping[str, str], pool: Any)
         return list(_existing(inside(base, group.prefix), count, info.chunk_size))
 
     for group in info.groups:
-        if group.prefix != "labels":
+        if group.indexed:
             _check_index(files(group), group.file_type)
     properties = _Properties(info.groups, files)
     properties.adapt(notes.get(SCHEMA_KEY + info.label), info.label)
