@@ -45,6 +45,8 @@ class Graph:
         Which of its tables and arrays (by ``id()``) are objects of a store already.
     """
 
+    _private = False  # whether nobody minds what is written to its memory: it was got so
+
     def __init__(
         self,
         vertices: Mapping[str, Vertices],

@@ -101,6 +101,7 @@ def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
     if not ends <= vertices.keys() or not all(0 < v.id_bits < 64 for v in vertices.values()):
         raise InvalidGraphError("the description of this graph makes no sense")
     graph = Graph(vertices, edges, params["directed"], known)
+    graph._private = part.writable
     trusted = stored.is_trusted and stored.members_trusted
     if stored.validate or not trusted:  # kernels follow the indices wherever they lead
         graph.validate()

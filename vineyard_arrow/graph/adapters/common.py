@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from ...errors import InvalidGraphError, LibraryNotFoundError
+from ...errors import InvalidGraphError, LabelNotFoundError, LibraryNotFoundError
 from ..adjacency import Adjacency
 from ..arrays import Array
 from ..graph import Graph
@@ -24,10 +24,11 @@ __all__ = [
     "chosen",
     "column_of",
     "edge_rows",
-    "edge_values",
     "ends_of",
     "imported",
     "keys_of",
+    "one_chunk",
+    "property_of",
     "table_of",
 ]
 
@@ -105,9 +106,24 @@ def edge_rows(edges: Adjacency) -> Array:
     )
 
 
-def edge_values(edges: Adjacency, column: Any) -> Any:
-    """A column of edge ids brought to out-positions: itself, if edges have a direction."""
-    return column if edges.edge_ids is None else column.take(pa.array(edges.edge_ids))
+def property_of(columns: Mapping[str, Any], name: str) -> Any:
+    """A column by its name.
+
+    Raises
+    ------
+    LabelNotFoundError
+    """
+    if name not in columns:
+        known = ", ".join(map(repr, columns)) or "none"
+        raise LabelNotFoundError(f"there is no property {name!r}", f"there are {known}")
+    return columns[name]
+
+
+def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as one array: as it lies if it is one chunk, else copied."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def attributes_of(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:

@@ -169,7 +169,8 @@ def from_networkx(
     if not vertices:
         vertices[vertex_label] = []
     if not edges and len(vertices) == 1:
-        edges[(*vertices, edge_label, *vertices)] = []
+        only = next(iter(vertices))
+        edges[only, edge_label, only] = []
     return Graph.from_tables(
         {
             of: _table({names: [key for key, _ in rows]}, [row for _, row in rows], repr(of))
