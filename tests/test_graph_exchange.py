@@ -510,6 +510,8 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], type, str]] = [
     ("person.vertex.yml", replace("is_primary: true", "is_primary: maybe"), InvalidGraphError, "m"),
     ("person_knows_person.edge.yml", replace("src_type: person", "src_type: cat"),
      InvalidGraphError, "'cat'"),
+    ("person_knows_person.edge.yml", replace("edge_type: knows", "edge_type: a/b"),
+     InvalidGraphError, "'a/b'"),
     ("person_knows_person.edge.yml", replace("adj_lists", "lists"), InvalidGraphError, "adj_lists"),
     ("vertex/person/vertex_count", lambda p: p.write_bytes(b"4"), InvalidGraphError, "no count"),
     ("vertex/person/vertex_count", lambda p: p.write_bytes((1 << 35).to_bytes(8, "little")),
@@ -524,6 +526,8 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], type, str]] = [
         "_graphArVertexIndex", pa.array(["0", "1", "2"]))), InvalidGraphError, "is string"),
     ("vertex/person/group1/chunk0", lambda p: rewrite(p, lambda t: t.drop_columns(
         ["_graphArVertexIndex"])), InvalidGraphError, "no column '_graphArVertexIndex'"),
+    ("vertex/person/group1/chunk0", lambda p: rewrite(p, lambda t: t.append_column(
+        "age", t["age"])), InvalidGraphError, "or two"),
     ("vertex/person/group1/chunk0", lambda p: rewrite(p, set_column(
         "age", pa.array([1 << 40] * 3))), InvalidGraphError, "group1/chunk0"),
     ("vertex/person/group0/chunk0", lambda p: rewrite(p, set_column(
@@ -655,6 +659,12 @@ def test_edge_lists_in_several_files(client: Client, tmp_path: Path) -> None:
     again = read_edge_list(str(tmp_path / "out"), client=LOCAL)
     assert sorted(again.edge_columns()["w"].to_pylist(), key=str) == [1, 2, 4, None]
     write_edge_list(graph, tmp_path / "out", partition_by=["year"], overwrite=True)
+    (tmp_path / "run=5").mkdir()
+    write_edge_list(graph, tmp_path / "run=5" / "e")
+    assert (
+        "run"
+        not in read_edge_list(tmp_path / "run=5" / "e", client=LOCAL).edge_columns().schema.names
+    )
 
 
 def test_edge_list_between_labels_with_keys_of_two_columns(tmp_path: Path) -> None:
@@ -822,6 +832,14 @@ HEAD = "%%MatrixMarket matrix "
 def test_damaged_matrix_market(client: Client, tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "m.mtx").write_text(text)
     with pytest.raises(InvalidGraphError, match=words):
+        read_matrix_market(tmp_path / "m.mtx", client=client)
+
+
+def test_matrix_market_that_does_not_fit(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "m.mtx").write_text(
+        HEAD + f"coordinate pattern general\n{10**15} {10**15} 1\n1 1\n"
+    )
+    with pytest.raises(StoreFullError):
         read_matrix_market(tmp_path / "m.mtx", client=client)
 
 

@@ -77,13 +77,16 @@ def read_edge_list(
 
         client = default_client()
     pool = client.memory_pool
-    paths = (
-        source if isinstance(source, str | os.PathLike) else [os.fspath(each) for each in source]
-    )
+    paths: Any = source
+    partitioning = None
+    if not isinstance(source, str | os.PathLike):
+        paths = [os.fspath(each) for each in source]
+    elif not Path(source).is_file():  # else directories above the file would count
+        partitioning = "hive"
     oids = _several(oid)
     ends = (_several(src), _several(dst))
     with file_errors(source), building():
-        dataset = ds.dataset(paths, format="parquet", partitioning="hive")
+        dataset = ds.dataset(paths, format="parquet", partitioning=partitioning)
         for name in (*ends[0], *ends[1]):
             if dataset.schema.get_field_index(name) < 0:
                 raise LabelNotFoundError(

@@ -45,7 +45,7 @@ def file_errors(path: Any) -> Iterator[None]:
     except (FileError, AccessDeniedError):
         raise
     except FileNotFoundError as error:
-        raise PathNotFoundError(f"{error.filename or path}: there is no such file") from error
+        raise PathNotFoundError(f"{error.filename or error}: there is no such file") from error
     except PermissionError as error:
         raise AccessDeniedError(f"{error.filename or path}: permission denied") from error
     except pa.ArrowMemoryError:

@@ -50,12 +50,10 @@ def read_columns(path: Path, file_type: str, schema: pa.Schema, rows: int | None
     """
     with file_errors(path):
         table = _read(path, file_type, schema)
-    absent = set(schema.names) - set(table.column_names)
-    if absent:
-        raise InvalidGraphError(
-            f"{path}: there is no column {absent.pop()!r}, only {', '.join(table.column_names)}"
-        )
     for field in schema:
+        if table.column_names.count(field.name) != 1:
+            names = ", ".join(table.column_names)
+            raise InvalidGraphError(f"{path}: no column {field.name!r}, or two: {names}")
         type_ = table.schema.field(field.name).type
         if pa.types.is_integer(field.type) and not pa.types.is_integer(type_):
             raise InvalidGraphError(f"{path}: {field.name!r} is {type_}, not {field.type}")

@@ -304,7 +304,7 @@ class _Node:
 
 
 def _vertex(node: _Node) -> VertexInfo:
-    label = node.text("type")
+    label = _label(node, "type")
     groups = [_group(each) for each in node.nodes("property_groups")]
     if node.texts("labels"):  # columns of booleans, one for each further label
         flags = tuple(PropertyInfo(name, "bool") for name in node.texts("labels"))
@@ -316,7 +316,7 @@ def _vertex(node: _Node) -> VertexInfo:
 
 
 def _edge(node: _Node) -> EdgeInfo:
-    triple = (node.text("src_type"), node.text("edge_type"), node.text("dst_type"))
+    triple = (_label(node, "src_type"), _label(node, "edge_type"), _label(node, "dst_type"))
     groups = [_group(each) for each in node.nodes("property_groups")]
     _check_unique(node, groups)
     return EdgeInfo(
@@ -329,6 +329,13 @@ def _edge(node: _Node) -> EdgeInfo:
         tuple(_adjacency(each) for each in node.nodes("adj_lists")),
         tuple(groups),
     )
+
+
+def _label(node: _Node, key: str) -> str:
+    label = node.text(key)
+    if "/" in label:
+        raise InvalidGraphError(f"{node.file}: {label!r} is no label here, for its '/'")
+    return label
 
 
 def _adjacency(node: _Node) -> AdjacencyInfo:

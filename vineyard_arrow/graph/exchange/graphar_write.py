@@ -65,6 +65,7 @@ def write_graphar(
     other lists and texts, dictionaries, timestamps in other units or with a time zone), are noted
     in the ``extra_info`` of the graph, for this reader alone; others see the wider ones.
     Undirected, each edge is there once, with its lower end as source, and ``directed: false``.
+    Metadata of schemas and fields is not kept, nor that a field has no nulls.
 
     Parameters
     ----------

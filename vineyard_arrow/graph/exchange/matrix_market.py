@@ -15,7 +15,7 @@ from ...errors import InvalidGraphError, LabelNotFoundError
 from ..adapters.common import ends_of, imported
 from ..graph import Graph
 from ..schema import Triple
-from .files import PathLike, file_errors, new_file
+from .files import PathLike, building, file_errors, new_file
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -54,7 +54,7 @@ def read_matrix_market(
         If SciPy is not installed.
     """
     io = imported("scipy.io", "vineyard-arrow[scipy]")
-    with file_errors(path):
+    with file_errors(path), building():
         try:
             rows, columns, _, form, field, symmetry = io.mminfo(path)
             _check(path, form, field, symmetry)
@@ -75,9 +75,11 @@ def read_matrix_market(
     table = {"src": pa.array(src), "dst": pa.array(dst)}
     if field != "pattern":
         table[weight if weight not in table else f"{weight}_"] = pa.array(values)
-    counts = {triple[0]: rows, triple[2]: columns}
+    with building():
+        counts = {triple[0]: rows, triple[2]: columns}
+        vertices = {label: {"oid": np.arange(n, dtype=np.int64)} for label, n in counts.items()}
     return Graph.from_tables(
-        {label: {"oid": np.arange(n, dtype=np.int64)} for label, n in counts.items()},
+        vertices,
         {triple: table},
         directed=symmetry == "general",
         client=client,
