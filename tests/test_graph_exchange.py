@@ -695,6 +695,14 @@ def test_many_ends_in_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert_equal(found, Graph.from_edges(table, client=LOCAL))
 
 
+def test_edge_lists_go_straight_into_the_pool(client: Client, tmp_path: Path) -> None:
+    src, dst = np.random.default_rng(0).integers(0, 30_000, (2, 100_000))
+    pq.write_table(pa.table({"src": src, "dst": dst, "w": src / 2}), tmp_path / "e")
+    oid = client.put(read_edge_list(tmp_path / "e", client=client))
+    for name, member in client.get_meta(oid).members.items():
+        assert client.get_meta(member.id).copied == 0, name
+
+
 @pytest.mark.parametrize(
     ("table", "options", "kind", "words"),
     [
@@ -704,6 +712,9 @@ def test_many_ends_in_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPat
          InvalidGraphError, "1 times: 2 (row 1)"),
         ({"src": ["a"], "dst": [1]}, {}, InvalidGraphError, "a"),
         ({"src": [1.5], "dst": [1.5]}, {}, InvalidGraphError, "makes no oid"),
+        ({"src": [1], "dst": [1]}, {"triple": ("a", "e", "b"), "directed": False},
+         InvalidGraphError, "between two labels"),
+        ({"src": [1], "dst": [1]}, {"triple": ("a/b", "e", "b")}, InvalidGraphError, "'a/b'"),
     ],
 )  # fmt: skip
 def test_edge_lists_that_make_no_graph(

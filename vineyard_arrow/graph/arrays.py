@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ..errors import InvalidGraphError
 from . import _kernels
 
-__all__ = ["Array", "allocate", "as_ids", "as_table", "combined", "taken", "values_of"]
+__all__ = ["Array", "allocate", "as_ids", "as_table", "combined", "placed", "taken", "values_of"]
 
 Array = np.ndarray[Any, Any]
 _TEXT_LIMIT = (1 << 31) - 1  # bytes that 32-bit offsets reach
@@ -121,6 +121,13 @@ def combined(column: pa.ChunkedArray, pool: Any) -> pa.Array:
         column = column.cast(large)
     array = pa.concat_arrays(column.unify_dictionaries().chunks, memory_pool=pool)
     return array
+
+
+def placed(column: pa.ChunkedArray, pool: Any) -> pa.Array:
+    """A column in one piece, copied to the pool."""
+    if column.num_chunks == 1:
+        return pa.concat_arrays(column.chunks, memory_pool=pool)
+    return combined(column, pool)
 
 
 def taken(array: pa.Array, rows: Array, pool: Any, threads: int = 0) -> pa.Array:

@@ -15,7 +15,7 @@ from .edges import Edges, build_edges
 from .schema import Triple
 from .vertices import Vertices, none_of, oid_text
 
-__all__ = ["Columns", "Missing", "Progress", "build", "distinct"]
+__all__ = ["Columns", "Missing", "Progress", "build", "checked_triple", "distinct"]
 
 Missing = Literal["error", "drop", "add"]
 Progress = Callable[[int, int, str], None]
@@ -79,7 +79,7 @@ def build(
     report = _Steps(progress)
     tables = [
         _EdgeTable(
-            _checked_triple(triple, directed),
+            checked_triple(triple, directed),
             as_table(source, pool),
             _chosen(src, triple),
             _chosen(dst, triple),
@@ -137,7 +137,8 @@ def _checked_label(label: Any) -> str:
     return label
 
 
-def _checked_triple(triple: Any, directed: bool) -> Triple:
+def checked_triple(triple: Any, directed: bool) -> Triple:
+    """Three labels that edges can be between."""
     if not isinstance(triple, tuple) or len(triple) != 3:
         raise InvalidGraphError(
             f"{triple!r} names no edges", "use (source label, edge label, destination label)"

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import InvalidGraphError, LabelNotFoundError
-from ..arrays import Array, as_table
-from ..build import Columns, distinct
+from ..arrays import Array, as_table, placed
+from ..build import Columns, checked_triple, distinct
 from ..edges import build_edges
 from ..graph import Graph
 from ..schema import Triple
@@ -72,6 +72,7 @@ def read_edge_list(
     """
     import pyarrow.dataset as ds
 
+    triple = checked_triple(triple, directed)
     if client is None:
         from ... import default_client
 
@@ -95,14 +96,16 @@ def read_edge_list(
                 )
         given = dict(vertices or {})
         made = {}
-        for label in dict.fromkeys((triple[0], triple[2])):
+        for label in dict.fromkeys((*given, triple[0], triple[2])):
             if label in given:
                 table = as_table(given[label], pool)
             else:
                 sides = [
                     names for names, each in zip(ends, triple[::2], strict=True) if each == label
                 ]
-                table = _distinct_ends(dataset, sides, oids)
+                found = _distinct_ends(dataset, sides, oids)
+                columns = {name: placed(found[name], pool) for name in oids}
+                table = pa.table(columns)
             made[label] = Vertices.build(label, table, oids, pool)
         ids = _ids_of(dataset, ends, (made[triple[0]], made[triple[2]]), threads)
         edges = build_edges(

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ...errors import InvalidGraphError
 from .. import _kernels
-from ..arrays import Array, allocate, combined
+from ..arrays import Array, allocate, placed
 from ..edges import Edges, build_edges, index_of_rows
 from ..graph import Graph
 from ..vertices import MAX_VERTICES, Vertices, id_dtype
@@ -165,13 +165,6 @@ def _restored(column: pa.ChunkedArray, type_: pa.DataType, name: str) -> pa.Chun
         raise InvalidGraphError(f"{name!r} is no {type_}, as is noted: {error}") from None
 
 
-def _in_pool(column: pa.ChunkedArray, pool: Any) -> pa.Array:
-    """A column in one piece, in the pool."""
-    if column.num_chunks == 1:
-        return pa.concat_arrays(column.chunks, memory_pool=pool)
-    return combined(column, pool)
-
-
 # ---- vertices
 
 
@@ -189,7 +182,7 @@ def _vertices(root: Path, info: VertexInfo, notes: Mapping[str, str], pool: Any)
             _check_index(files(group), group.file_type)
     properties = _Properties(info.groups, files)
     properties.adapt(notes.get(SCHEMA_KEY + info.label), info.label)
-    columns = {name: _in_pool(column, pool) for name, column in properties.items()}
+    columns = {name: placed(column, pool) for name, column in properties.items()}
     key = [each.name for group in info.groups for each in group.properties if each.is_primary]
     if not key:
         key = ["oid"]
@@ -270,7 +263,7 @@ def _edges(
                 threads=threads,
                 report=_silent,
             )
-            columns = {name: _in_pool(column, pool) for name, column in properties.items()}
+            columns = {name: placed(column, pool) for name, column in properties.items()}
             return Edges(info.triple, len(view), directed, arrays, columns)
     return build_edges(
         info.triple,
