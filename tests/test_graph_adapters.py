@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -42,9 +43,12 @@ from vineyard_arrow.graph.adapters import (
     to_networkx,
     to_numpy,
     to_polars,
+    to_pyg,
+    to_pyg_hetero,
     to_rustworkx,
     to_scipy,
     to_tables,
+    to_tensors,
 )
 
 KEYS = st.sampled_from(["oid", "id"])
@@ -705,12 +709,37 @@ def test_duckdb_names_that_are_taken() -> None:
 # ---- all
 
 
-def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LibraryNotFoundError, match="pip install no_such") as caught:
-        common.imported("no_such.part")
+@pytest.mark.parametrize(
+    ("library", "package", "convert"),
+    [
+        ("networkx", "networkx", to_networkx),
+        ("networkx", "networkx", networkx_view),
+        ("scipy.sparse", "scipy", to_scipy),
+        ("igraph", "igraph", to_igraph),
+        ("rustworkx", "rustworkx", to_rustworkx),
+        ("polars", "polars", to_polars),
+        ("torch", "torch", to_tensors),
+        ("torch", "torch", to_pyg),
+        ("torch", "torch", to_pyg_hetero),
+    ],
+)
+def test_a_library_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, library: str, package: str, convert: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(LibraryNotFoundError, match=f"pip install {package}") as caught:
+        convert(random_graph(True))
     assert isinstance(caught.value, ImportError)
-    with pytest.raises(LibraryNotFoundError, match="pip install other"):
-        common.imported("no_such", "other")
+
+
+def test_a_library_that_is_broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "broken_library.py").write_text("import no_such_library")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_library") as caught:
+        common.imported("broken_library")
+    assert not isinstance(caught.value, LibraryNotFoundError)
+    with pytest.raises(LibraryNotFoundError, match="pip install no_such_library"):
+        common.imported("no_such_library.part")
 
 
 def test_adapters_import_no_library() -> None:

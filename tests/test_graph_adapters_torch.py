@@ -100,6 +100,9 @@ def test_pyg(directed: bool) -> None:
     assert {"h", "age", "adult", "edge_weight", "edge_kind"} <= set(whole.keys())
     assert not {"name", "hole", "inner"} & set(whole.keys())
     assert to_pyg(graph, x=["h"]).x.dtype == torch.float32
+    for name, why in (("name", "string"), ("hole", "1 nulls"), ("inner", "no tensor")):
+        with pytest.raises(InvalidGraphError, match=why):
+            to_pyg(graph, x=[name])
 
 
 def test_pyg_trains_and_samples() -> None:

@@ -45,7 +45,7 @@ class Graph:
         Which of its tables and arrays (by ``id()``) are objects of a store already.
     """
 
-    _private = False  # whether nobody minds what is written to its memory: it was got so
+    _private = False  # whether its memory was got copy-on-write, so nobody else sees a write
 
     def __init__(
         self,

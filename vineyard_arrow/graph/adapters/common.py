@@ -47,7 +47,7 @@ def imported(name: str, package: str | None = None) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0]:
+        if not f"{name}.".startswith(f"{error.name}."):  # something that the library needs
             raise
         raise LibraryNotFoundError(
             f"{name} is needed for this, but it is not installed", f"pip install {package or name}"

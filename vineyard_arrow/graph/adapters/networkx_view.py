@@ -208,18 +208,27 @@ class _Row(Mapping[Key, Any]):
         for side in self._rows.sides[self._label]:
             yield side, int(side.indptr[self._v]), int(side.indptr[self._v + 1])
 
+    def _neighbours(self) -> dict[Key, Any]:
+        """Each neighbour once."""
+        if self._known is not None:
+            return self._known
+        found: dict[Key, Any] = {}
+        for side, begin, end in self._runs():
+            names = self._rows.names.of[side.label]
+            found |= dict.fromkeys(map(names.__getitem__, side.indices[begin:end].tolist()))
+        return found
+
     def _by_neighbour(self) -> dict[Key, list[Run]]:
         """The parallel edges to each neighbour, by edge label."""
         if self._known is None:
             self._known = {}
             for side, begin, end in self._runs():
-                names, row = self._rows.names.of[side.label], side.indices[begin:end]
-                starts = [0, *(np.flatnonzero(row[1:] != row[:-1]) + 1).tolist()]
-                stops = [*starts[1:], end - begin]
-                for v, i, j in zip(
-                    row[starts].tolist() if len(row) else (), starts, stops, strict=False
-                ):
-                    self._known.setdefault(names[v], []).append((side, begin + i, begin + j))
+                names = self._rows.names.of[side.label]
+                # Of equal neighbours, which are in a row, the last position stays.
+                row = side.indices[begin:end].tolist()
+                for v, stop in dict(zip(row, range(begin + 1, end + 1), strict=True)).items():
+                    self._known.setdefault(names[v], []).append((side, begin, stop))
+                    begin = stop
         return self._known
 
     def _to(self, key: Key) -> list[Run]:
@@ -254,10 +263,10 @@ class _Row(Mapping[Key, Any]):
         return bool(self._to(key))
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._by_neighbour())
+        return iter(self._neighbours())
 
     def __len__(self) -> int:
-        return len(self._by_neighbour())
+        return len(self._neighbours())
 
     def items(self) -> Any:
         return {key: self._value(runs) for key, runs in self._by_neighbour().items()}.items()
