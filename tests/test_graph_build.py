@@ -49,6 +49,17 @@ def test_rows_with_wide_ids(slow: Slow, threads: int) -> None:
         assert_same(graph, slow)
 
 
+def test_many_keys_are_added_in_the_order_of_the_edges() -> None:
+    a, b = np.random.default_rng(2).integers(0, 300, (2, 100_000))
+    edges = pa.table({"a": a, "b": b, "c": b, "d": a})
+    graph = Graph.from_edges(edges, oid=("x", "y"), src=("a", "b"), dst=("c", "d"), client=LOCAL)
+    wanted = dict.fromkeys(
+        [*zip(a.tolist(), b.tolist(), strict=True), *zip(b.tolist(), a.tolist(), strict=True)]
+    )
+    found = graph.vertices()
+    assert list(zip(found["x"].to_pylist(), found["y"].to_pylist(), strict=True)) == [*wanted]
+
+
 @pytest.mark.parametrize(("directed", "threads"), [(True, 1), (False, 2), (True, 3)])
 def test_many_edges_on_several_threads(directed: bool, threads: int) -> None:
     """Enough for all buckets, radix passes and threads; the oracle is NumPy's stable sort."""

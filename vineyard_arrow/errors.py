@@ -74,6 +74,26 @@ class BlockNotFoundError(VineyardArrowError, FileNotFoundError):
     errno = errno.ENOENT
 
 
+class FileError(VineyardArrowError, OSError):
+    """A file or directory cannot be read or written."""
+
+    code = "file"
+
+
+class PathNotFoundError(FileError, FileNotFoundError):
+    """There is no such file or directory."""
+
+    code = "no-path"
+    errno = errno.ENOENT
+
+
+class PathExistsError(FileError, FileExistsError):
+    """What was to be written is there already."""
+
+    code = "path-exists"
+    errno = errno.EEXIST
+
+
 class StreamFailedError(VineyardArrowError, RuntimeError):
     """A stream came to no proper end: its writer failed or died, or it was dropped."""
 

@@ -27,6 +27,7 @@ __all__ = [
     "as_table",
     "combined",
     "memory_of",
+    "placed",
     "table_of",
     "taken",
     "values_of",
@@ -44,14 +45,16 @@ def _large_of(type_: pa.DataType) -> pa.DataType | None:
 
 @contextmanager
 def memory_of(client: Client | None) -> Iterator[Any]:
-    """The memory pool of a client, or the default one's; StoreFullError if it has no room."""
+    """The memory pool of a client, or the default one's; StoreFullError if there is no room."""
     if client is None:
         from .. import default_client
 
         client = default_client()
     try:
         yield client.memory_pool
-    except pa.ArrowMemoryError as error:  # the pool's words
+    except StoreFullError:
+        raise
+    except MemoryError as error:  # the pool's words, or NumPy's
         raise StoreFullError(str(error)) from None
 
 
@@ -157,6 +160,13 @@ def table_of(columns: Sequence[pa.Array], schema: pa.Schema) -> pa.Table:
         for field, array in zip(schema, columns, strict=True)
     ]
     return pa.Table.from_arrays(columns, schema=pa.schema(fields, schema.metadata))
+
+
+def placed(column: pa.ChunkedArray, pool: Any) -> pa.Array:
+    """A column in one piece, copied to the pool."""
+    if column.num_chunks == 1:
+        return pa.concat_arrays(column.chunks, memory_pool=pool)
+    return combined(column, pool)
 
 
 def taken(array: pa.Array, rows: Array, pool: Any, threads: int = 0) -> pa.Array:

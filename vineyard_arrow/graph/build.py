@@ -15,7 +15,7 @@ from .edges import Edges, build_edges
 from .schema import Triple
 from .vertices import Vertices, none_of, oid_text
 
-__all__ = ["Columns", "Missing", "Progress", "build"]
+__all__ = ["Columns", "Missing", "Progress", "build", "checked_triple", "distinct"]
 
 Missing = Literal["error", "drop", "add"]
 Progress = Callable[[int, int, str], None]
@@ -84,7 +84,7 @@ def build(
     report = _Steps(progress)
     tables = [
         _EdgeTable(
-            _checked_triple(triple, directed),
+            checked_triple(triple, directed),
             as_table(source, pool),
             _chosen(src, triple),
             _chosen(dst, triple),
@@ -142,7 +142,8 @@ def _checked_label(label: Any) -> str:
     return label
 
 
-def _checked_triple(triple: Any, directed: bool) -> Triple:
+def checked_triple(triple: Any, directed: bool) -> Triple:
+    """Three labels that edges can be between."""
     if not isinstance(triple, tuple) or len(triple) != 3:
         raise InvalidGraphError(
             f"{triple!r} names no edges", "use (source label, edge label, destination label)"
@@ -259,10 +260,10 @@ def _with_missing(
             ends = pa.table([_without_views(column) for column in columns], list(key))
             if vertices.count:
                 ends = ends.filter(pa.array(ids == none_of(ids.dtype)))
-            found.append(_distinct(ends))
+            found.append(distinct(ends))
     if not any(each.num_rows for each in found):
         return vertices
-    more = _distinct(pa.concat_tables(found, promote_options="permissive"))
+    more = distinct(pa.concat_tables(found, promote_options="permissive"))
     schema = pa.schema([vertices.table.schema.field(name) for name in key])
     try:
         more = more.cast(pa.schema([pa.field(f.name, f.type) for f in schema]))
@@ -280,8 +281,13 @@ def _without_views(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
 
 
-def _distinct(table: pa.Table) -> pa.Table:
+def distinct(table: pa.Table) -> pa.Table:
     """Each row once, in the order of their first appearance."""
-    if table.num_columns == 1:
-        return pa.table([table.column(0).unique()], table.column_names)
-    return table.group_by(table.column_names, use_threads=False).aggregate([])
+    names = table.column_names
+    if len(names) == 1:
+        return pa.table([table.column(0).unique()], names)
+    columns = [*table.columns, pa.array(np.arange(table.num_rows))]
+    keys = [str(i) for i in range(len(names))]
+    groups = pa.table(columns, [*keys, "row"]).group_by(keys, use_threads=False)
+    first = groups.aggregate([("row", "min")]).sort_by("row_min")  # groups come in any order
+    return first.select(keys).rename_columns(names)

@@ -16,7 +16,7 @@ from .arrays import Array, allocate, combined, taken, values_of
 from .schema import EdgeTriple, Triple
 from .vertices import id_dtype, none_of
 
-__all__ = ["Edges", "Report", "build_edges"]
+__all__ = ["Edges", "Report", "build_edges", "index_of_rows"]
 
 Report = Callable[[str], None]
 """Is told what was just done."""
@@ -121,7 +121,7 @@ def build_edges(
         left -= int(np.count_nonzero(missing))
         src[missing] = none  # or else the lower end of an undirected edge would be there
         dst[missing] = none
-    edge_dtype, row_dtype = id_dtype(left), id_dtype(len(src))
+    row_dtype = id_dtype(len(src))
     if not directed:
         lower = np.minimum(src, dst)
         np.maximum(src, dst, out=dst)
@@ -137,19 +137,9 @@ def build_edges(
     assert built == left
     del src, dst
     report("sort by source")
-    in_indptr, in_indptr_view = allocate(np.int64, num_dst + 1, scratch)
-    in_indices, in_indices_view = allocate(ids, left, scratch)
-    in_ids, in_ids_view = allocate(edge_dtype, left, scratch)
-    _kernels.build_csc(
-        indptr_view, indices_view, in_indptr_view, in_indices_view, in_ids_view, threads
+    arrays = index_of_rows(
+        indptr, indices, num_dst, directed=directed, pool=pool, threads=threads, report=report
     )
-    report("sort by destination")
-    if directed:
-        arrays = dict(zip(_DIRECTED, (indptr, indices, in_indptr, in_indices, in_ids), strict=True))
-    else:
-        one_way = (indptr_view, indices_view, in_indptr_view, in_indices_view, in_ids_view)
-        arrays = _both_ways(one_way, pool, threads)
-        report("join both directions")
     columns = {}
     for name, column in properties.items():
         columns[name] = taken(combined(column, pa.default_memory_pool()), rows_view, pool, threads)
@@ -157,6 +147,37 @@ def build_edges(
     if keep_rows:
         arrays["orig_row"] = rows
     return Edges(triple, left, directed, arrays, columns)
+
+
+def index_of_rows(
+    indptr: pa.Array,
+    indices: pa.Array,
+    num_dst: int,
+    *,
+    directed: bool,
+    pool: Any,
+    threads: int,
+    report: Report,
+) -> dict[str, pa.Array]:
+    """All index arrays, of the sorted rows of the out-edges.
+
+    Undirected, each edge is in the row of its lower end alone; the arrays returned have both.
+    """
+    scratch = pool if directed else pa.default_memory_pool()
+    indptr_view, indices_view = values_of(indptr, np.int64), values_of(indices)
+    in_indptr, in_indptr_view = allocate(np.int64, num_dst + 1, scratch)
+    in_indices, in_indices_view = allocate(indices_view.dtype, len(indices), scratch)
+    in_ids, in_ids_view = allocate(id_dtype(len(indices)), len(indices), scratch)
+    _kernels.build_csc(
+        indptr_view, indices_view, in_indptr_view, in_indices_view, in_ids_view, threads
+    )
+    report("sort by destination")
+    if directed:
+        return dict(zip(_DIRECTED, (indptr, indices, in_indptr, in_indices, in_ids), strict=True))
+    one_way = (indptr_view, indices_view, in_indptr_view, in_indices_view, in_ids_view)
+    arrays = _both_ways(one_way, pool, threads)
+    report("join both directions")
+    return arrays
 
 
 def _both_ways(
