@@ -132,7 +132,7 @@ def with_other_bytes(part: Part, rng: random.Random) -> Iterator[Part]:
         return  # loading a pickle may do anything
     batch = part.batches[0]
     body = bytes(batch.column(0).buffers()[1])[: batch.num_rows] if batch.num_rows else b""
-    for _ in range(150 if body else 0):
+    for _ in range(60 if body else 0):
         data = bytearray(body)
         for _ in range(rng.randint(1, 3)):
             data[rng.randrange(min(len(data), 400))] = rng.randrange(256)

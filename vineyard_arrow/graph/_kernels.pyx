@@ -57,7 +57,7 @@ cdef extern from "csr.h" namespace "vineyard::graph" nogil:
 
 cdef extern from "expand.h" namespace "vineyard::graph" nogil:
     int64_t c_expand_offsets "vineyard::graph::expand_offsets"(
-        const int64_t*, int64_t, const int64_t*, int64_t, int64_t, int64_t*)
+        const int64_t*, int64_t, const int64_t*, int64_t, int64_t, int, int64_t*) except +
     void c_expand_fill "vineyard::graph::expand_fill"[V, E](
         const int64_t*, const V*, const E*, int64_t, const int64_t*, const int64_t*, int64_t,
         int64_t, int64_t, int64_t, uint64_t, int, V*, V*, E*) except +
@@ -235,13 +235,14 @@ def gather(
 
 def expand_offsets(
     const int64_t[::1] indptr, const int64_t[::1] frontier, int64_t[::1] offsets,
-    int64_t most=-1,
+    int64_t most=-1, int threads=0,
 ):
     """Where the edges of each vertex begin; return the place of one outside the rows, or -1."""
     cdef int64_t found
     with nogil:
         found = c_expand_offsets(
-            &indptr[0], indptr.shape[0] - 1, &frontier[0], frontier.shape[0], most, &offsets[0]
+            &indptr[0], indptr.shape[0] - 1, &frontier[0], frontier.shape[0], most,
+            threads_of(threads), &offsets[0],
         )
     return found
 

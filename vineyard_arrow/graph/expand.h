@@ -20,17 +20,34 @@ constexpr int64_t kExpandGrain = 1 << 19;  // edges; a thread for fewer costs mo
 // Fills offsets[n + 1]: `most` edges of a vertex at most (< 0: all). Returns the first place in
 // `frontier` of a vertex outside the rows, or -1.
 inline int64_t expand_offsets(const int64_t* indptr, int64_t num_rows, const int64_t* frontier,
-                              int64_t n, int64_t most, int64_t* offsets) {
+                              int64_t n, int64_t most, int threads, int64_t* offsets) {
+  struct Range {
+    int64_t begin = 0, end = 0, total = 0, outside = -1;
+  };
+  std::vector<Range> ranges(threads);
+  auto inside = [&](int64_t v) { return static_cast<uint64_t>(v) < static_cast<uint64_t>(num_rows); };
+  parallel_ranges(n, threads, int64_t{1} << 15, [&](int64_t begin, int64_t end, int worker) {
+    Range range{begin, end};
+    for (int64_t i = begin; i < end; ++i) {
+      if (i + kAhead < n && inside(frontier[i + kAhead]))
+        __builtin_prefetch(indptr + frontier[i + kAhead]);
+      const int64_t v = frontier[i];
+      if (!inside(v)) {
+        range.outside = i;
+        break;
+      }
+      const int64_t degree = indptr[v + 1] - indptr[v];
+      offsets[i] = range.total;
+      range.total += most >= 0 ? std::min(most, degree) : degree;
+    }
+    ranges[worker] = range;
+  });
   int64_t total = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (i + kAhead < n &&
-        static_cast<uint64_t>(frontier[i + kAhead]) < static_cast<uint64_t>(num_rows))
-      __builtin_prefetch(indptr + frontier[i + kAhead]);
-    int64_t v = frontier[i];
-    if (v < 0 || v >= num_rows) return i;
-    int64_t degree = indptr[v + 1] - indptr[v];
-    offsets[i] = total;
-    total += most >= 0 ? std::min(most, degree) : degree;
+  for (const Range& range : ranges) {
+    if (range.outside >= 0) return range.outside;
+    if (total > 0)
+      for (int64_t i = range.begin; i < range.end; ++i) offsets[i] += total;
+    total += range.total;
   }
   offsets[n] = total;
   return -1;
