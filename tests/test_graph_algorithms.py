@@ -234,6 +234,30 @@ def test_large_graph(large: Adjacency, directed: bool) -> None:
     assert ga.core_number(large).to_pylist() == in_order(nx.core_number(plain))
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_wide_searches(threads: int) -> None:
+    """Both directions, with more edges a step than one thread follows."""
+    rng = np.random.default_rng(11)
+    n = 200_000
+    src, dst = rng.integers(0, n, (2, 1_000_000))
+    sources = rng.choice(n, 8_000, replace=False)
+    edges = adjacency(n, np.stack([src, dst], axis=1))
+    levels, parents = np.full(n, n), np.full(n, n)
+    levels[sources] = 0
+    for level in range(n):
+        reached = dst[levels[src] == level]
+        fresh = reached[levels[reached] == n]
+        if not len(fresh):
+            break
+        levels[fresh] = level + 1
+    leads = levels[src] == levels[dst] - 1
+    np.minimum.at(parents, dst[leads], src[leads])
+    found = ga.bfs(edges, sources, threads=threads)
+    assert (found.levels.fill_null(n).to_numpy() == levels).all()
+    assert (found.parents.fill_null(n).to_numpy() == parents).all()
+    assert ga.bfs(edges, sources, threads=threads, parents=False).levels == found.levels
+
+
 def test_any_number_of_threads_gives_the_same(large: Adjacency) -> None:
     def everything(threads: int) -> list[object]:
         some = {"threads": threads}

@@ -154,6 +154,36 @@ def test_large_expansion_on_several_threads() -> None:
     assert (found["w"].to_numpy() == a.columns["w"].to_numpy()[ids]).all()
 
 
+@pytest.mark.parametrize("direction", ["out", "in"])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("limit", [None, 399_999])
+def test_expansion_of_very_many_short_rows(direction: Any, threads: int, limit: Any) -> None:
+    """More vertices than one thread takes, the last rows of the index among them."""
+    rng = np.random.default_rng(5)
+    num = 50_000
+    src, dst = rng.integers(0, num, (2, 4 * num))
+    vertices = {"oid": np.arange(num)}
+    graph = Graph.from_tables(
+        {"v": vertices}, {("v", "e", "v"): {"src": src, "dst": dst}}, client=LOCAL
+    )  # fmt: skip
+    a = graph.adjacency()
+    out = direction == "out"
+    indptr = a.out_indptr if out else a.in_indptr
+    frontier = np.append(rng.integers(0, num, 150_000), np.arange(num - 9, num))
+    found = graph.expand(frontier, direction=direction, threads=threads, limit=limit)
+    degree = np.diff(indptr)[frontier]
+    ends = np.cumsum(degree)
+    at = np.arange(ends[-1]) + np.repeat(indptr[frontier] - (ends - degree), degree)
+    at = at[:limit]
+    here, there = ("src", "dst") if out else ("dst", "src")
+    assert (found[here].to_numpy() == np.repeat(frontier, degree)[:limit]).all()
+    assert (found[there].to_numpy() == (a.out_indices if out else a.in_indices)[at]).all()
+    assert (found["eid"].to_numpy() == (at if out else a.in_edge_ids[at])).all()
+    frontier[[70_000, 140_000]] = -1, num
+    with pytest.raises(VertexNotFoundError, match=r"no vertex -1 .*frontier\[70000\]"):
+        graph.expand(frontier, direction=direction, threads=threads)
+
+
 # ---- the objects
 
 

@@ -17,6 +17,7 @@ from conftest import Daemon
 from graph_oracle import LOCAL
 from test_fork import in_child
 
+from vineyard_arrow import builder_context
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
     InvalidGraphError,
@@ -30,6 +31,10 @@ from vineyard_arrow.registry import Encoder, Part, default_registry
 
 TRIPLE = ("v", "e", "v")
 NUM, COUNT = 30_000, 100_000  # every index array is larger than what a put gathers
+
+
+class Thing:
+    """Of no library."""
 
 
 def make(client: Any, **options: Any) -> Graph:
@@ -127,6 +132,53 @@ def test_members_go_with_the_graph(client: Client) -> None:
     oid = client.put(make(client))
     client.delete(oid)
     gc.collect()
+    assert client.list_objects("*") == []
+
+
+@pytest.mark.parametrize("within", [lambda g: g, lambda g: [g, g], lambda g: {"g": (1, g)}])
+def test_members_that_are_deleted_while_a_put_shares_them(
+    client: Client, monkeypatch: pytest.MonkeyPatch, within: Callable[[Graph], Any]
+) -> None:
+    """As when several threads put one graph and delete it: what is gone is put anew."""
+    graph = make(client)
+    doomed = [client.put(graph)]
+    kept = client.get_meta(client.put(graph.members()["v/vertices"])).id
+    put = client._a.put
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        while doomed:
+            client.delete(doomed.pop())
+        return put(*args, **options)
+
+    monkeypatch.setattr(client._a, "put", interrupted)
+    oid = client.put(within(graph))
+    monkeypatch.undo()
+    got = client.get(oid)
+    while not isinstance(got, Graph):
+        got = got["g"] if isinstance(got, dict) else got[-1]
+    assert answers(got) == answers(graph)
+    again = client.put(graph)  # what was put anew is remembered
+    assert client.put(graph) != again
+    members = {m.id for o in (oid, again) for m in client.get_meta(o).members.values()}
+    assert members == {m.id for m in client.get_meta(oid).members.values()}
+    client.delete([oid, again, *(o.id for o in client.list_objects("vineyard.graph"))])
+    del got
+    gc.collect()
+    assert [o.id for o in client.list_objects("*")] == [kept]
+
+
+def test_a_member_that_is_gone_and_not_shared(client: Client) -> None:
+    """Nothing tells how to make it again."""
+    part = Part("shop.root", pa.schema([]), [])
+
+    def build(value: Any, encoder: Encoder) -> Part:
+        oid = client.put(np.arange(5))
+        encoder.add_member("x", oid)
+        client.delete(oid)
+        return part
+
+    with builder_context({Thing: build}), pytest.raises(ObjectNotFoundError, match="no object"):
+        client.put(Thing())
     assert client.list_objects("*") == []
 
 

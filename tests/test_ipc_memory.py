@@ -499,7 +499,7 @@ def test_a_waiter_that_vanishes_while_it_is_woken() -> None:
         gone.append(session)
     desk.service.handle(writer, 3, p.Put([item_of(writer, said, 0, name="wanted")]))
     assert said[-1] == p.Done()
-    assert not desk.service._waiters
+    assert not desk.service.finds.waiting
     desk.service.close()
 
 

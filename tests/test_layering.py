@@ -31,7 +31,7 @@ LAYERS = [
     {"ipc.streams", "waits", "describing", "reading", "blobs"},
     {"handles", "notebook"},
     {"streaming", "streams"},
-    {"puts"},
+    {"puts", "finds"},
     {"service", "ipc.process"},
     {"client"},
     {"integrations"},

@@ -858,6 +858,23 @@ def test_waiters_that_leave_do_not_disturb_the_put_they_wait_for(
     assert innocent.get("wanted")["x"].to_pylist() == [int.from_bytes(b"8 bytes.", "little")]
 
 
+def test_a_connection_waits_for_one_thing(daemon: Any, innocent: Client) -> None:
+    """A later wait ends an earlier one; others that wait for the same are not concerned."""
+    with Wire(daemon.socket) as one, Wire(daemon.socket) as other, Wire(daemon.socket) as third:
+        one.send(p.Find(None, "first", 60.0))
+        one.send(p.Find(None, "second", 60.0))
+        other.send(p.Find(None, "first", 60.0))
+        third.send(p.Find(None, "first", 0.01))
+        assert third.answer().code == "deadline"
+        for wire in (one, other):
+            assert isinstance(wire.request(p.GetStatus()), p.Status)  # what came before is read
+        first, second = innocent.put(1, name="first"), innocent.put(2)
+        assert other.receive() == (1, p.Found(first))
+        innocent.put_name(second, "second")
+        assert one.receive() == (2, p.Found(second))
+        assert isinstance(one.request(p.GetStatus()), p.Status)  # and nothing else has come
+
+
 def test_a_fork_request_keeps_no_descriptor(daemon: Any, wire: Wire) -> None:
     wire.hello()
     fds, clients = daemon.fds, len(daemon.status().clients)

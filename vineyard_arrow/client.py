@@ -110,8 +110,7 @@ class Client:
         InvalidObjectError
             If the value cannot be stored.
         """
-        drafts = self._encode(value, _checked(name))
-        return ObjectID(self._a.put(drafts, strict=_is_strict(seal))[-1])
+        return self._put([value], [_checked(name)], _is_strict(seal))[0]
 
     def put_many(
         self,
@@ -127,22 +126,29 @@ class Client:
             raise InvalidObjectError(f"{len(values)} values but {len(names)} names")
         if not values:
             return []
-        drafts: list[Draft] = []
-        last = []  # places of the values themselves: their members come before
-        for value, name in zip(values, names, strict=True):
-            drafts += self._encode(value, _checked(name))
-            last.append(len(drafts) - 1)
-        ids = self._a.put(drafts, strict=_is_strict(seal))
-        return [ObjectID(ids[i]) for i in last]
+        return self._put(values, [_checked(name) for name in names], _is_strict(seal))
 
-    def _encode(self, value: Any, name: str | None = None) -> list[Draft]:
-        """What to put: members that are new, then the value."""
+    def _put(self, values: list[Any], names: list[str | None], strict: bool) -> list[ObjectID]:
+        encoders = [self._encoded(value) for value in values]
+        while True:
+            drafts: list[Draft] = []
+            last = []  # places of the values themselves: their members come before
+            for encoder, name in zip(encoders, names, strict=True):
+                drafts += _drafts(encoder, name)
+                last.append(len(drafts) - 1)
+            try:
+                ids = self._a.put(drafts, strict=strict)
+            except ObjectNotFoundError:  # somebody deletes members that the values share
+                renewed = [encoder.renew() for encoder in encoders]
+                if not any(renewed):
+                    raise
+            else:
+                return [ObjectID(ids[i]) for i in last]
+
+    def _encoded(self, value: Any) -> Encoder:
         encoder = Encoder(current_registry(self._registry), self._typename, new_id=self._new_id)
         encoder.add(value)
-        if not encoder.members:
-            return [Draft(encoder.parts, name)]
-        drafts = [_draft(o.parts, o.members, None, id=int(o.id)) for o in encoder.objects]
-        return [*drafts, _draft(encoder.parts, encoder.members, name)]
+        return encoder
 
     def _new_id(self) -> int:
         return self._a.take_id()
@@ -546,6 +552,14 @@ class Client:
         from .notebook import client_html
 
         return client_html(self)
+
+
+def _drafts(encoder: Encoder, name: str | None) -> list[Draft]:
+    """What to put: members that are new, then the value."""
+    if not encoder.members:
+        return [Draft(encoder.parts, name)]
+    drafts = [_draft(o.parts, o.members, None, id=int(o.id)) for o in encoder.objects]
+    return [*drafts, _draft(encoder.parts, encoder.members, name)]
 
 
 def _draft(

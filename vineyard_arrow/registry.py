@@ -29,6 +29,7 @@ from .errors import (
     InvalidObjectError,
     ObjectNotFoundError,
     ResolverNotFoundError,
+    VineyardArrowError,
 )
 from .objects import Member, ObjectID
 from .plugins import load_plugins
@@ -123,6 +124,19 @@ Form = type | str
 """What a stored object is asked for as: a type, or a library by its name."""
 
 
+Known = dict[int, tuple[Any, int]]
+"""Values that are objects of the store, with their ids, by ``id(value)``."""
+
+
+class _Shared(msgspec.Struct, frozen=True, eq=False):
+    """A member that is an object already, and what to put if it is not when it is needed."""
+
+    members: dict[str, Member]
+    name: str
+    value: Any
+    known: Known
+
+
 class Encoder(msgspec.Struct, eq=False):
     """Collects the parts of one object: the root is part 0, nested values follow.
 
@@ -136,6 +150,7 @@ class Encoder(msgspec.Struct, eq=False):
     members: dict[str, Member] = {}
     new_id: Callable[[], int] | None = None
     objects: list[NewObject] = []  # to be put first
+    shared: list[_Shared] = []  # members that may be gone before the put
 
     def add(self, value: Any) -> int:
         """Encode ``value`` as a part of its own; return the part's index."""
@@ -182,15 +197,60 @@ class Encoder(msgspec.Struct, eq=False):
             raise InvalidObjectError(f"there is a member {name!r} already")
         if self.new_id is None:
             raise InvalidObjectError("nothing is put here: there are no members")
-        inner = Encoder(self.registry, self.typename_of, new_id=self.new_id)
+        return self._put(self.members, name, value)
+
+    def _put(self, members: dict[str, Member], name: str, value: Any) -> ObjectID:
+        assert self.new_id is not None
+        inner = Encoder(self.registry, self.typename_of, new_id=self.new_id, shared=self.shared)
         inner.add(value)
         object_id = ObjectID(self.new_id())
         self.objects += [*inner.objects, NewObject(object_id, inner.parts, inner.members)]
-        self.members[name] = Member(object_id, inner.parts[0].typename)
+        members[name] = Member(object_id, inner.parts[0].typename)
         return object_id
+
+    def share_member(self, name: str, value: Any, known: Known) -> None:
+        """Make ``value`` a member: the object that it is already, else as `put_member` does.
+
+        Parameters
+        ----------
+        name : str
+        value
+            A value that does not change.
+        known : dict
+            Values that are objects, with their ids, by ``id(value)``. What is put is added;
+            it is there once the put is done.
+        """
+        if id(value) in known:
+            try:
+                self.add_member(name, known[id(value)][1])
+                self.shared.append(_Shared(self.members, name, value, known))
+                return
+            except ObjectNotFoundError:  # deleted, or of another store
+                pass
+        known[id(value)] = value, self.put_member(name, value)
+
+    def renew(self) -> bool:
+        """Put those shared members that are gone by now as new ones; whether there were any.
+
+        For a put that was refused because members are missing. What is new goes before all else.
+        """
+        assert self.typename_of is not None
+        before, self.objects = self.objects, []
+        for each in list(self.shared):
+            try:
+                self.typename_of(each.members[each.name].id)
+            except ObjectNotFoundError:
+                self.shared.remove(each)
+                new = self._put(each.members, each.name, each.value)
+                each.known[id(each.value)] = each.value, new
+        renewed = bool(self.objects)
+        self.objects += before
+        return renewed
 
 
 _MAX_READINGS = 64  # of each part, on average, in one reading of another
+_OURS = "vineyard."  # what the typenames of our resolvers begin with
+_OF_OTHERS = "_vineyard_arrow_of_others"  # marks errors that no resolver of ours raised
 
 
 class StoredObject(msgspec.Struct, eq=False, gc=False):
@@ -265,13 +325,30 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
         ------
         ResolverNotFoundError
             If nobody knows the part's typename, or how to give it as ``as_``.
+        InvalidObjectError
+            If a resolver of ours finds no sense in it. What another raises comes as it is.
         """
         part = self.parts[index]
-        if index:
-            return self._nested(part, as_)
-        if as_ is None:
-            return self.registry.resolver_for(part.typename)(part, self)
-        return self.registry._resolve_as(part, self, as_)
+        return self._nested(part, as_) if index else self._value(part, as_)
+
+    def _value(self, part: StoredPart, as_: Form | None) -> Any:
+        try:
+            if as_ is None:
+                return self.registry.resolver_for(part.typename)(part, self)
+            return self.registry._resolve_as(part, self, as_)
+        except (VineyardArrowError, MemoryError, RecursionError, ImportError):
+            raise
+        except Exception as error:
+            # Ours check no more of a description than they need, and trip over the rest of it.
+            # Those of others know best what to raise, also for what our values hold of theirs.
+            if not part.typename.startswith(_OURS) or hasattr(error, _OF_OTHERS):
+                setattr(error, _OF_OTHERS, True)
+                raise
+            raise InvalidObjectError(
+                f"{ObjectID(self.id)} cannot be read as a {part.typename}:"
+                f" {type(error).__name__}: {error}",
+                "it is damaged, or no value of this kind",
+            ) from error
 
     def _nested(self, part: StoredPart, as_: Form | None) -> Any:
         # Our builders make trees. Parts that refer to each other twice, and these again, would
@@ -284,9 +361,7 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
                     f"the parts of {ObjectID(self.id)} refer to each other over and over",
                     "it was not put by us",
                 )
-            if as_ is None:
-                return self.registry.resolver_for(part.typename)(part, self)
-            return self.registry._resolve_as(part, self, as_)
+            return self._value(part, as_)
         finally:
             self.resolving -= 1
             if not self.resolving:

@@ -12,26 +12,24 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from . import __version__
 from .errors import (
-    DeadlineExceededError,
     InvalidObjectError,
     ObjectNotFoundError,
     ProtocolError,
     StoreFullError,
     VineyardArrowError,
 )
+from .finds import Finds
 from .ipc import _core
 from .ipc import protocol as p
 from .ipc.blocks import Block, Blocks
 from .ipc.hugepages import SharedFiles
 from .ipc.memory import Memory, Writer
 from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record
-from .objects import ObjectID
 from .puts import Puts
 from .sessions import Session
 from .streaming import Streaming
@@ -40,16 +38,7 @@ IDS_PER_LEASE = 1 << 16
 MAX_ID_LEASES = 1024  # so many ids a client may have taken and not used yet
 MAX_SEGMENTS = 200  # descriptors in one reply: the kernel passes 253
 MAX_LABELS_NBYTES = 64 << 10
-MAX_WAIT_S = 365 * 86400.0
 TRIM_WAITS_S = (0.002, 0.01, 0.05, 0.2)
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    session: Session
-    number: int
-    key: int | str
-    timer: Any = None
 
 
 class NoReply(Exception):
@@ -129,10 +118,19 @@ class Service:
             lambda: self.puts.take_mail(),
             self._after_delete,
             self._listen,
-            self._count_waiters,
+            self._count_waiting,
         )
-        self.puts = Puts(self.memory, self.catalog, self.sessions, self._published, self.streaming)
-        self._waiters: dict[int | str, list[_Waiter]] = {}
+        self.finds = Finds(
+            self.catalog,
+            self.streaming,
+            self.instance,
+            call_later,
+            lambda: self.puts.take_mail(),
+            self._count_waiting,
+        )
+        self.puts = Puts(
+            self.memory, self.catalog, self.sessions, self.finds.published, self.streaming
+        )
         self._tidying = False
         self._closing = False
 
@@ -148,9 +146,7 @@ class Service:
             self.puts.take_mail()  # its last words
         self.sessions.discard(session)
         self.streaming.left(session)
-        for waiters in list(self._waiters.values()):
-            for waiter in [w for w in waiters if w.session is session]:
-                self._forget(waiter)
+        self.finds.left(session)
         writer, session.writer = session.writer, None
         if writer is not None:
             if session.heard:
@@ -430,12 +426,6 @@ class Service:
         self.puts.put(session, m.items)
         return p.Done(), []
 
-    def _published(self, object_id: int, name: str | None) -> None:
-        if self._waiters:
-            self._wake(object_id, object_id)
-            if name is not None:
-                self._wake(name, object_id)
-
     def _delete(self, session: Session, _: int, m: p.Delete) -> tuple[Any, list[int]]:
         self.catalog.delete(m.ids, force=m.force, deep=m.deep)
         self._after_delete()
@@ -474,7 +464,7 @@ class Service:
     def _describe(self, session: Session, _: int, m: p.Describe) -> tuple[Any, list[int]]:
         record = self.catalog.get(m.id)
         if record is None:
-            raise self._missing(m.id)
+            raise self.finds.missing(m.id)
         return self._info(record), []
 
     def _info(self, r: Record) -> p.ObjectInfo:
@@ -499,7 +489,7 @@ class Service:
     def _label(self, session: Session, _: int, m: p.Label) -> tuple[Any, list[int]]:
         record = self.catalog.get(m.id)
         if record is None:
-            raise self._missing(m.id)
+            raise self.finds.missing(m.id)
         labels = {k: v for k, v in {**record.labels, **m.labels}.items() if v}
         if sum(len(k) + len(v) for k, v in labels.items()) > MAX_LABELS_NBYTES:
             raise InvalidObjectError(f"labels of over {MAX_LABELS_NBYTES} characters")
@@ -511,7 +501,7 @@ class Service:
     def _put_name(self, session: Session, _: int, m: p.PutName) -> tuple[Any, list[int]]:
         self.puts.make_room(1, MAX_NAME_NBYTES)
         self.catalog.put_name(m.name, m.id)
-        self._wake(m.name, m.id)
+        self.finds.published(m.id, m.name)
         return p.Done(), []
 
     def _drop_name(self, session: Session, _: int, m: p.DropName) -> tuple[Any, list[int]]:
@@ -522,46 +512,13 @@ class Service:
         return p.Names(self.catalog.list_names(m.pattern)), []
 
     def _find(self, session: Session, number: int, m: p.Find) -> tuple[Any, list[int]]:
-        key = m.id if m.id is not None else m.name
-        if key is None:
-            raise ProtocolError("find needs an id or a name")
-        found = self.catalog.find_name(key) if isinstance(key, str) else key
-        if found is not None and self.catalog.is_readable(found):
-            return p.Found(found), []
-        if not m.timeout_s > 0:  # nor for NaN
-            raise self._missing(key)
-        waiter = _Waiter(session, number, key)
-        timeout_s = min(m.timeout_s, MAX_WAIT_S)
-        waiter.timer = self._call_later(timeout_s, lambda: self._expired(waiter, timeout_s))
-        self._waiters.setdefault(key, []).append(waiter)
-        # From here on writers kick; what was left before that is here now, or in an outbox.
-        self._count_waiters()
-        self.puts.take_mail()
-        raise NoReply
+        reply = self.finds.find(session, number, m)
+        if reply is None:
+            raise NoReply
+        return reply, []
 
-    def _count_waiters(self) -> None:
-        self.index.set_waiters(len(self._waiters) + self.streaming.readers_waiting)
-
-    def _wake(self, key: int | str, object_id: int) -> None:
-        # Sending may find a waiter gone, and with it others of this list.
-        while waiters := self._waiters.get(key):
-            waiter = waiters[0]
-            self._forget(waiter)
-            waiter.session.send(waiter.number, p.Found(object_id), [])
-
-    def _expired(self, waiter: _Waiter, timeout_s: float) -> None:
-        self._forget(waiter)
-        shown = waiter.key if isinstance(waiter.key, str) else ObjectID(waiter.key)
-        error = DeadlineExceededError(f"{shown} did not appear within {timeout_s:g} s")
-        waiter.session.send(waiter.number, p.failure(error), [])
-
-    def _forget(self, waiter: _Waiter) -> None:
-        waiter.timer.cancel()
-        waiters = self._waiters[waiter.key]
-        waiters.remove(waiter)
-        if not waiters:
-            del self._waiters[waiter.key]
-            self._count_waiters()
+    def _count_waiting(self) -> None:
+        self.index.set_waiters(self.finds.waiting + self.streaming.readers_waiting)
 
     # ---- the whole
 
@@ -638,20 +595,6 @@ class Service:
     def _stop_daemon(self, session: Session, _: int, m: p.Stop) -> tuple[Any, list[int]]:
         self._call_later(0, self._stop)
         return p.Done(), []
-
-    def _missing(self, key: int | str) -> ObjectNotFoundError:
-        shown = repr(key if isinstance(key, str) else str(ObjectID(key)))
-        if self.streaming.has(key):
-            return ObjectNotFoundError(
-                f"no {'name' if isinstance(key, str) else 'object'} {shown}",
-                f"{shown} is a stream: open_stream({shown})",
-            )
-        if isinstance(key, str):
-            return self.catalog.no_name(key, "get(..., timeout_s=) waits for one")
-        hint = "it may have been deleted"
-        if key >> 40 != self.instance:
-            hint = "its id is of another instance: was the daemon restarted since?"
-        return ObjectNotFoundError(f"no object {ObjectID(key)}", hint)
 
     def stop_serving(self) -> None:
         """From here on sessions only end; nothing is reclaimed, the kernel will do that."""

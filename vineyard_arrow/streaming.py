@@ -31,7 +31,7 @@ from .ipc.streams import Reader, Stream
 from .machine import counted
 from .metadata.catalog import Catalog, Record, check_name
 from .sessions import Session
-from .waits import Timer, Wait, Waits
+from .waits import Key, Timer, Wait, Waits
 
 MAX_IDS = 256  # in one reply
 
@@ -142,9 +142,9 @@ class Streaming:
         self._streams[stream.id] = stream
         if m.name is not None:
             self._named[m.name] = stream
-        self._assign(session, stream, None)
-        if self._waits.count(p.OpenStream) and m.name is not None:
-            self._let_in(stream)
+        self._roles[session] = _Role(stream, None)
+        if m.name is not None:
+            self._let_in(m.name, stream)
         return p.Opened(stream.id, stream.name, stream.schema, 0)
 
     def _client(self, session: Session, number: int) -> Session:
@@ -163,7 +163,7 @@ class Streaming:
         if stream is None:
             if not m.timeout_s > 0:  # nor for NaN
                 raise self._missing(m)
-            return self._wait(session, number, m)
+            return self._wait(session, number, m, m.id or 0 if m.name is None else m.name)
         return self._open(session, m, stream)
 
     def _open(self, session: Session, m: p.OpenStream, stream: Stream) -> p.Opened:
@@ -173,22 +173,18 @@ class Streaming:
         table, word = owner.table, m.word
         self._let_go(stream)  # so that all who come now begin at the same place
         reader = stream.join(session.pid, owner, lambda: table.word(word))
-        self._assign(session, stream, reader)
+        self._roles[session] = _Role(stream, reader)
         self._listen(client)
         return p.Opened(stream.id, stream.name, stream.schema, reader.at)
 
-    def _assign(self, session: Session, stream: Stream, reader: Reader | None) -> None:
-        self._roles[session] = _Role(stream, reader)
-        stream.connections.add(session)
-
-    def _let_in(self, stream: Stream) -> None:
+    def _let_in(self, name: str, stream: Stream) -> None:
         """Readers that have waited for a stream of this name."""
-        for wait in self._waits.all(p.OpenStream):
-            if wait.request.name == stream.name:
-                try:
-                    self._waits.answer(wait, self._open(wait.session, wait.request, stream))
-                except VineyardArrowError as error:
-                    self._waits.answer(wait, p.failure(error))
+        for wait in self._waits.on(name):
+            try:
+                reply: Any = self._open(wait.session, wait.request, stream)
+            except VineyardArrowError as error:
+                reply = p.failure(error)
+            self._waits.answer(wait, reply)
 
     def _find(self, m: p.OpenStream | p.DropStream) -> Stream | None:
         if m.name is not None and m.name in self._named:
@@ -274,7 +270,7 @@ class Streaming:
         self._index.set_room_waiters(self._waits.count(p.AwaitRoom) + 1)
         self._let_go(stream)
         if not self._has_room(stream, m):
-            return self._wait(session, number, m)
+            return self._wait(session, number, m, stream.id)
         self._count_waits()
         return p.Done()
 
@@ -305,7 +301,7 @@ class Streaming:
             return reply
         if not m.timeout_s > 0:
             raise self._late(role.stream, m)
-        return self._wait(session, number, m)
+        return self._wait(session, number, m, role.stream.id)
 
     def _batches(self, role: _Role, m: p.NextBatches) -> p.Batches | None:
         stream, reader = role.stream, role.reader
@@ -347,12 +343,9 @@ class Streaming:
 
     def left(self, session: Session) -> None:
         """A connection is gone; of a writer, a reader, or the client of either."""
-        wait = self._waits.of(session)
-        if wait is not None:
-            self._waits.forget(wait)
+        self._waits.leave(session)
         role = self._roles.pop(session, None)
         if role is not None:
-            role.stream.connections.discard(session)
             if role.reader is not None:
                 self._leave(role.stream, role.reader)
             elif not role.stream.over:
@@ -394,9 +387,9 @@ class Streaming:
 
     # ---- waiting
 
-    def _wait(self, session: Session, number: int, request: Any) -> None:
+    def _wait(self, session: Session, number: int, request: Any, key: Key) -> None:
         """Answer later; the caller's last step."""
-        self._waits.add(session, number, request)
+        self._waits.add(session, number, request, key)
         self._take_mail()  # what was left before writers could know that somebody waits
 
     def _count_waits(self) -> None:
@@ -405,9 +398,9 @@ class Streaming:
 
     def _tell(self, stream: Stream) -> None:
         """Answer whoever waits for what a stream now has, or is."""
-        for session in list(stream.connections):
-            wait, role = self._waits.of(session), self._roles.get(session)
-            if wait is None or role is None:  # sending may find another one gone
+        for wait in self._waits.on(stream.id):
+            role = self._roles.get(wait.session)
+            if role is None:  # it wants to open what had no such id
                 continue
             if role.reader is not None:
                 reply = self._batches(role, wait.request)

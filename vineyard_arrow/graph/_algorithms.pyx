@@ -60,9 +60,7 @@ cdef extern from "pagerank.h" namespace "vineyard::graph" nogil:
 
 cdef extern from "traversal.h" namespace "vineyard::graph" nogil:
     void c_bfs "vineyard::graph::bfs"[I](
-        CRun&, const Rows[I]&, const Rows[I]&, vector[I], int32_t*) except +
-    void c_bfs_parents "vineyard::graph::bfs_parents"[I](
-        CRun&, const Rows[I]&, const int32_t*, I*) except +
+        CRun&, const Rows[I]&, const Rows[I]&, vector[I], int32_t*, I*) except +
 
 
 cdef extern from "shortest.h" namespace "vineyard::graph" nogil:
@@ -220,14 +218,14 @@ def bfs(Run run, const int64_t[::1] out_indptr, const index_t[::1] out_indices,
     levels = np.full(out.size, -1, np.int32)
     cdef int32_t[::1] level_view = levels
     cdef index_t[::1] parent_view
+    cdef index_t* above = NULL
     parents = None
     if with_parents:
-        parents = np.full(out.size, -1, np.int64).astype(np.asarray(out_indices).dtype)
-        parent_view = parents
+        dtype = np.asarray(out_indices).dtype
+        parent_view = parents = np.full(out.size, np.iinfo(dtype).max, dtype)
+        above = &parent_view[0]
     with nogil:
-        c_bfs(run.run[0], out, into, frontier, &level_view[0])
-        if with_parents:
-            c_bfs_parents(run.run[0], into, &level_view[0], &parent_view[0])
+        c_bfs(run.run[0], out, into, frontier, &level_view[0], above)
     return levels, parents
 
 

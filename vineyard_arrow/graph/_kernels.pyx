@@ -57,10 +57,10 @@ cdef extern from "csr.h" namespace "vineyard::graph" nogil:
 
 cdef extern from "expand.h" namespace "vineyard::graph" nogil:
     int64_t c_expand_offsets "vineyard::graph::expand_offsets"(
-        const int64_t*, int64_t, const int64_t*, int64_t, int64_t, int64_t*)
+        const int64_t*, int64_t, const int64_t*, int64_t, int64_t, int, int64_t*) except +
     void c_expand_fill "vineyard::graph::expand_fill"[V, E](
-        const int64_t*, const V*, const E*, const int64_t*, const int64_t*, int64_t, int64_t,
-        int64_t, int64_t, uint64_t, int, V*, V*, E*) except +
+        const int64_t*, const V*, const E*, int64_t, const int64_t*, const int64_t*, int64_t,
+        int64_t, int64_t, int64_t, uint64_t, int, V*, V*, E*) except +
     void c_gather "vineyard::graph::gather"[E](
         const uint8_t*, int, const E*, int64_t, int, uint8_t*) except +
 
@@ -235,13 +235,14 @@ def gather(
 
 def expand_offsets(
     const int64_t[::1] indptr, const int64_t[::1] frontier, int64_t[::1] offsets,
-    int64_t most=-1,
+    int64_t most=-1, int threads=0,
 ):
     """Where the edges of each vertex begin; return the place of one outside the rows, or -1."""
     cdef int64_t found
     with nogil:
         found = c_expand_offsets(
-            &indptr[0], indptr.shape[0] - 1, &frontier[0], frontier.shape[0], most, &offsets[0]
+            &indptr[0], indptr.shape[0] - 1, &frontier[0], frontier.shape[0], most,
+            threads_of(threads), &offsets[0],
         )
     return found
 
@@ -258,7 +259,7 @@ def expand_fill(
     cdef const edge_id* own = &edge_ids[0] if edge_ids.shape[0] else NULL
     with nogil:
         c_expand_fill(
-            &indptr[0], &indices[0], own, &frontier[0], &offsets[0],
+            &indptr[0], &indices[0], own, <int64_t>indices.shape[0], &frontier[0], &offsets[0],
             <int64_t>frontier.shape[0], begin, <int64_t>(begin + src.shape[0]), sample, seed,
             threads_of(threads), &src[0], &dst[0], &ids[0],
         )

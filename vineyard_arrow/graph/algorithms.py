@@ -204,8 +204,7 @@ def bfs(
     source : int or sequence of int
         Vertices on level 0.
     parents : bool
-        Whether to tell parents: the smallest in-neighbour one level nearer. That is a second
-        pass over in-edges.
+        Whether to tell parents: the smallest in-neighbour one level nearer. Costs little.
 
     Raises
     ------

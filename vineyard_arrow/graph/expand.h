@@ -20,17 +20,34 @@ constexpr int64_t kExpandGrain = 1 << 19;  // edges; a thread for fewer costs mo
 // Fills offsets[n + 1]: `most` edges of a vertex at most (< 0: all). Returns the first place in
 // `frontier` of a vertex outside the rows, or -1.
 inline int64_t expand_offsets(const int64_t* indptr, int64_t num_rows, const int64_t* frontier,
-                              int64_t n, int64_t most, int64_t* offsets) {
+                              int64_t n, int64_t most, int threads, int64_t* offsets) {
+  struct Range {
+    int64_t begin = 0, end = 0, total = 0, outside = -1;
+  };
+  std::vector<Range> ranges(threads);
+  auto inside = [&](int64_t v) { return static_cast<uint64_t>(v) < static_cast<uint64_t>(num_rows); };
+  parallel_ranges(n, threads, int64_t{1} << 15, [&](int64_t begin, int64_t end, int worker) {
+    Range range{begin, end};
+    for (int64_t i = begin; i < end; ++i) {
+      if (i + kAhead < n && inside(frontier[i + kAhead]))
+        __builtin_prefetch(indptr + frontier[i + kAhead]);
+      const int64_t v = frontier[i];
+      if (!inside(v)) {
+        range.outside = i;
+        break;
+      }
+      const int64_t degree = indptr[v + 1] - indptr[v];
+      offsets[i] = range.total;
+      range.total += most >= 0 ? std::min(most, degree) : degree;
+    }
+    ranges[worker] = range;
+  });
   int64_t total = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (i + kAhead < n &&
-        static_cast<uint64_t>(frontier[i + kAhead]) < static_cast<uint64_t>(num_rows))
-      __builtin_prefetch(indptr + frontier[i + kAhead]);
-    int64_t v = frontier[i];
-    if (v < 0 || v >= num_rows) return i;
-    int64_t degree = indptr[v + 1] - indptr[v];
-    offsets[i] = total;
-    total += most >= 0 ? std::min(most, degree) : degree;
+  for (const Range& range : ranges) {
+    if (range.outside >= 0) return range.outside;
+    if (total > 0)
+      for (int64_t i = range.begin; i < range.end; ++i) offsets[i] += total;
+    total += range.total;
   }
   offsets[n] = total;
   return -1;
@@ -84,44 +101,82 @@ inline void sample_row(uint64_t seed, int64_t place, int64_t degree, int64_t wan
     if (static_cast<int64_t>(rng.below(degree - j)) < want - k) out[k++] = j;
 }
 
+template <typename T>
+using Four __attribute__((vector_size(4 * sizeof(T)))) = T;
+
+// Edges first, first + 1, ... of vertex v; `loose`: by fours, so that up to three more are read and
+// written. Most rows are so short that where a loop ends would be guessed wrong each time.
+template <typename V, typename E>
+void write_row(V v, const V* indices, const E* edge_ids, int64_t first, int64_t count, bool loose,
+               V* src, V* dst, E* ids) {
+  if (!loose) {
+    std::fill_n(src, count, v);
+    memcpy(dst, indices + first, count * sizeof(V));
+    if (edge_ids)
+      memcpy(ids, edge_ids + first, count * sizeof(E));
+    else
+      for (int64_t j = 0; j < count; ++j) ids[j] = static_cast<E>(first + j);
+    return;
+  }
+  const Four<V> source = Four<V>{} + v;
+  Four<V> target;
+  Four<E> place = Four<E>{0, 1, 2, 3} + static_cast<E>(first);
+  for (int64_t j = 0; j < count; j += 4, place += 4) {
+    memcpy(&target, indices + first + j, sizeof target);
+    if (edge_ids) memcpy(&place, edge_ids + first + j, sizeof place);
+    memcpy(src + j, &source, sizeof source);
+    memcpy(dst + j, &target, sizeof target);
+    memcpy(ids + j, &place, sizeof place);
+  }
+}
+
+// Has the rows of vertices that come next on their way: where they are, then their beginnings.
+template <typename V, typename E>
+void prefetch(const int64_t* indptr, const V* indices, const E* edge_ids, const int64_t* frontier,
+              const int64_t* offsets, int64_t n, int64_t i) {
+  if (i + 2 * kAhead < n) __builtin_prefetch(indptr + frontier[i + 2 * kAhead]);
+  if (i + kAhead >= n) return;
+  const int64_t first = indptr[frontier[i + kAhead]];
+  const int64_t count = std::min<int64_t>(offsets[i + kAhead + 1] - offsets[i + kAhead], 64);
+  for (int64_t j = 0; j < count; j += 64 / sizeof(V)) __builtin_prefetch(indices + first + j);
+  for (int64_t j = 0; edge_ids && j < count; j += 64 / sizeof(E))
+    __builtin_prefetch(edge_ids + first + j);
+}
+
 // Writes src, dst and edge id of edges [begin, end) of an expansion. `edge_ids` may be null: the
 // position is the id. With `sample`, at most that many of each vertex.
 template <typename V, typename E>
-void expand_fill(const int64_t* indptr, const V* indices, const E* edge_ids,
+void expand_fill(const int64_t* indptr, const V* indices, const E* edge_ids, int64_t num_edges,
                  const int64_t* frontier, const int64_t* offsets, int64_t n, int64_t begin,
                  int64_t end, int64_t sample, uint64_t seed, int threads, V* out_src, V* out_dst,
                  E* out_ids) {
-  parallel_ranges(end - begin, threads, kExpandGrain, [&](int64_t from, int64_t to, int) {
+  parallel_ranges(end - begin, threads, kExpandGrain, [=](int64_t from, int64_t to, int) {
+    V* const src = out_src + from;
+    V* const dst = out_dst + from;
+    E* const ids = out_ids + from;
+    auto copy = [=](int64_t i, int64_t skip, int64_t count, int64_t at) {
+      prefetch(indptr, indices, edge_ids, frontier, offsets, n, i);
+      const int64_t v = frontier[i], first = indptr[v] + skip;
+      const bool loose = at + count + 3 <= to - from && first + count + 3 <= num_edges;
+      write_row(static_cast<V>(v), indices, edge_ids, first, count, loose, src + at, dst + at,
+                ids + at);
+    };
+    if (sample < 0) return stretches(offsets, n, begin + from, begin + to, copy);
     std::vector<int64_t> picked;
-    stretches(offsets, n, begin + from, begin + to,
-              [&](int64_t i, int64_t skip, int64_t count, int64_t at) {
-                if (i + kAhead < n) {
-                  int64_t soon = indptr[frontier[i + kAhead]];
-                  __builtin_prefetch(indices + soon);
-                  if (edge_ids) __builtin_prefetch(edge_ids + soon);
-                }
-                int64_t v = frontier[i], first = indptr[v], degree = indptr[v + 1] - first;
-                V* src = out_src + from + at;
-                V* dst = out_dst + from + at;
-                E* ids = out_ids + from + at;
-                std::fill_n(src, count, static_cast<V>(v));
-                if (sample < 0 || sample >= degree) {
-                  first += skip;
-                  memcpy(dst, indices + first, count * sizeof(V));
-                  if (edge_ids)
-                    memcpy(ids, edge_ids + first, count * sizeof(E));
-                  else
-                    for (int64_t j = 0; j < count; ++j) ids[j] = static_cast<E>(first + j);
-                  return;
-                }
-                picked.resize(sample);
-                sample_row(seed, i, degree, sample, picked.data());
-                for (int64_t j = 0; j < count; ++j) {
-                  int64_t p = first + picked[skip + j];
-                  dst[j] = indices[p];
-                  ids[j] = edge_ids ? edge_ids[p] : static_cast<E>(p);
-                }
-              });
+    auto pick = [=, &picked](int64_t i, int64_t skip, int64_t count, int64_t at) {
+      const int64_t v = frontier[i], first = indptr[v], degree = indptr[v + 1] - first;
+      if (sample >= degree) return copy(i, skip, count, at);
+      prefetch(indptr, indices, edge_ids, frontier, offsets, n, i);
+      picked.resize(sample);
+      sample_row(seed, i, degree, sample, picked.data());
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t p = first + picked[skip + j];
+        src[at + j] = static_cast<V>(v);
+        dst[at + j] = indices[p];
+        ids[at + j] = edge_ids ? edge_ids[p] : static_cast<E>(p);
+      }
+    };
+    stretches(offsets, n, begin + from, begin + to, pick);
   });
 }
 

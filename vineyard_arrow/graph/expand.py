@@ -61,7 +61,9 @@ class _Expansion:
         self._edge_ids = np.empty(0, a.in_edge_ids.dtype) if ids is None else ids
         self._columns = [_property(a, name) for name in props]
         self._offsets = np.empty(len(frontier) + 1, np.int64)
-        outside = _kernels.expand_offsets(self._indptr, frontier, self._offsets, self._sample)
+        outside = _kernels.expand_offsets(
+            self._indptr, frontier, self._offsets, self._sample, threads
+        )
         if outside >= 0:
             count = len(self._indptr) - 1
             raise VertexNotFoundError(

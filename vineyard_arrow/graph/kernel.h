@@ -164,6 +164,11 @@ template <class T>
 bool replace(T& x, T expected, T value) {
   return std::atomic_ref<T>(x).compare_exchange_strong(expected, value, std::memory_order_relaxed);
 }
+template <class T>
+void lower(T& x, T value) {
+  for (T now = load(x); value < now && !replace(x, now, value); now = load(x)) {
+  }
+}
 
 // SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"), as a
 // function of a counter: the numbers depend on what they are for, not on who draws them.

@@ -21,10 +21,15 @@ void concatenate(std::vector<std::vector<I>>& parts, std::vector<I>& whole) {
 // levels[v] is -1 before, and after for what no source reaches. While the frontier is small its
 // out-edges are followed; while it is large every vertex not yet reached looks for a neighbour
 // in it among its in-edges, and stops at the first.
+//
+// `parents`, unless null, are the largest id before, and after for sources and what is not reached.
+// The parent of a vertex is its smallest in-neighbour one level nearer, whoever came first: the
+// first that is found among its in-edges, and the least of those that come by out-edges.
 template <class I>
 void bfs(Run& run, const Rows<I>& out, const Rows<I>& in, std::vector<I> frontier,
-         int32_t* levels) {
+         int32_t* levels, I* parents = nullptr) {
   constexpr int64_t kAlpha = 15, kBeta = 18;  // Beamer's
+  constexpr int64_t kFew = 1 << 15;  // edges that are followed before another thread has started
   const int64_t n = out.size;
   int64_t unseen = out.edges();
   for (I v : frontier) levels[v] = 0;
@@ -38,7 +43,7 @@ void bfs(Run& run, const Rows<I>& out, const Rows<I>& in, std::vector<I> frontie
     unseen -= ahead;
     if (ahead > unseen / kAlpha && ahead > 1024) {
       if (slices.empty()) {
-        slices = cut_evenly(n, 1 << 13);
+        slices = cut_evenly(n, n < kFew * 4 ? n : 1 << 13);
         now.resize(words(n));
         next.resize(words(n));
       }
@@ -59,6 +64,7 @@ void bfs(Run& run, const Rows<I>& out, const Rows<I>& in, std::vector<I> frontie
               for (const I u : in[v]) {
                 if (now[u / 64] >> (u % 64) & 1) {
                   levels[v] = level;
+                  if (parents != nullptr) parents[v] = u;
                   word |= uint64_t{1} << (v % 64);
                   ++count;
                   break;
@@ -90,32 +96,17 @@ void bfs(Run& run, const Rows<I>& out, const Rows<I>& in, std::vector<I> frontie
     auto step = [&](int64_t, int64_t begin, int64_t end, int thread) {
       for (int64_t i = begin; i < end; ++i) {
         for (const I u : out[frontier[i]]) {
-          if (load(levels[u]) < 0 && replace(levels[u], -1, level)) found[thread].push_back(u);
+          const int32_t seen = load(levels[u]);
+          if (seen >= 0 && seen < level) continue;
+          if (seen < 0 && replace(levels[u], -1, level)) found[thread].push_back(u);
+          if (parents != nullptr) lower(parents[u], frontier[i]);
         }
       }
     };
-    // Few edges are followed faster than another thread is woken.
-    run.blocks(cut_evenly(size, ahead < 4096 ? size : std::max<int64_t>(64, size / 256)), step);
+    run.blocks(cut_evenly(size, ahead < kFew ? size : std::max<int64_t>(64, size / 256)), step);
     run.check();
     concatenate(found, frontier);
   }
-}
-
-// The parent of a vertex is its smallest in-neighbour one level nearer: the same one whoever came
-// first. A source and what is not reached have none.
-template <class I>
-void bfs_parents(Run& run, const Rows<I>& in, const int32_t* levels, I* parents) {
-  run.blocks(cut_by_edges(in.size, in.indptr), [&](int64_t, int64_t begin, int64_t end, int) {
-    for (int64_t v = begin; v < end; ++v) {
-      if (levels[v] <= 0) continue;
-      for (const I u : in[v]) {
-        if (levels[u] == levels[v] - 1) {
-          parents[v] = u;
-          break;
-        }
-      }
-    }
-  });
 }
 
 }  // namespace vineyard::graph

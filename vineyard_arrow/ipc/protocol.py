@@ -111,7 +111,10 @@ class Delete(_Message, tag="delete"):
 
 
 class Find(_Message, tag="find"):
-    """Wait up to `timeout_s` for an object, by id or by name."""
+    """Wait up to `timeout_s` for an object, by id or by name.
+
+    A connection waits for one thing: a later wait ends an earlier one without an answer.
+    """
 
     id: Id | None
     name: str | None

@@ -56,7 +56,6 @@ class Stream:
     over: bool = False  # no more will be written
     failure: str | None = None  # why it came to no proper end
     readers: set[Reader] = field(default_factory=set)
-    connections: set[Any] = field(default_factory=set)  # of its writer and readers
     was_read: bool = False
 
     @property

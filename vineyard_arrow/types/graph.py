@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import InvalidGraphError, ObjectNotFoundError, VineyardArrowError
+from ..errors import InvalidGraphError, VineyardArrowError
 from ..graph.edges import Edges
 from ..graph.graph import Graph
 from ..graph.vertices import Vertices
@@ -28,15 +28,7 @@ def build_graph(graph: Graph, encoder: Encoder) -> Part:
     # Other graphs may be parts of the same object.
     prefix = f"{len(encoder.parts)}/" if encoder.members else ""
     for name, value in graph.members().items():
-        name = prefix + name
-        known = graph._stored.get(id(value))
-        if known is not None:
-            try:
-                encoder.add_member(name, known[1])
-                continue
-            except ObjectNotFoundError:  # deleted, or of another store
-                pass
-        graph._stored[id(value)] = value, encoder.put_member(name, value)
+        encoder.share_member(prefix + name, value, graph._stored)
     params = {
         "vertices": [
             [v.label, v.count, list(v.key), sorted(v.index), v.id_bits]
