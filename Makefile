@@ -14,17 +14,20 @@ NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*
 SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
-.PHONY: demo test bench check asan build clean prerequisites
+.PHONY: demo demo-graph test bench check asan build clean prerequisites
 
 build: $(VENV)/.built
 
 demo: build
 	$(PY) docs/examples/demo.py
 
+demo-graph: build
+	$(PY) docs/examples/demo_graph.py
+
 test: build
 	$(PY) -m pytest -q -n 2 --dist loadfile tests
 
-bench: build
+bench: build $(VENV)/.peers
 	$(PY) -m pytest benchmarks -q --benchmark-json=$(BENCH_JSON)
 	$(PY) benchmarks/table.py $(BENCH_JSON)
 
@@ -67,6 +70,13 @@ $(VENV)/.installed: pyproject.toml setup.py
 # gigabytes; elsewhere its tests skip themselves. The second call adds what it depends on.
 	! $(PIP) install -q --no-index --no-deps torch==$(TORCH) 2>/dev/null \
 	|| $(PIP) install -q torch==$(TORCH)
+	@touch $@
+
+# What graphs are compared with is for the benchmarks alone.
+$(VENV)/.peers: pyproject.toml | $(VENV)/.installed
+	$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"], sep="\n")' \
+	> $(VENV)/peers-requires.txt
+	$(PIP) install -q -r $(VENV)/peers-requires.txt
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(NATIVE)

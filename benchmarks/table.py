@@ -22,6 +22,7 @@ def main(path: str) -> None:
         f"Python {machine['python_version']}, Linux {machine['release']},"
         f" {cpu.get('count', '?')} x {cpu.get('brand_raw', machine['machine'])}"
     )
+    print(", ".join(f"{name} {number}" for name, number in machine["libraries"].items()))
     print("Medians; ratios are taken round by round, ours and yardstick interleaved.\n")
     rows: list[list[str]] = []
     verdicts: list[bool] = []
