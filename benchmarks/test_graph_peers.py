@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -113,11 +113,11 @@ def test_build(benchmark: Any, world: World, kind: str) -> None:
     for library in world.with_method("build"):
         scale = world.scale - max(library.smaller, TEXTS_SMALLER if kind == "text" else 0)
         given = world.tables(scale, kind == "text")
-        contests[library] = (
-            scale,
-            lambda library=library, given=given: seconds(library.build, *given),
-            lambda given=given: seconds(world.build, *given),
+        theirs, ours = (
+            partial(seconds, library.build, *given),
+            partial(seconds, world.build, *given),
         )
+        contests[library] = (scale, theirs, ours)
     compete(benchmark, f"build, {kind} oids", world, contests, 0.333, rounds=3)
     world.tables.cache_clear()
 
@@ -157,11 +157,8 @@ def test_algorithm(
         scale = world.scale - library.smaller
         graph, other = world.ours(scale), world.theirs(library, scale)
         given = arguments(graph)
-        contests[library] = (
-            scale,
-            lambda call=getattr(library, method), g=other, given=given: seconds(call, g, *given),
-            lambda g=graph, given=given: seconds(ours, g, *given),
-        )
+        theirs = partial(seconds, getattr(library, method), other, *given)
+        contests[library] = (scale, theirs, partial(seconds, ours, graph, *given))
     compete(benchmark, what, world, contests, 1, rounds=5)
 
 
@@ -170,37 +167,35 @@ def test_triangles(benchmark: Any, world: World) -> None:
     contests = {}
     for library in world.with_method("triangles"):
         scale = world.scale - max(library.smaller, TRIANGLES_SMALLER)
-        graph = world.ours(scale)
         other = library.undirected(*pairs(*world.edges(scale), 1 << scale), 1 << scale)
-        contests[library] = (
-            scale,
-            lambda call=library.triangles, g=other: seconds(call, g),
-            lambda g=graph: seconds(algorithms.triangles, g),
-        )
+        ours = partial(seconds, algorithms.triangles, world.ours(scale))
+        contests[library] = (scale, partial(seconds, library.triangles, other), ours)
     compete(benchmark, "triangles", world, contests, 1, rounds=5)
 
 
-def drain(edges: Iterator[Any]) -> None:
-    for _ in edges:
-        pass
+def loop(edges: Callable[[], Iterator[Any]], degree: int) -> float:
+    """A step of a Python loop, done again and again over the same edges."""
+
+    def drain() -> None:
+        for _ in edges():
+            pass
+
+    return each(drain, LOOP // degree + 1) / degree
 
 
 def test_loop(benchmark: Any, world: World) -> None:
-    """A Python loop over what a library has for edges, those of the largest hub; one edge."""
+    """Over what a library has for edges, those of the largest hub."""
     contests = {}
     for library in world.with_method("loop"):
         scale = world.scale - library.smaller
-        graph, other = world.ours(scale), world.theirs(library, scale)
+        graph = world.ours(scale)
         hub = hub_of(graph)
-        calls = LOOP // graph.degree(hub) + 1
-        degree = graph.degree(hub)
-        contests[library] = (
-            scale,
-            lambda call=library.loop, g=other, v=hub, n=calls, d=degree: (
-                each(lambda: drain(call(g, v)), n) / d
-            ),
-            lambda g=graph, v=hub, n=calls, d=degree: each(lambda: drain(g.out_edges(v)), n) / d,
+        calls = (
+            partial(library.loop, world.theirs(library, scale), hub),
+            partial(graph.out_edges, hub),
         )
+        theirs, ours = (partial(loop, edges, graph.degree(hub)) for edges in calls)
+        contests[library] = (scale, theirs, ours)
     compete(benchmark, "loop over edges, one edge", world, contests, 1, rounds=9)
 
 
@@ -208,14 +203,15 @@ def test_row(benchmark: Any, world: World) -> None:
     contests = {}
     for library in world.with_method("row"):
         scale = world.scale - library.smaller
-        graph, other = world.ours(scale), world.theirs(library, scale)
+        graph = world.ours(scale)
         v = int(np.argmax(np.diff(graph.adjacency().out_indptr) == 16))
-        contests[library] = (
-            scale,
-            lambda call=library.row, g=other, v=v: each(lambda: call(g, v)),
-            lambda g=graph, v=v: each(lambda: g.out_slice(v).neighbors),
-        )
+        theirs = partial(each, partial(library.row, world.theirs(library, scale), v))
+        contests[library] = (scale, theirs, partial(each, partial(neighbours, graph, v)))
     compete(benchmark, "neighbours of a vertex that has 16", world, contests, 1, rounds=9)
+
+
+def neighbours(graph: Graph, v: int) -> Any:
+    return graph.out_slice(v).neighbors
 
 
 @pytest.mark.parametrize("wanted", [100_000, 1_000_000])
@@ -225,11 +221,7 @@ def test_expand(benchmark: Any, world: World, wanted: int) -> None:
     frontier = frontier_of(graph.adjacency().out_indptr, wanted)
     contests = {}
     for library in world.with_method("expand"):
-        other = world.theirs(library, world.scale - library.smaller)
-        contests[library] = (
-            world.scale - library.smaller,
-            lambda call=library.expand, g=other: seconds(call, g, frontier),
-            lambda: seconds(graph.expand, frontier),
-        )
+        theirs = partial(seconds, library.expand, world.theirs(library, world.scale), frontier)
+        contests[library] = (world.scale, theirs, partial(seconds, graph.expand, frontier))
     what = f"expand, {wanted:,} edges of {len(frontier):,} vertices"
     compete(benchmark, what, world, contests, 1, rounds=9)

@@ -103,7 +103,7 @@ def test_demo_answers_and_copies_nothing(folder):
     assert row(out, "(package)")[1] == "8"
     assert row(out, "(package)-[Depends]->(package)")[1] == "7"
     assert row(out, "(package)-[Provides]->(package)")[1] == "1"
-    assert row(out, "need it, directly or not")[1:] == ["3", "75 % of all; by hops 3"]
+    assert row(out, "need it, directly or not")[1:] == ["3", "75 % of all: 3"]
     assert re.search(r"^ +1 +libc6 +3 ", out, re.M)
     assert row(out, "all")[1:] == ["6", "3.5 MiB installed"]
     assert re.search(r"^ +2 +libc6, libgcc-s1$", out, re.M)
