@@ -23,7 +23,8 @@ def main(path: str) -> None:
         f" {cpu.get('count', '?')} x {cpu.get('brand_raw', machine['machine'])}"
     )
     print(", ".join(f"{name} {number}" for name, number in machine["libraries"].items()))
-    print("Medians; ratios are taken round by round, ours and yardstick interleaved.\n")
+    print("Medians; ratios are taken round by round, ours and yardstick interleaved.")
+    print("Graphs: best times, ours and theirs in turns.\n")
     rows: list[list[str]] = []
     verdicts: list[bool] = []
     group = None
