@@ -1,6 +1,6 @@
 """How the cost of graphs grows: scales 16, 18, 20 and 22, and one plot of the cost of an edge.
 
-Usage: python benchmarks/graph_scaling.py [--scales 16 18 20 22] [--plot docs/images/...svg]
+Usage: python benchmarks/graph_scaling.py [--scales 16 18 20 22] [--plot FILE.svg]
 
 R-MAT graphs with 16 edges a vertex and sparse int64 oids, in a store of this run's own. Each
 figure is the best of some repeats.
