@@ -15,17 +15,20 @@ NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*
 SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
-.PHONY: demo test bench check asan build clean prerequisites
+.PHONY: demo demo-graph test bench check asan build clean prerequisites
 
 build: $(VENV)/.built
 
 demo: build
 	$(PY) docs/examples/demo.py
 
+demo-graph: build
+	$(PY) docs/examples/demo_graph.py
+
 test: build
 	$(PY) -m pytest -q -n 2 --dist loadfile tests
 
-bench: build
+bench: build $(VENV)/.peers
 	$(PY) -m pytest benchmarks -q --benchmark-json=$(BENCH_JSON)
 	$(PY) benchmarks/table.py $(BENCH_JSON)
 
@@ -72,6 +75,13 @@ $(VENV)/.installed: pyproject.toml setup.py
 # use, so it cannot be in an extra; the tests skip themselves without it.
 	$(PIP) install -q --no-deps graphar==$(GRAPHAR) \
 	|| echo "make: graphar cannot be installed: its tests will be skipped" >&2
+	@touch $@
+
+# What graphs are compared with is for the benchmarks alone.
+$(VENV)/.peers: pyproject.toml | $(VENV)/.installed
+	$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"], sep="\n")' \
+	> $(VENV)/peers-requires.txt
+	$(PIP) install -q -r $(VENV)/peers-requires.txt
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(NATIVE)

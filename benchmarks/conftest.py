@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import libraries
 import pytest
 from measure import GIB
 from peers import Echo, Peer
@@ -14,6 +15,14 @@ from stores import Store, auto_files
 from vineyard_arrow.ipc.hugepages import MemFiles
 
 CROWD = 8
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--graph-scale", type=int, default=20, help="of the graphs that peers build")
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
+    machine_info["libraries"] = libraries.versions()
 
 
 def pytest_configure(config: pytest.Config) -> None:

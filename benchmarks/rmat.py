@@ -44,3 +44,17 @@ def tables(scale: int, texts: bool = False) -> tuple[pa.Table, pa.Table]:
         oids = pa.array([f"user-{oid}" for oid in oids.to_pylist()])
     edges = {"src": oids.take(pa.array(src)), "dst": oids.take(pa.array(dst))}
     return pa.table({"oid": oids}), pa.table(edges)
+
+
+def frontier_of(indptr: Any, wanted: int) -> Any:
+    """Vertices at random, as many as have so many edges."""
+    degrees = np.diff(indptr)
+    frontier = np.random.default_rng(0).permutation(len(degrees))
+    return frontier[: 1 + int(np.searchsorted(np.cumsum(degrees[frontier]), wanted))]
+
+
+def pairs(src: Any, dst: Any, num: int) -> tuple[Any, Any]:
+    """The simple undirected view: each pair of neighbours once, the smaller first."""
+    low, high = np.minimum(src, dst), np.maximum(src, dst)
+    keys = np.unique((low * num + high)[low != high])
+    return keys // num, keys % num

@@ -22,7 +22,9 @@ def main(path: str) -> None:
         f"Python {machine['python_version']}, Linux {machine['release']},"
         f" {cpu.get('count', '?')} x {cpu.get('brand_raw', machine['machine'])}"
     )
-    print("Medians; ratios are taken round by round, ours and yardstick interleaved.\n")
+    print(", ".join(f"{name} {number}" for name, number in machine["libraries"].items()))
+    print("Medians; ratios are taken round by round, ours and yardstick interleaved.")
+    print("Graphs: best times, ours and theirs in turns.\n")
     rows: list[list[str]] = []
     verdicts: list[bool] = []
     group = None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from measure import KIB, once, p50, paired, report, seconds, time_of
-from rmat import tables
+from rmat import frontier_of, tables
 
 from vineyard_arrow.graph import Graph
 
@@ -172,10 +172,7 @@ def test_slice(benchmark: Any, graph: Graph) -> None:
 @pytest.mark.benchmark(group="graph: access")
 @pytest.mark.parametrize("wanted", [100_000, 1_000_000])
 def test_expand(benchmark: Any, graph: Graph, wanted: int) -> None:
-    """Vertices at random, as many as have so many edges."""
-    degrees = np.diff(graph.adjacency().out_indptr)
-    frontier = np.random.default_rng(0).permutation(graph.num_vertices())
-    frontier = frontier[: 1 + int(np.searchsorted(np.cumsum(degrees[frontier]), wanted))]
+    frontier = frontier_of(graph.adjacency().out_indptr, wanted)
     count = graph.expand(frontier).num_rows
     (ours,) = paired(benchmark, lambda: seconds(graph.expand, frontier), rounds=49)
     best = min(ours)

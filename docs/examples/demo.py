@@ -346,9 +346,9 @@ class Reader:
 
 
 @contextlib.contextmanager
-def start(engine: str, socket: str) -> Iterator[Reader]:
-    """Run this file as a reader."""
-    command = [sys.executable, __file__, engine, socket]
+def start(engine: str, socket: str, script: str = __file__) -> Iterator[Reader]:
+    """Run a script as a reader."""
+    command = [sys.executable, script, engine, socket]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             yield Reader(engine, process)
