@@ -26,6 +26,7 @@ def find_rows(
     out: Array,
     threads: int = 0,
 ) -> int: ...
+def hash_rows(columns: KeyColumns, out: Array, threads: int = 0) -> None: ...
 def build_csr(
     src: Array,
     dst: Array,

@@ -43,6 +43,7 @@ cdef extern from "oid_index.h" namespace "vineyard::graph" nogil:
     int64_t c_fill_rows "vineyard::graph::fill_rows"(RowIndex, const vector[KeyColumn]&, int64_t, int64_t*, int64_t) except +
     int64_t c_find_rows "vineyard::graph::find_rows"[Id](RowIndex, const vector[KeyColumn]&, int64_t, const vector[KeyColumn]&,
                           int64_t, int, Id*) except +
+    void c_hash_rows "vineyard::graph::hash_rows"(const vector[KeyColumn]&, int64_t, int, uint64_t*) except +
 
 
 cdef extern from "csr.h" namespace "vineyard::graph" nogil:
@@ -173,6 +174,12 @@ def find_rows(
             threads_of(threads), &out[0],
         )
     return found
+
+
+def hash_rows(KeyColumns columns, uint64_t[::1] out, int threads=0):
+    """The hash of each row of the key columns, which is that of the index of texts."""
+    with nogil:
+        c_hash_rows(columns.columns, columns.num_rows, threads_of(threads), &out[0])
 
 
 # ---- rows
