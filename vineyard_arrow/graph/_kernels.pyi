@@ -56,6 +56,22 @@ def merge_both(
     threads: int = 0,
 ) -> None: ...
 def gather(values: int, width: int, ids: Array, out: int, threads: int = 0) -> None: ...
+def count_cut(
+    indptr: Array, indices: Array, src_fids: Array, dst_fids: Array, once: bool, counts: Array
+) -> None: ...
+def fill_cut(
+    indptr: Array,
+    indices: Array,
+    src_fids: Array,
+    dst_fids: Array,
+    once: bool,
+    at: Array,
+    src_places: Array,
+    dst_places: Array,
+    src: Array,
+    dst: Array,
+    ids: Array,
+) -> None: ...
 def expand_offsets(indptr: Array, frontier: Array, offsets: Array, most: int = -1) -> int: ...
 def expand_fill(
     indptr: Array,

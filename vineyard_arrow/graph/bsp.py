@@ -33,6 +33,7 @@ from ..errors import (
     WorkerFailedError,
     from_code,
 )
+from ..objects import ObjectID
 from .arrays import Array
 from .balance import check_number
 from .exchange import Exchange, View, view_of_fragment, view_of_ranges
@@ -168,40 +169,37 @@ def run(
         from .. import default_client
 
         client = default_client()
-    socket, key, fnum = _source(graph, k, client)
+    key, fnum = _source(graph, k, client)
+    job = (str(client._a.socket), key, fnum, triple, program, arguments or {}, timeout_s)
     with _Crew(fnum, timeout_s) as crew:
         crew.send([sys.path] * fnum)
-        crew.send(
-            [
-                (socket, key, fid, fnum, triple, program, arguments or {}, timeout_s)
-                for fid in range(fnum)
-            ]
-        )
+        crew.send([(fid, *job) for fid in range(fnum)])
         return _conduct(crew, client)
 
 
-def _source(graph: Any, k: int | None, client: Client) -> tuple[str, int | str, int]:
-    """What workers get the graph by, and how many they are."""
+def _source(graph: Any, k: int | None, client: Client) -> tuple[int, int]:
+    """The object that workers are to get, and how many they are."""
     if isinstance(graph, Graph | GlobalGraph):
-        if graph.origin is None:
+        if graph.origin is None or graph.origin.socket != str(client._a.socket):
             raise InvalidGraphError(
-                "this graph was not got from a store, so other processes cannot have it",
+                "this graph was not got from this store, so other processes cannot have it",
                 "put it, and give its id or what get gives",
             )
-        socket, key = graph.origin
+        key = graph.origin.id
+        client.get_meta(key)  # it may be gone, and the daemon too
     else:
-        socket, key, graph = str(client._a.socket), graph, client.get(graph)
+        key, graph = client._resolve(graph), client.get(graph)
     if isinstance(graph, GlobalGraph):
         if k not in (None, graph.fnum):
             raise InvalidGraphError(
                 f"{k} processes for {graph.fnum} fragments", "leave k out, or repartition"
             )
-        return socket, key, graph.fnum
+        return key, graph.fnum
     if not isinstance(graph, Graph):
-        raise InvalidGraphError(f"{key} is a {type(graph).__name__}, no graph")
+        raise InvalidGraphError(f"{ObjectID(key)} is a {type(graph).__name__}, no graph")
     if k is None:
         raise InvalidGraphError("into how many fragments?", "give k")
-    return socket, key, check_number(k, MAX_FRAGMENTS)
+    return key, check_number(k, MAX_FRAGMENTS)
 
 
 # ---- the coordinator
@@ -339,7 +337,7 @@ def _done(connection: Connection) -> tuple[str, Any]:
     from ..client import connect
 
     try:
-        socket, key, fid, fnum, triple, program, arguments, timeout_s = connection.recv()
+        fid, socket, key, fnum, triple, program, arguments, timeout_s = connection.recv()
         with connect(socket, autostart=False) as client:
             graph = client.get(key)
             if isinstance(graph, GlobalGraph):

@@ -59,8 +59,16 @@ def pagerank(
     if max_iter < 1 or not tol >= 0:
         raise InvalidObjectError(f"max_iter {max_iter}, tol {tol}", "take at least 1 and 0")
     arguments = {"alpha": alpha, "max_iter": max_iter, "tol": tol}
-    options = {"triple": triple, "client": client, "timeout_s": timeout_s}
-    return pa.array(_joined(run(_pagerank, graph, k, arguments=arguments, **options)))
+    found = run(
+        _pagerank,
+        graph,
+        k,
+        triple=triple,
+        arguments=arguments,
+        client=client,
+        timeout_s=timeout_s,
+    )
+    return pa.array(_joined(found))
 
 
 def bfs(
@@ -87,8 +95,16 @@ def bfs(
         If a source is no vertex.
     """
     sources = np.unique(as_ids([source] if isinstance(source, int | np.integer) else source))
-    options = {"triple": triple, "client": client, "timeout_s": timeout_s}
-    levels = _joined(run(_bfs, graph, k, arguments={"sources": sources}, **options))
+    found = run(
+        _bfs,
+        graph,
+        k,
+        triple=triple,
+        arguments={"sources": sources},
+        client=client,
+        timeout_s=timeout_s,
+    )
+    levels = _joined(found)
     return nullable(levels, levels >= 0)
 
 
@@ -139,7 +155,7 @@ def _bfs(worker: Worker, sources: Array) -> tuple[Array, Array]:
     flags = np.zeros(view.num_local, bool)
     told = np.zeros(view.num_local, bool)  # what owners of outer vertices know already
     fresh = np.isin(view.ids, sources)
-    found = worker.collect(flags, [np.count_nonzero(fresh)])[0]
+    found = worker.collect(flags, [int(fresh.sum())])[0]
     if found < len(sources):
         raise VertexNotFoundError(f"{len(sources) - int(found)} of the sources are no vertices")
     level = 0
@@ -155,7 +171,7 @@ def _bfs(worker: Worker, sources: Array) -> tuple[Array, Array]:
         flags &= ~told
         flags[inner] &= levels < 0
         told |= flags
-        if not worker.collect(flags, [np.count_nonzero(flags)])[0]:
+        if not worker.collect(flags, [int(flags.sum())])[0]:
             return view.ids, levels
         fresh = flags[inner] & (levels < 0)
         level += 1

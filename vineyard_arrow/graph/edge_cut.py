@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from ..errors import InvalidGraphError, LabelNotFoundError
+from ..errors import InvalidGraphError
 from .adjacency import Adjacency
 from .arrays import Array
 from .graph import Graph, Origin
@@ -196,13 +196,25 @@ class Fragment:
 
     def figures(self) -> Figures:
         """Counts over all labels and triples. O(edges)."""
-        triples = [each.triple for each in self.graph.schema.edges]
-        owned = sum(len(self.owned_edges(triple)) for triple in triples)
-        cut = sum(
-            self.graph.num_edges(triple) - len(self.inner_edges(triple)) for triple in triples
-        )
+        edges, cut = 0, 0
+        for each in self.graph.schema.edges:
+            a, src, dst = (
+                self.graph.adjacency(each.triple),
+                self._maps[each.src],
+                self._maps[each.dst],
+            )
+            own = int(a.out_indptr[src.num_inner])  # positions of edges out of inner vertices
+            outer = a.out_indices[:own] >= dst.num_inner
+            out = int(np.count_nonzero(outer))
+            if a.directed:
+                edges += own
+                cut += out + a.num_edges - own
+            else:
+                lower = np.count_nonzero(a.out_indices[:own] < src.outer_of(self.fid).start)
+                edges += a.num_edges - (int(lower) - (own - out))
+                cut += out
         maps = self._maps.values()
-        return Figures(sum(m.num_inner for m in maps), sum(m.num_outer for m in maps), owned, cut)
+        return Figures(sum(m.num_inner for m in maps), sum(m.num_outer for m in maps), edges, cut)
 
     def members(self) -> dict[str, Any]:
         """All that it consists of, by name: what a store keeps as objects of their own."""

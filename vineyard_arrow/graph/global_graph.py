@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ..errors import InvalidGraphError, ObjectNotFoundError, StoreFullError, VertexNotFoundError
 from ..objects import ObjectID
-from .arrays import Array, combined, taken, values_of
+from .arrays import Array, allocate, combined, taken, values_of
 from .balance import check_number, moved_owners
 from .edge_cut import Figures, Fragment
 from .edges import Edges, build_edges
@@ -322,38 +322,25 @@ def _joined_edges(
     counts = vertices[src].count, vertices[dst].count
     dtype = id_dtype(max(counts))
     known = {label: _whole_ids(fragments, label) for label in {src, dst}}
-    sources, targets, columns, rows = [], [], [], []
+    sources: list[Array] = []
+    targets: list[Array] = []
+    columns, rows = [], []
     for fragment in fragments:
         owned = fragment.owned_edges(triple)
-        for label, ends, out in zip(
-            (src, dst), fragment.edge_ends(triple), (sources, targets), strict=True
-        ):
-            local = _ids_by_lid(fragment, label, known[label])
-            out.append(local[ends[owned]].astype(dtype))
+        ends = fragment.edge_ends(triple)
+        for label, lids, out in zip((src, dst), ends, (sources, targets), strict=True):
+            out.append(_ids_by_lid(fragment, label, known[label])[lids[owned]].astype(dtype))
         own = fragment.graph._edges[triple]
         picked = owned.astype(id_dtype(own.count))
-        columns.append(
-            pa.table(
-                {
-                    name: taken(
-                        combined(_chunked(column), pa.default_memory_pool()),
-                        picked,
-                        pa.default_memory_pool(),
-                        threads,
-                    )
-                    for name, column in own.columns.items()
-                }
-            )
-        )
+        columns.append({name: _picked(c, picked, threads) for name, c in own.columns.items()})
         if "orig_row" in own.arrays:
             rows.append(values_of(own.arrays["orig_row"])[owned])
-    table = pa.concat_tables(columns)
     made = build_edges(
         triple,
         np.concatenate(sources),
         np.concatenate(targets),
         counts,
-        {name: table.column(name) for name in table.column_names},
+        {name: pa.chunked_array([each[name] for each in columns]) for name in columns[0]},
         directed=fragments[0].graph.directed,
         keep_rows=bool(rows),
         pool=pool,
@@ -361,13 +348,17 @@ def _joined_edges(
         report=lambda what: None,
     )
     if rows:  # of the table that the graph was built from, not of these
-        order = values_of(made.arrays["orig_row"])
-        made.arrays["orig_row"] = pa.array(np.concatenate(rows)[order])
+        array, view = allocate(rows[0].dtype, made.count, pool)
+        np.take(np.concatenate(rows), values_of(made.arrays["orig_row"]), out=view)
+        made.arrays["orig_row"] = array
     return made
 
 
-def _chunked(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
-    return column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
+def _picked(column: pa.Array | pa.ChunkedArray, rows: Array, threads: int) -> pa.Array:
+    pool = pa.default_memory_pool()
+    if isinstance(column, pa.ChunkedArray):
+        column = combined(column, pool)
+    return taken(column, rows, pool, threads)
 
 
 def _ids_by_lid(fragment: Fragment, label: str, ids: Sequence[Array]) -> Array:

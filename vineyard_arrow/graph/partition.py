@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import InvalidGraphError, StoreFullError
+from . import _kernels
 from .adjacency import Adjacency
 from .arrays import Array, allocate, combined, taken, values_of
 from .balance import balanced_cuts, check_number
@@ -23,7 +24,6 @@ from .edge_cut import Fragment
 from .edges import Edges, build_edges
 from .fragments import vertex_weights
 from .graph import Graph
-from .schema import Triple
 from .vertex_map import MAX_FRAGMENTS, VertexMap, pack_gids
 from .vertices import Vertices, id_dtype
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .global_graph import GlobalGraph
 
 __all__ = ["By", "Placement", "partition", "split"]
+
+_GRAIN = 1 << 17  # fewer positions are not worth a thread
 
 By = Literal["hash", "segment"] | Callable[[str, pa.Table], Any]
 """How vertices are given to fragments, see `partition`."""
@@ -93,7 +95,8 @@ def partition(
 def _owners(graph: Graph, label: str, k: int, by: By) -> Array:
     count = graph.num_vertices(label)
     if by == "hash":
-        return (graph._vertices[label].hashes() % np.uint64(k)).astype(np.int64)
+        owners: Array = (graph._vertices[label].hashes() % np.uint64(k)).astype(np.int64)
+        return owners
     if by == "segment":
         cuts = balanced_cuts(vertex_weights(graph, label), k)
         return np.repeat(np.arange(k), np.diff(cuts))
@@ -147,6 +150,14 @@ class Placement:
         """Ids of the inner vertices of a fragment, by local id."""
         return self.order[self.starts[fid] : self.starts[fid + 1]]
 
+    def fids(self) -> Array:
+        """The owner of each vertex, int32."""
+        fids = np.empty(len(self.order), np.int32)
+        fids[self.order] = np.repeat(
+            np.arange(len(self.starts) - 1, dtype=np.int32), np.diff(self.starts)
+        )
+        return fids
+
     def places(self) -> Array:
         """The place of each vertex in ``order``."""
         places = np.empty_like(self.order)
@@ -164,7 +175,7 @@ def split(
 ) -> list[Fragment]:
     """The fragments of a graph whose vertices are placed."""
     cuts = [
-        _Cut(graph.adjacency(e.triple), placements[e.src], placements[e.dst], k)
+        _Cut(graph.adjacency(e.triple), placements[e.src], placements[e.dst], k, threads)
         for e in graph.schema.edges
     ]
     outer = {label: _outer(label, placement, cuts) for label, placement in placements.items()}
@@ -190,54 +201,46 @@ def split(
             rows = np.concatenate([inner, placement.order[beyond]])
             vertices[label] = _keys(whole, rows, pool, threads)
             tables[label] = _table(whole, inner, vertices[label], pool, threads)
-        edges = {
-            cut.triple: _edges(cut, fid, graph, vertices, room, pool, threads) for cut in cuts
-        }
+        edges = {cut.triple: _edges(cut, fid, graph, vertices, room, pool, threads) for cut in cuts}
         fragments.append(Fragment(Graph(vertices, edges, graph.directed), fid, k, maps, tables))
     return fragments
 
 
 class _Cut:
-    """The edges of a triple by fragment: ends by their places, and ids."""
+    """The edges of a triple by fragment: the places of their ends, and their ids.
 
-    def __init__(self, a: Adjacency, src: Placement, dst: Placement, k: int) -> None:
+    Attributes
+    ----------
+    starts : numpy.ndarray
+        int64[k + 1]: where each fragment's begin.
+    sources, targets, ids : numpy.ndarray
+        Those of a fragment are in the order of ids.
+    """
+
+    def __init__(self, a: Adjacency, src: Placement, dst: Placement, k: int, threads: int) -> None:
         self.triple = a.triple
-        src_places, dst_places = src.places(), dst.places()
-        sources = np.repeat(src_places, np.diff(a.out_indptr))
-        targets = dst_places[a.out_indices]
-        fids = np.repeat(np.arange(k, dtype=np.min_scalar_type(k)), np.diff(src.starts))
-        owners = np.repeat(fids[src_places], np.diff(a.out_indptr))
-        if not a.directed:  # each edge once, in the order of ids
-            rows = np.repeat(np.arange(a.num_src, dtype=a.out_indices.dtype), np.diff(a.out_indptr))
-            once = rows <= a.out_indices
-            sources, targets, owners = sources[once], targets[once], owners[once]
-        others = np.repeat(
-            np.arange(k, dtype=fids.dtype), np.diff(dst.starts)
-        )[targets]
-        self._sources, self._targets = sources, targets
-        self._own, self._own_starts = _grouped(owners, k)
-        crossing = np.flatnonzero(owners != others)
-        order, self._others_starts = _grouped(others[crossing], k)
-        self._others = crossing[order]
+        indices, once = a.out_indices, not a.directed
+        parts = (threads or _kernels.default_threads()) if len(indices) >= _GRAIN else 1
+        counts = np.zeros((parts, k + 1), np.int64)
+        fids = src.fids(), dst.fids()
+        if len(indices):
+            _kernels.count_cut(a.out_indptr, indices, *fids, once, counts)
+        totals = counts[:, :k].sum(0)
+        self.starts = np.concatenate([[0], np.cumsum(totals)])
+        at = np.cumsum(counts, axis=0) - counts  # of what earlier parts have
+        at[:, :k] += self.starts[:k]
+        count = int(self.starts[k])
+        self.sources = np.empty(count, indices.dtype)
+        self.targets = np.empty(count, indices.dtype)
+        self.ids = np.empty(count, id_dtype(a.num_edges))
+        places = [each.places().astype(indices.dtype, copy=False) for each in (src, dst)]
+        if count:
+            ends = self.sources, self.targets
+            _kernels.fill_cut(a.out_indptr, indices, *fids, once, at, *places, *ends, self.ids)
 
-    def edges_of(self, fid: int) -> Array:
-        """Ids of the edges with an end in a fragment: parallel ones in their order."""
-        begin, end = self._own_starts[fid : fid + 2]
-        first, last = self._others_starts[fid : fid + 2]
-        return np.concatenate([self._own[begin:end], self._others[first:last]])
-
-    def sources(self, edges: Array) -> Array:
-        """Places of the sources of edges."""
-        return self._sources[edges]
-
-    def targets(self, edges: Array) -> Array:
-        """Places of the destinations of edges."""
-        return self._targets[edges]
-
-
-def _grouped(fids: Array, k: int) -> tuple[Array, Array]:
-    starts = np.concatenate([[0], np.cumsum(np.bincount(fids, minlength=k))])
-    return np.argsort(fids, kind="stable"), starts
+    def of(self, fid: int) -> slice:
+        """Where the edges of a fragment are."""
+        return slice(*self.starts[fid : fid + 2].tolist())
 
 
 def _outer(label: str, placement: Placement, cuts: list[_Cut]) -> list[Array]:
@@ -246,12 +249,10 @@ def _outer(label: str, placement: Placement, cuts: list[_Cut]) -> list[Array]:
     for fid in range(len(placement.starts) - 1):
         seen = np.zeros(len(placement.order), bool)
         for cut in cuts:
-            if label in (cut.triple[0], cut.triple[2]):
-                edges = cut.edges_of(fid)
-                if cut.triple[0] == label:
-                    seen[cut.sources(edges)] = True
-                if cut.triple[2] == label:
-                    seen[cut.targets(edges)] = True
+            if cut.triple[0] == label:
+                seen[cut.sources[cut.of(fid)]] = True
+            if cut.triple[2] == label:
+                seen[cut.targets[cut.of(fid)]] = True
         seen[placement.starts[fid] : placement.starts[fid + 1]] = False
         out.append(np.flatnonzero(seen))
     return out
@@ -305,14 +306,14 @@ def _edges(
     """The edges of one triple in one fragment."""
     src, _, dst = triple = cut.triple
     whole = graph._edges[triple]
-    ids = cut.edges_of(fid)
+    own = cut.of(fid)
     counts = vertices[src].count, vertices[dst].count
     dtype = id_dtype(max(counts))
     needs_rows = bool(whole.columns) or "orig_row" in whole.arrays
     made = build_edges(
         triple,
-        lids[src][cut.sources(ids)].astype(dtype, copy=False),
-        lids[dst][cut.targets(ids)].astype(dtype, copy=False),
+        lids[src][cut.sources[own]].astype(dtype, copy=False),
+        lids[dst][cut.targets[own]].astype(dtype, copy=False),
         counts,
         {},
         directed=graph.directed,
@@ -323,7 +324,7 @@ def _edges(
     )
     arrays, columns = dict(made.arrays), {}
     if needs_rows:
-        order = ids[values_of(arrays.pop("orig_row"))].astype(id_dtype(whole.count))
+        order = cut.ids[own][values_of(arrays.pop("orig_row"))]
         for name, column in whole.columns.items():
             columns[name] = _moved(column, order, pool, threads)
         if "orig_row" in whole.arrays:

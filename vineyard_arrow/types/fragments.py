@@ -7,6 +7,7 @@ members too: kept with it, and deleted with it.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pyarrow as pa
@@ -91,7 +92,8 @@ def build_global_graph(graph: GlobalGraph, encoder: Encoder) -> Part:
             try:
                 encoder.add_member(name, object_id)
             except ObjectNotFoundError:  # it may live elsewhere
-                if encoder.new_id is None or object_id.instance == ObjectID(encoder.new_id()).instance:
+                new_id = encoder.new_id
+                if new_id is None or object_id.instance == ObjectID(new_id()).instance:
                     raise
         ids.append(int(object_id))
     figures = [[getattr(each, name) for each in graph.figures] for name in _FIGURES]
@@ -114,7 +116,8 @@ def resolve_global_graph(part: StoredPart, stored: StoredObject) -> GlobalGraph:
         if name in stored.composed_of:
             if stored.composed_of[name][0] != number:
                 raise _no_sense(f"fragment {fid} is not its member of that number")
-            handles[fid] = source.get_object(number)  # a pin: deleted or not, it can be opened
+            with contextlib.suppress(ObjectNotFoundError):  # which is told when it is asked for
+                handles[fid] = source.get_object(number)  # a pin: it stays, deleted or not
     columns = [table[name].to_pylist() for name in _FIGURES]
     figures = [Figures(*row) for row in zip(*columns, strict=True)]
     options = {"mode": stored.mode, "trusted": stored.trusted}
