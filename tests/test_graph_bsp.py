@@ -40,15 +40,23 @@ def make(client: Any, directed: bool = True) -> Graph:
     return Graph.from_tables({"v": nodes}, {TRIPLE: edges}, client=client, directed=directed)
 
 
+def both(worker: Worker, sources: Any) -> Any:
+    """Two programs in one run, since it takes long to start processes."""
+    ranks = bsp_algorithms._pagerank(worker, 0.85, 100, 1e-10)
+    return ranks, bsp_algorithms._bfs(worker, sources)
+
+
 def check(client: Client, graph: Graph, key: Any, k: int | None) -> None:
-    ranks = bsp_algorithms.pagerank(key, k, tol=1e-10, client=client)
-    expected = algorithms.pagerank(graph, tol=1e-10)
-    assert np.abs(ranks.to_numpy() - expected.to_numpy()).max() < 1e-9
     source = int(np.diff(graph.adjacency().out_indptr).argmax())
-    levels = bsp_algorithms.bfs(key, [source, 599], k, client=client)
-    assert levels.equals(algorithms.bfs(graph, [source, 599], parents=False).levels)
-    assert levels.null_count
-    assert max(levels.to_pylist(), key=lambda x: x or 0) > 2
+    sources = np.array([source, 599])
+    found = bsp.run(both, key, k, arguments={"sources": sources}, client=client)
+    ranks, levels = (bsp_algorithms._joined(each) for each in zip(*found, strict=True))
+    expected = algorithms.pagerank(graph, tol=1e-10)
+    assert np.abs(ranks - expected.to_numpy()).max() < 1e-9
+    reached = algorithms.bfs(graph, sources, parents=False).levels
+    assert levels.tolist() == reached.fill_null(-1).to_pylist()
+    assert reached.null_count
+    assert levels.max() > 2
 
 
 @pytest.mark.parametrize("directed", [True, False])
@@ -58,8 +66,7 @@ def test_virtual_fragments_give_what_the_graph_gives(client: Client, directed: b
     check(client, graph, "graph", 3)
 
 
-@pytest.mark.parametrize("directed", [True, False])
-@pytest.mark.parametrize("by", ["hash", "segment"])
+@pytest.mark.parametrize(("by", "directed"), [("hash", True), ("segment", False)])
 def test_an_edge_cut_gives_what_the_graph_gives(client: Client, directed: bool, by: Any) -> None:
     graph = make(client, directed)
     check(client, graph, client.put(partition(graph, 2, by, client=client)), None)
@@ -74,23 +81,16 @@ def test_values_that_were_got_do_for_keys(client: Client) -> None:
     assert bsp_algorithms.bfs(got, 1, 2, client=client).equals(expected)
 
 
-def test_few_vertices(client: Client) -> None:
+@pytest.mark.parametrize("nodes", [1, 0])
+def test_few_vertices(client: Client, nodes: int) -> None:
     """More fragments than vertices, of which there may be none."""
-    for nodes in (2, 0):
-        ends = {"src": [0] * (nodes // 2), "dst": [1] * (nodes // 2)}
-        graph = Graph.from_tables(
-            {"v": {"oid": pa.array(range(nodes), pa.int64())}}, {TRIPLE: ends}, client=client
-        )
-        ranks = algorithms.pagerank(graph).to_pylist()
-        for key, k in (
-            (client.put(graph), 3),
-            (client.put(partition(graph, 3, client=client)), None),
-        ):
-            assert bsp_algorithms.pagerank(key, k, client=client).to_pylist() == pytest.approx(
-                ranks
-            )
-            if nodes:
-                assert bsp_algorithms.bfs(key, 0, k, client=client).to_pylist() == [0, 1]
+    ends = {"src": [7] * nodes, "dst": [7] * nodes}
+    table = {"oid": pa.array([7] * nodes, pa.int64())}
+    graph = Graph.from_tables({"v": table}, {TRIPLE: ends}, client=client)
+    whole = client.put(partition(graph, 2, client=client))
+    for key, k in ((client.put(graph), 2), (whole, None)):
+        assert bsp_algorithms.pagerank(key, k, client=client).to_pylist() == [1.0] * nodes
+    assert bsp_algorithms.bfs(whole, [0] * nodes, client=client).to_pylist() == [0] * nodes
 
 
 def test_what_is_asked_wrongly(client: Client) -> None:
@@ -224,9 +224,13 @@ def test_programs_of_ones_own(client: Client) -> None:
     [
         (fail, {}, WorkerFailedError, r"worker 1: KeyError: 'lost' \(test_graph_bsp.py:\d+\)"),
         (die, {"number": signal.SIGKILL}, WorkerFailedError, r"worker 1 of 2 died .*-9"),
-        (die, {"number": signal.SIGSTOP}, DeadlineExceededError, r"workers \[1\] of 2"),
+        (
+            die,
+            {"number": signal.SIGSTOP},
+            DeadlineExceededError,
+            r"workers \[.*\] of 2 did not end",
+        ),
         (part, {}, WorkerFailedError, "out of step"),
-        (part, {"unknown": 1}, WorkerFailedError, "worker [01]: TypeError"),
     ],
 )
 def test_a_worker_that_fails_ends_the_run(
@@ -234,7 +238,7 @@ def test_a_worker_that_fails_ends_the_run(
 ) -> None:
     key = client.put(make(client))
     used = daemon.status().memory_charged
-    timeout_s = 5.0 if error is DeadlineExceededError else 60.0
+    timeout_s = 3.0 if error is DeadlineExceededError else 60.0
     with pytest.raises(error, match=message):
         bsp.run(program, key, 2, arguments=arguments, client=client, timeout_s=timeout_s)
     until(lambda: nothing_is_left(daemon, client) and daemon.status().memory_charged <= used)

@@ -182,7 +182,7 @@ def test_wrong_numbers(k: Any) -> None:
 # ---- fragments
 
 
-@examples(150)
+@examples(80)
 @given(multigraphs(), owners())
 def test_the_union_is_the_graph(slow: Any, given_: Any) -> None:
     k, by = given_
@@ -214,7 +214,7 @@ def test_the_union_is_the_graph(slow: Any, given_: Any) -> None:
     assert owned == Counter(e[2] for e in every.elements())
 
 
-@examples(100)
+@examples(60)
 @given(multigraphs(), owners())
 def test_inner_and_outer_vertices_agree(slow: Any, given_: Any) -> None:
     k, by = given_
@@ -487,7 +487,7 @@ def test_spoiled_fragments_are_found(client: Client) -> None:
     bad = [
         (spoiled(fragment, ids=m.ids.cast(pa.int32())), "ids is of a wrong type"),
         (spoiled(fragment, ids=pa.array([0] * len(m.ids), pa.uint32())), "two inner vertices"),
-        (spoiled(fragment, ids=m.ids[1:]), "inner and"),
+        (spoiled(fragment, ids=m.ids[1:]), "inner and|no inner vertex"),
         (spoiled(fragment, outer=pa.array(outer[::-1], uint64)), "outer are not in order"),
         (spoiled(fragment, outer=pa.array([*outer[:-1], 9 << 40], uint64)), "no other fragment"),
         (
@@ -560,7 +560,7 @@ def test_descriptions_that_make_no_sense(client: Client, typename: str) -> None:
 # ---- cut anew
 
 
-@examples(100)
+@examples(50)
 @given(
     multigraphs(), owners(), st.one_of(st.none(), COUNTS), st.sampled_from(["edges", "vertices"])
 )

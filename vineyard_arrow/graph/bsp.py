@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Program", "Worker", "run"]
 
-_GRACE_S = 5.0  # for a worker that has sent its result to end
+_START_S = 60.0  # in which a process is to start, get the graph and find its fragment
+_REAP_S = 5.0  # in which one that has closed its socket is to be dead
 
 
 class Worker:
@@ -113,7 +114,8 @@ class Worker:
 
     def _ask(self, what: str, value: Any) -> Any:
         self._connection.send((what, value))
-        if not self._connection.poll(2 * self._timeout_s):  # it answers, or ends us, before
+        # It waits for the others, each time within its own deadline, and ends us if that passes.
+        if not self._connection.poll(2 * max(_START_S, self._timeout_s)):
             raise DeadlineExceededError("the coordinator does not answer")
         return self._connection.recv()
 
@@ -150,7 +152,8 @@ def run(
     client : Client, optional
         Of the store; the default client, if not given.
     timeout_s : float
-        How long a superstep may take, and starting the processes.
+        How long a superstep may take. Starting the processes may take a minute, or longer than
+        that if this is.
 
     Returns
     -------
@@ -247,9 +250,10 @@ class _Crew:
             with contextlib.suppress(ConnectionError):
                 connection.send_bytes(message)
 
-    def receive(self) -> tuple[str, list[Any]]:
+    def receive(self, timeout_s: float | None = None) -> tuple[str, list[Any]]:
         """One message of each: its kind, and the values by fid."""
-        deadline = time.monotonic() + self.timeout_s
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
         found: dict[int, tuple[str, Any]] = {}
         while len(found) < len(self._connections):
             waiting = {c: i for i, c in enumerate(self._connections) if i not in found}
@@ -257,7 +261,7 @@ class _Crew:
             if not ready:
                 raise DeadlineExceededError(
                     f"workers {sorted(waiting.values())} of {len(self._connections)} did not end"
-                    f" a superstep within {self.timeout_s:g} s",
+                    f" a superstep within {timeout_s:g} s",
                     "give a longer timeout_s",
                 )
             for connection in ready:
@@ -277,7 +281,7 @@ class _Crew:
         except (EOFError, ConnectionError):
             process = self._processes[fid]
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_S)
+                process.wait(_REAP_S)
             raise WorkerFailedError(
                 f"worker {fid} of {len(self._processes)} died (exit status {process.returncode})",
                 "a negative status is the signal that ended it; -9 may be for lack of memory",
@@ -301,7 +305,7 @@ def _conduct(crew: _Crew, client: Client) -> list[Any]:
     """Answer the workers until they are done."""
     from ..shared_memory import SharedMemory
 
-    _, sizes = crew.receive()
+    _, sizes = crew.receive(max(_START_S, crew.timeout_s))
     with contextlib.ExitStack() as made:
         names = []
         for nbytes in sizes:

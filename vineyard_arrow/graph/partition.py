@@ -233,10 +233,10 @@ class _Cut:
         self.sources = np.empty(count, indices.dtype)
         self.targets = np.empty(count, indices.dtype)
         self.ids = np.empty(count, id_dtype(a.num_edges))
-        places = [each.places().astype(indices.dtype, copy=False) for each in (src, dst)]
+        from_, to = (p.places().astype(indices.dtype, copy=False) for p in (src, dst))
         if count:
             ends = self.sources, self.targets
-            _kernels.fill_cut(a.out_indptr, indices, *fids, once, at, *places, *ends, self.ids)
+            _kernels.fill_cut(a.out_indptr, indices, *fids, once, at, from_, to, *ends, self.ids)
 
     def of(self, fid: int) -> slice:
         """Where the edges of a fragment are."""
