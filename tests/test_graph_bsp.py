@@ -73,12 +73,20 @@ def test_an_edge_cut_gives_what_the_graph_gives(client: Client, directed: bool, 
 
 
 def test_values_that_were_got_do_for_keys(client: Client) -> None:
-    graph = make(client)
+    pairs = rmat(7, 4)
+    edges = pa.table({"src": pairs[:, 0], "dst": pairs[:, 1]})
+    graph = Graph.from_tables(
+        {"w": {"oid": range(200)}, "v": {"oid": range(150)}},
+        {("v", "f", "w"): edges, ("v", "e", "v"): edges},
+        client=client,
+    )
     whole = client.get(client.put(partition(graph, 2, client=client)))
-    expected = algorithms.bfs(graph, 1, parents=False).levels
-    assert bsp_algorithms.bfs(whole, 1, client=client).equals(expected)
+    expected = algorithms.bfs(graph, 1, triple="e", parents=False).levels
+    assert bsp_algorithms.bfs(whole, 1, triple="e", client=client).equals(expected)
     got = client.get(client.put(graph))
-    assert bsp_algorithms.bfs(got, 1, 2, client=client).equals(expected)
+    assert bsp_algorithms.bfs(got, 1, 2, triple="e", client=client).equals(expected)
+    with pytest.raises(InvalidGraphError, match="both ends"):
+        bsp_algorithms.bfs(whole, 1, triple="f", client=client)
 
 
 @pytest.mark.parametrize("nodes", [1, 0])

@@ -324,6 +324,16 @@ def test_wide_ids(monkeypatch: pytest.MonkeyPatch) -> None:
         fragment.validate()
 
 
+def test_a_graph_of_nothing() -> None:
+    whole = partition(Graph.from_tables({}, {}, client=LOCAL), 2, client=LOCAL)
+    assert (whole.num_vertices(), whole.num_edges(), len(whole.repartition(3, client=LOCAL))) == (
+        0,
+        0,
+        3,
+    )
+    assert whole.to_graph(client=LOCAL).schema.vertices == ()
+
+
 def test_ids_outside() -> None:
     (fragment, _) = partition(several(), 2, client=LOCAL)
     count = fragment.graph.num_vertices("thing")

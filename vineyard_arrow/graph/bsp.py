@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,7 +223,7 @@ class _Crew:
         code = f"from {__name__} import work; work({{}})"
         try:
             for _ in range(fnum):
-                ours, theirs = Pipe()
+                ours, theirs = _pair(max(_START_S, timeout_s))
                 self._connections.append(ours)
                 with theirs:
                     command = [sys.executable, "-c", code.format(theirs.fileno())]
@@ -230,6 +232,7 @@ class _Crew:
                             command,
                             stdin=subprocess.DEVNULL,
                             pass_fds=[theirs.fileno()],
+                            start_new_session=True,  # Ctrl-C is for the caller, who ends them
                             env=env,
                         )
                     )
@@ -246,9 +249,13 @@ class _Crew:
     def send(self, messages: Sequence[Any]) -> None:
         """A message to each, by fid; who cannot take it has died, which `receive` tells."""
         pickles = [ForkingPickler.dumps(message) for message in messages]
-        for connection, message in zip(self._connections, pickles, strict=True):
-            with contextlib.suppress(ConnectionError):
-                connection.send_bytes(message)
+        for fid, message in enumerate(pickles):
+            try:
+                self._connections[fid].send_bytes(message)
+            except BlockingIOError:
+                raise self._stuck(fid) from None
+            except ConnectionError:
+                pass
 
     def receive(self, timeout_s: float | None = None) -> tuple[str, list[Any]]:
         """One message of each: its kind, and the values by fid."""
@@ -278,6 +285,8 @@ class _Crew:
     def _message(self, fid: int) -> tuple[str, Any]:
         try:
             kind, value = self._connections[fid].recv()
+        except BlockingIOError:
+            raise self._stuck(fid) from None
         except (EOFError, ConnectionError):
             process = self._processes[fid]
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -291,6 +300,11 @@ class _Crew:
             raise from_code(code, f"worker {fid}: {message}", hint)
         return kind, value
 
+    def _stuck(self, fid: int) -> DeadlineExceededError:
+        return DeadlineExceededError(
+            f"worker {fid} of {len(self._processes)} stopped within a message"
+        )
+
     def end(self) -> None:
         """End what still runs, and wait for it."""
         for connection in self._connections:
@@ -299,6 +313,15 @@ class _Crew:
             process.kill()
         for process in self._processes:
             process.wait()
+
+
+def _pair(timeout_s: float) -> tuple[Connection, socket.socket]:
+    """Both ends of a connection; ours waits only so long within a message."""
+    ours, theirs = socket.socketpair()
+    limit = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        ours.setsockopt(socket.SOL_SOCKET, option, limit)
+    return Connection(ours.detach()), theirs
 
 
 def _conduct(crew: _Crew, client: Client) -> list[Any]:
@@ -341,8 +364,8 @@ def _done(connection: Connection) -> tuple[str, Any]:
     from ..client import connect
 
     try:
-        fid, socket, key, fnum, triple, program, arguments, timeout_s = connection.recv()
-        with connect(socket, autostart=False) as client:
+        fid, path, key, fnum, triple, program, arguments, timeout_s = connection.recv()
+        with connect(path, autostart=False) as client:
             graph = client.get(key)
             if isinstance(graph, GlobalGraph):
                 view = view_of_fragment(graph.fragment(fid), triple)

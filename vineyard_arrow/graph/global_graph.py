@@ -38,7 +38,8 @@ class GlobalGraph(Sequence[Fragment]):
     """A graph in fragments, by fid: a sequence that opens them when asked for.
 
     Made by `partition`, got from a store, or of fragments that were put one by one, each got
-    from wherever it lives.
+    from wherever it lives. One that was got opens fragments as long as its client is open; those
+    that are open stay as they are.
 
     Parameters
     ----------
