@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pickle
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -312,6 +313,20 @@ def test_what_gives_no_owners(by: Any, message: str) -> None:
     graph = Graph.from_tables({"v": {"oid": range(5)}}, {}, client=LOCAL)
     with pytest.raises(InvalidGraphError, match=message):
         partition(graph, 2, by, client=LOCAL)
+
+
+@pytest.mark.parametrize("directed", [True, False])
+def test_threads_make_no_difference(monkeypatch: pytest.MonkeyPatch, directed: bool) -> None:
+    ends = np.random.default_rng(3).integers(0, 50, (2, 400))
+    edges = {"src": ends[0], "dst": ends[1], "row": np.arange(400)}
+    graph = Graph.from_edges(edges, client=LOCAL, directed=directed)
+    made = []
+    for grain, threads in ((1 << 20, 1), (1, 3), (1, 7)):
+        monkeypatch.setattr(sys.modules[partition.__module__], "_GRAIN", grain)
+        made.append(list(partition(graph, 4, client=LOCAL, threads=threads)))
+    for fragments in made[1:]:
+        for one, other in zip(made[0], fragments, strict=True):
+            equal(one.graph, other.graph)
 
 
 def test_wide_ids(monkeypatch: pytest.MonkeyPatch) -> None:
