@@ -312,8 +312,8 @@ def _edges(
     needs_rows = bool(whole.columns) or "orig_row" in whole.arrays
     made = build_edges(
         triple,
-        lids[src][cut.sources[own]].astype(dtype, copy=False),
-        lids[dst][cut.targets[own]].astype(dtype, copy=False),
+        _at(lids[src], cut.sources[own], threads).astype(dtype, copy=False),
+        _at(lids[dst], cut.targets[own], threads).astype(dtype, copy=False),
         counts,
         {},
         directed=graph.directed,
@@ -324,12 +324,20 @@ def _edges(
     )
     arrays, columns = dict(made.arrays), {}
     if needs_rows:
-        order = cut.ids[own][values_of(arrays.pop("orig_row"))]
+        order = _at(cut.ids[own], values_of(arrays.pop("orig_row")), threads)
         for name, column in whole.columns.items():
             columns[name] = _moved(column, order, pool, threads)
         if "orig_row" in whole.arrays:
             arrays["orig_row"] = _moved(whole.arrays["orig_row"], order, pool, threads)
     return Edges(triple, made.count, graph.directed, arrays, columns)
+
+
+def _at(values: Array, places: Array, threads: int) -> Array:
+    """``values[places]``; NumPy would copy the places to 64 bits first."""
+    out = np.empty(len(places), values.dtype)
+    if len(places):
+        _kernels.gather(values.ctypes.data, values.itemsize, places, out.ctypes.data, threads)
+    return out
 
 
 def _moved(column: pa.Array | pa.ChunkedArray, rows: Array, pool: Any, threads: int) -> pa.Array:
