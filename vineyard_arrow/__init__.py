@@ -42,6 +42,7 @@ from .errors import (
     StreamFailedError,
     VertexNotFoundError,
     VineyardArrowError,
+    WorkerFailedError,
 )
 from .objects import ObjectID, ObjectMeta
 
@@ -92,6 +93,7 @@ __all__ = [
     "StreamFailedError",
     "VertexNotFoundError",
     "VineyardArrowError",
+    "WorkerFailedError",
     "builder",
     "builder_context",
     "connect",

@@ -148,6 +148,12 @@ class NotConvergedError(VineyardArrowError, ArithmeticError):
     code = "not-converged"
 
 
+class WorkerFailedError(VineyardArrowError, RuntimeError):
+    """A process that was to do a part of the work failed or died."""
+
+    code = "worker-failed"
+
+
 class BuilderNotFoundError(InvalidObjectError, TypeError):
     """A value cannot be stored: its type has no builder, and pickle refuses it."""
 

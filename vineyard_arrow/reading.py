@@ -83,6 +83,11 @@ class Source:
         """The user that this process (or one it was forked from) connected as."""
         return self._client._a.uid
 
+    @property
+    def socket(self) -> str:
+        """Of the client's store."""
+        return str(self._client._a.socket)
+
     def get_object(self, key: int) -> ObjectHandle:
         """A handle on an object."""
         return self._client.get_object(key)

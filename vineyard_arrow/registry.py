@@ -102,6 +102,10 @@ class Source(Protocol):
     def uid(self) -> int:
         """The user of this process, by the same count as objects' users."""
 
+    @property
+    def socket(self) -> str:
+        """Of the store that objects are read from."""
+
     def done(self) -> None:
         """The value is made."""
 
@@ -397,7 +401,10 @@ _BUILDER_MODULES = {
     "torch": "torch",
     "vineyard_arrow": "object",
     "xarray": "xarray",
-    "vineyard_arrow.graph.graph": "graph",  # a module of ours, loaded with the first graph alone
+    # Modules of ours, loaded with the first graph or fragment alone.
+    "vineyard_arrow.graph.graph": "graph",
+    "vineyard_arrow.graph.edge_cut": "fragments",
+    "vineyard_arrow.graph.global_graph": "fragments",
 }
 # ... of classes that no builder knows, by a method that hands out their memory ...
 _PROTOCOLS = ("__arrow_c_stream__", "__arrow_c_array__", "__dlpack__")
@@ -421,6 +428,7 @@ _RESOLVER_MODULES |= dict.fromkeys(
 )
 _RESOLVER_MODULES |= dict.fromkeys(("tensor",), "numpy")
 _RESOLVER_MODULES |= {"object": "object", "shared": "shared", "graph": "graph"}
+_RESOLVER_MODULES |= dict.fromkeys(("fragment", "global_graph"), "fragments")
 
 
 # Forms through which any other is reached, and the typename whose resolvers start there.

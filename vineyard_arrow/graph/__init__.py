@@ -11,16 +11,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._edges import Edge, EdgeSlice
     from .adjacency import Adjacency
+    from .edge_cut import Fragment
+    from .fragments import VirtualFragment
+    from .global_graph import GlobalGraph
     from .graph import Graph
     from .schema import EdgeTriple, GraphSchema, VertexLabel
 
-__all__ = ["Adjacency", "Edge", "EdgeSlice", "EdgeTriple", "Graph", "GraphSchema", "VertexLabel"]
+__all__ = [
+    "Adjacency",
+    "Edge",
+    "EdgeSlice",
+    "EdgeTriple",
+    "Fragment",
+    "GlobalGraph",
+    "Graph",
+    "GraphSchema",
+    "VertexLabel",
+    "VirtualFragment",
+]
 
 _HOME = {
     "Adjacency": "adjacency",
     "Edge": "_edges",
     "EdgeSlice": "_edges",
+    "Fragment": "edge_cut",
+    "GlobalGraph": "global_graph",
     "Graph": "graph",
+    "VirtualFragment": "fragments",
 } | dict.fromkeys(("EdgeTriple", "GraphSchema", "VertexLabel"), "schema")
 
 

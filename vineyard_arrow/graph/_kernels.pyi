@@ -26,6 +26,7 @@ def find_rows(
     out: Array,
     threads: int = 0,
 ) -> int: ...
+def hash_rows(columns: KeyColumns, out: Array, threads: int = 0) -> None: ...
 def build_csr(
     src: Array,
     dst: Array,
@@ -58,6 +59,22 @@ def gather(values: int, width: int, ids: Array, out: int, threads: int = 0) -> N
 def expand_offsets(
     indptr: Array, frontier: Array, offsets: Array, most: int = -1, threads: int = 0
 ) -> int: ...
+def count_cut(
+    indptr: Array, indices: Array, src_fids: Array, dst_fids: Array, once: bool, counts: Array
+) -> None: ...
+def fill_cut(
+    indptr: Array,
+    indices: Array,
+    src_fids: Array,
+    dst_fids: Array,
+    once: bool,
+    at: Array,
+    src_places: Array,
+    dst_places: Array,
+    src: Array,
+    dst: Array,
+    ids: Array,
+) -> None: ...
 def expand_fill(
     indptr: Array,
     indices: Array,

@@ -7,7 +7,7 @@ Arrays come allocated, of the right lengths and types: Python above sees to it. 
 holds the GIL while it works. ``threads`` below one stands for the default.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
@@ -43,6 +43,7 @@ cdef extern from "oid_index.h" namespace "vineyard::graph" nogil:
     int64_t c_fill_rows "vineyard::graph::fill_rows"(RowIndex, const vector[KeyColumn]&, int64_t, int64_t*, int64_t) except +
     int64_t c_find_rows "vineyard::graph::find_rows"[Id](RowIndex, const vector[KeyColumn]&, int64_t, const vector[KeyColumn]&,
                           int64_t, int, Id*) except +
+    void c_hash_rows "vineyard::graph::hash_rows"(const vector[KeyColumn]&, int64_t, int, uint64_t*) except +
 
 
 cdef extern from "csr.h" namespace "vineyard::graph" nogil:
@@ -53,6 +54,19 @@ cdef extern from "csr.h" namespace "vineyard::graph" nogil:
     void c_merge_both "vineyard::graph::merge_both"[V, E](
         const int64_t*, const V*, const int64_t*, const V*, const E*, int64_t, int,
         int64_t*, V*, E*) except +
+
+
+cdef extern from "cut.h" namespace "vineyard::graph" nogil:
+    cdef cppclass CutRows[V]:
+        const int64_t* indptr
+        const V* indices
+        int64_t num_rows
+        const int32_t* src_fids
+        const int32_t* dst_fids
+        cbool once
+    void c_count_cut "vineyard::graph::count_cut"[V](const CutRows[V]&, int64_t, int, int64_t*) except +
+    void c_fill_cut "vineyard::graph::fill_cut"[V, E](
+        const CutRows[V]&, int64_t, int, int64_t*, const V*, const V*, V*, V*, E*) except +
 
 
 cdef extern from "expand.h" namespace "vineyard::graph" nogil:
@@ -175,6 +189,12 @@ def find_rows(
     return found
 
 
+def hash_rows(KeyColumns columns, uint64_t[::1] out, int threads=0):
+    """The hash of each row of the key columns, which is that of the index of texts."""
+    with nogil:
+        c_hash_rows(columns.columns, columns.num_rows, threads_of(threads), &out[0])
+
+
 # ---- rows
 
 def build_csr(
@@ -229,6 +249,42 @@ def gather(
     with nogil:
         c_gather(<const uint8_t*>values, width, &ids[0], <int64_t>ids.shape[0],
                  threads_of(threads), <uint8_t*>out)
+
+
+# ---- fragments
+
+cdef CutRows[vertex_id] cut_rows(
+    const int64_t[::1] indptr, const vertex_id[::1] indices, const int32_t[::1] src_fids,
+    const int32_t[::1] dst_fids, cbool once,
+) noexcept:
+    cdef CutRows[vertex_id] rows
+    rows.indptr, rows.indices, rows.num_rows = &indptr[0], &indices[0], indptr.shape[0] - 1
+    rows.src_fids, rows.dst_fids, rows.once = &src_fids[0], &dst_fids[0], once
+    return rows
+
+
+def count_cut(
+    const int64_t[::1] indptr, const vertex_id[::1] indices, const int32_t[::1] src_fids,
+    const int32_t[::1] dst_fids, cbool once, int64_t[:, ::1] counts,
+):
+    """Add up the edges for each fragment (the last column: all), in as many parts as rows."""
+    cdef CutRows[vertex_id] rows = cut_rows(indptr, indices, src_fids, dst_fids, once)
+    with nogil:
+        c_count_cut(rows, <int64_t>(counts.shape[1] - 1), <int>counts.shape[0], &counts[0, 0])
+
+
+def fill_cut(
+    const int64_t[::1] indptr, const vertex_id[::1] indices, const int32_t[::1] src_fids,
+    const int32_t[::1] dst_fids, cbool once, int64_t[:, ::1] at, const vertex_id[::1] src_places,
+    const vertex_id[::1] dst_places, vertex_id[::1] src, vertex_id[::1] dst, edge_id[::1] ids,
+):
+    """Write edges by fragment, from ``at`` on: places of both ends, and number."""
+    cdef CutRows[vertex_id] rows = cut_rows(indptr, indices, src_fids, dst_fids, once)
+    with nogil:
+        c_fill_cut(
+            rows, <int64_t>(at.shape[1] - 1), <int>at.shape[0], &at[0, 0], &src_places[0],
+            &dst_places[0], &src[0], &dst[0], &ids[0],
+        )
 
 
 # ---- expansion

@@ -7,7 +7,7 @@ built in its pool; every view it gives out keeps that memory, whatever becomes o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -24,10 +24,18 @@ from .vertices import Vertices
 
 if TYPE_CHECKING:
     from ..client import Client
+    from .fragments import VirtualFragment
 
-__all__ = ["Direction", "Graph"]
+__all__ = ["Direction", "Graph", "Origin"]
 
 Direction = Literal["out", "in"]
+
+
+class Origin(NamedTuple):
+    """The object that a value was got from: the store's socket, and the object's id."""
+
+    socket: str
+    id: int
 
 
 class Graph(Derivable):
@@ -44,9 +52,15 @@ class Graph(Derivable):
     directed : bool
     stored : dict of int to (object, ObjectID)
         Which of its tables and arrays (by ``id()``) are objects of a store already.
+
+    Attributes
+    ----------
+    origin : Origin or None
+        The object it was got from.
     """
 
     _private = False  # whether its memory was got copy-on-write, so nobody else sees a write
+    origin: Origin | None = None
 
     def __init__(
         self,
@@ -319,6 +333,23 @@ class Graph(Derivable):
             batch_size=batch_size,
             threads=threads,
         )
+
+    # ---- parts
+
+    def fragments(self, k: int) -> list[VirtualFragment]:
+        """Cut the graph into ``k`` ranges of vertices with about as many edges each.
+
+        Nothing is copied: all of them share this graph. They are for processes of one host; see
+        `partition` for fragments that may part. O(vertices).
+
+        Raises
+        ------
+        InvalidGraphError
+            If ``k`` is no number from 1 on.
+        """
+        from .fragments import virtual_fragments
+
+        return virtual_fragments(self, k)
 
     # ---- the whole
 

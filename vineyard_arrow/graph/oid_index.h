@@ -173,6 +173,12 @@ inline uint64_t hash_row(const KeyColumns& columns, int64_t row) {
   return h;
 }
 
+inline void hash_rows(const KeyColumns& columns, int64_t n, int threads, uint64_t* out) {
+  parallel_ranges(n, threads, kLookupGrain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) out[row] = hash_row(columns, row);
+  });
+}
+
 inline bool same_row(const KeyColumns& a, int64_t row_a, const KeyColumns& b, int64_t row_b) {
   for (size_t i = 0; i < a.size(); ++i) {
     auto x = a[i].bytes(row_a), y = b[i].bytes(row_b);

@@ -254,6 +254,17 @@ class Vertices:
             return [table.column(0)]
         return [table.column(name) for name in self.key]
 
+    def hashes(self) -> Array:
+        """A hash of each oid, uint64: the same for equal oids, in any graph and process.
+
+        Integers of all types are hashed as 64 bits, texts of all types as their bytes.
+        """
+        out = np.empty(self.count, np.uint64)
+        if self.count:
+            own = [normalized(self.table.column(name).chunk(0), name) for name in self.key]
+            _kernels.hash_rows(_native(own, self.count), out)
+        return out
+
     @property
     def _is_unsigned(self) -> bool:
         return bool(pa.types.is_uint64(self.table.schema.field(self.key[0]).type))

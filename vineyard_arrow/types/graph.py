@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from ..errors import InvalidGraphError, VineyardArrowError
 from ..graph.edges import Edges
-from ..graph.graph import Graph
+from ..graph.graph import Graph, Origin
 from ..graph.vertices import Vertices
+from ..objects import ObjectID
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 
-__all__: list[str] = []
+__all__ = ["origin_of"]
 
 GRAPH = "vineyard.graph"
 
@@ -94,7 +95,15 @@ def resolve_graph(part: StoredPart, stored: StoredObject) -> Graph:
         raise InvalidGraphError("the description of this graph makes no sense")
     graph = Graph(vertices, edges, params["directed"], known)
     graph._private = part.writable
+    graph.origin = origin_of(part, stored)
     trusted = stored.is_trusted and stored.members_trusted
     if stored.validate or not trusted:  # kernels follow the indices wherever they lead
         graph.validate()
     return graph
+
+
+def origin_of(part: StoredPart, stored: StoredObject) -> Origin | None:
+    """The object that is just this part and what it refers to."""
+    if stored.source is None or part is not stored.parts[0]:
+        return None
+    return Origin(stored.source.socket, ObjectID(stored.id))
