@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class Line:
         data = m.encode(message, nbytes_of(chunks))  # may raise: nothing is sent yet
         with self._translated():
             try:
-                self._send(data, chunks)
+                send(self._writer, data, chunks, lambda: self._await(self._timeout_s))
                 self._await(self._timeout_s if timeout_s is None else timeout_s)
                 chunk = self._reader.read_chunk()
                 reply, nbytes = m.decode(chunk.app_metadata, requests=False)
@@ -103,19 +103,6 @@ class Line:
     def _cut(self) -> None:
         self._late = True
         self._reader.cancel()
-
-    def _send(self, message: bytes, chunks: Sequence[Chunk]) -> None:
-        metadata: bytes | None = message
-        for batch in pieces(chunks):
-            self._await(self._timeout_s)
-            if metadata is None:
-                self._writer.write_batch(batch)
-            else:
-                self._writer.write_with_metadata(batch, metadata)
-                metadata = None
-        if metadata is not None:
-            self._await(self._timeout_s)
-            self._writer.write_metadata(metadata)
 
     def _receive(self, chunk: Any, nbytes: int) -> pa.Buffer:
         memory = block(nbytes)
@@ -148,6 +135,11 @@ class Line:
             raise
 
     def _error(self, error: BaseException) -> VineyardArrowError:
+        said = getattr(error, "extra_info", b"")
+        if said:
+            with contextlib.suppress(ProtocolError):
+                told, _ = m.decode(said, requests=False)
+                return from_code(told.code, told.message, told.hint)
         why = str(error).partition(". gRPC client debug")[0].partition(". Detail:")[0]
         if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
             return AccessDeniedError(
@@ -170,6 +162,23 @@ class Line:
                 self._reader.cancel()
             with contextlib.suppress(Exception):  # else Arrow complains on standard error
                 self._writer.close()
+
+
+def send(
+    writer: Any, message: bytes, chunks: Sequence[Chunk], before_each: Callable[[], object]
+) -> None:
+    """Write a message, and its payload in pieces."""
+    metadata: bytes | None = message
+    for batch in pieces(chunks):
+        before_each()
+        if metadata is None:
+            writer.write_batch(batch)
+        else:
+            writer.write_with_metadata(batch, metadata)
+            metadata = None
+    if metadata is not None:
+        before_each()
+        writer.write_metadata(metadata)
 
 
 def block(nbytes: int) -> pa.Buffer:

@@ -30,7 +30,7 @@ from ..registry import Part
 from ..store import NOBODY, Draft
 from ..streams import StreamReader, StreamWriter, open_stream
 from . import messages as m
-from .transit import Chunk, nbytes_of, stream_of, tables_of
+from .transit import Chunk, batches_in, nbytes_of, stream_of, tables_of
 
 GLANCE_S = 1.0  # a wait looks that often whether its client is still there
 NO_CHUNKS: tuple[Chunk, ...] = ()
@@ -174,7 +174,7 @@ class LineEnd:
         raw = self._a.read(message.id, pin=self._pin(message.pin))
         heads, chunks = [], list[Chunk]()
         for part in raw.parts:
-            stream = stream_of(part.table.schema, part.table.to_batches())
+            stream = stream_of(part.table.schema, batches_in(part.table))
             heads.append(m.PartHead(part.typename, part.params, nbytes_of(stream)))
             chunks += stream
         return m.Parts(heads, raw.members, raw.uid), chunks
@@ -197,7 +197,7 @@ class LineEnd:
             parts = []
             for head in draft.parts:
                 table = next(tables)
-                parts.append(Part(head.typename, table.schema, table.to_batches(), head.params))
+                parts.append(Part(head.typename, table.schema, batches_in(table), head.params))
             drafts.append(Draft(parts, draft.name, draft.members, draft.signature, draft.id))
         return m.Sealed(self._a.put(drafts, strict=message.strict)), NO_CHUNKS
 
@@ -253,7 +253,7 @@ class LineEnd:
         if writer is None or data is None:
             raise ProtocolError("a batch of no stream")
         (table,) = tables_of(data, [data.size])
-        for batch in table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]:
+        for batch in batches_in(table):
             self._patiently(
                 message.timeout_s,
                 lambda left, batch=batch: writer.write(batch, timeout_s=left),  # type: ignore[misc]

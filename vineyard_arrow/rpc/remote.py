@@ -1,7 +1,7 @@
 """A store that is reached over TCP: what `ipc.attached.Attached` is on its own host.
 
 What is got is copied to memory of this process, once. Thread-safe: each thread takes a line of
-its own while it asks. After a fork the child makes lines of its own.
+its own while it asks. Of no use in a forked child: gRPC's threads stay with the parent.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from .transit import Chunk, nbytes_of, stream_of, tables_of
 from .watch import Watch
 
 MODES = ("ro", "cow", "copy")
+_PID = os.getpid()  # whose threads gRPC's are
 _NO_CHUNKS: tuple[Chunk, ...] = ()
 _OPTIONS = [
     # Else stores that are connected to twice share a connection, and are cut off together.
@@ -72,11 +73,7 @@ class Remote:
         self._config = config
         self._closed = False
         self._instance = 0
-        self._begin()
-        self.uid: int
-        self._give(self._line())  # so that who cannot connect learns it now
-
-    def _begin(self) -> None:
+        _check_fork()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._watch = Watch()
@@ -94,6 +91,8 @@ class Remote:
         )
         self._end = weakref.finalize(self, _end, self._free, self._watch, self._flight, self._pid)
         self._end.atexit = False
+        self.uid: int
+        self._give(self.open_line())  # so that who cannot connect learns it now
 
     # ---- lines
 
@@ -101,6 +100,7 @@ class Remote:
         """A line of one's own; to be closed."""
         if self._closed:
             raise VineyardArrowError("this client is closed", "connect() anew")
+        _check_fork()
         line = Line(self._flight, self._options, self._watch, self.socket, self.timeout_s)
         try:
             reply, _ = line.request(m.Greet(m.VERSION, self._peer, self._instance))
@@ -111,10 +111,8 @@ class Remote:
         return line
 
     def _line(self) -> Line:
-        if os.getpid() != self._pid:
-            self._begin()  # what the parent has open is the parent's
         with self._lock:
-            if self._free:
+            if self._free and os.getpid() == self._pid:
                 return self._free.pop()
         return self.open_line()
 
@@ -261,6 +259,14 @@ class Remote:
         """The client is closed: so are all lines."""
         self._closed = True
         self._end()
+
+
+def _check_fork() -> None:
+    if os.getpid() != _PID:
+        raise VineyardArrowError(
+            "a store over TCP cannot be asked in a child that was forked: gRPC has threads",
+            "let multiprocessing spawn, or connect() in the children alone",
+        )
 
 
 def _end(lines: list[Line], watch: Watch, client: flight.FlightClient, pid: int) -> None:

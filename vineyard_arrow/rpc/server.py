@@ -40,10 +40,10 @@ from ..ipc.attached import Attached
 from ..objects import ObjectID
 from ..types.memory import BYTES
 from . import messages as m
-from .line import fill
+from .line import fill, send
 from .lines import LineEnd, Peers
 from .tables import batches_of, flight_info, key_of, list_infos, table_of, text_of
-from .transit import pieces, stream_of, tables_of
+from .transit import batches_in, nbytes_of, pieces, stream_of, tables_of
 from .watch import Watch
 
 log = logging.getLogger("vineyard_arrow.rpc")
@@ -89,7 +89,8 @@ def cut_off(peer: str) -> None:
             sock = socket.socket(fileno=os.dup(int(name)))
             try:
                 found = sock.getpeername()
-                if (found[0], found[1]) == (host.strip("[]"), int(port)):
+                # gRPC's sockets are of IPv6, whatever comes by them.
+                if (found[0].removeprefix("::ffff:"), found[1]) == (host.strip("[]"), int(port)):
                     sock.shutdown(socket.SHUT_RDWR)
                     log.warning("cut %s off: it stopped reading or writing", peer)
             finally:
@@ -121,6 +122,11 @@ def _told(error: VineyardArrowError) -> Any:
     if isinstance(error, LookupError):
         return KeyError(str(error))
     return flight.FlightServerError(str(error), extra)
+
+
+def _refusal(error: VineyardArrowError) -> Any:
+    """The last word on a line: what comes next on it may be anything."""
+    return flight.FlightServerError(str(error), m.encode(p.failure(error)))
 
 
 class Server(flight.FlightServerBase):  # type: ignore[misc]
@@ -169,8 +175,6 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         try:
             writer.begin(BYTES)
             self._serve_line(context, end, reader, writer)
-        except (flight.FlightError, pa.ArrowException, OSError) as error:
-            log.debug("a line broke: %s", error)
         finally:
             end.close()
 
@@ -183,14 +187,12 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
             try:
                 message, nbytes = m.decode(chunk.app_metadata, requests=True)
                 data = self._receive(context, end, message, nbytes, chunk, reader)
-            except VineyardArrowError as error:  # what comes next may be anything
-                self._reply(context, writer, p.failure(error), ())
-                return
+            except VineyardArrowError as error:
+                raise _refusal(error) from None
             try:
                 reply, chunks = end.handle(message, data)
             except ProtocolError as error:
-                self._reply(context, writer, p.failure(error), ())
-                return
+                raise _refusal(error) from None
             except VineyardArrowError as error:
                 reply, chunks = p.failure(error), ()
             except Exception as error:
@@ -213,21 +215,12 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         return memory
 
     def _reply(self, context: Any, writer: Any, reply: Any, chunks: Any) -> None:
-        total = sum(map(len, chunks))
         try:
-            metadata: bytes | None = m.encode(reply, total)
+            message = m.encode(reply, nbytes_of(chunks))
         except VineyardArrowError as error:
-            metadata, chunks = m.encode(p.failure(error)), ()
+            message, chunks = m.encode(p.failure(error)), ()
         with self._watched(context) as progress:
-            for batch in pieces(chunks):
-                if metadata is None:
-                    writer.write_batch(batch)
-                else:
-                    writer.write_with_metadata(batch, metadata)
-                    metadata = None
-                progress()
-            if metadata is not None:
-                writer.write_metadata(metadata)
+            send(writer, message, chunks, progress)
 
     # ---- tables
 
@@ -280,7 +273,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
     def _landed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A batch that came, in shared memory."""
         chunks = stream_of(batch.schema, [batch])
-        nbytes = sum(map(len, chunks))
+        nbytes = nbytes_of(chunks)
         try:
             memory = pa.allocate_buffer(nbytes, memory_pool=self._attached.pool)
         except MemoryError:
@@ -289,7 +282,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         for _ in fill(memory, nbytes, None, lambda: next(parts)):
             pass
         (table,) = tables_of(memory, [nbytes])
-        return (table.to_batches() or [batch])[0]
+        return batches_in(table)[0]
 
     @_translated
     def do_action(self, context: Any, action: Any) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from ..streams.reader import StreamReader, _Source
 from ..streams.writer import StreamWriter, _check_bounds, _schema
 from . import messages as m
 from .remote import Remote, typed, typed_schema
-from .transit import Chunk, stream_of, tables_of
+from .transit import Chunk, batches_in, stream_of, tables_of
 
 if TYPE_CHECKING:
     from ..ipc.attached import Attached
@@ -154,8 +154,7 @@ class _RemoteSource(_Source):
             return None
         (table,) = tables_of(data, [data.size])
         self.position = reply.position
-        batches = typed(table).to_batches()
-        return batches[0] if batches else pa.RecordBatch.from_pylist([], self.schema)
+        return batches_in(typed(table))[0]
 
 
 def open_remote_stream(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -27,7 +27,7 @@ _PADDING = bytes(ALIGNMENT)
 _END = struct.pack("<iI", -1, 0)  # of an Arrow IPC stream
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # MessageHeader
 
-Chunk = bytes | pa.Buffer
+Chunk: TypeAlias = "bytes | pa.Buffer"
 
 
 class _Sink:
@@ -196,6 +196,14 @@ def tables_of(data: pa.Buffer, sizes: Sequence[int]) -> list[pa.Table]:
         tables.append(table)
         at += size
     return tables
+
+
+def batches_in(table: pa.Table) -> list[pa.RecordBatch]:
+    """The batches that a table was read from; those without rows, too."""
+    if not table.num_columns:
+        return table.to_batches()
+    chunks = zip(*(column.chunks for column in table.columns), strict=True)
+    return [pa.RecordBatch.from_arrays(list(each), schema=table.schema) for each in chunks]
 
 
 def piece_bytes(batch: Any) -> pa.Buffer:
