@@ -13,8 +13,19 @@ import peers
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from measure import GIB, MIB, Pages, back_memory, p50, paired, rate_of, ratio_of, report, seconds
-from measure import time_of as time_of
+from measure import (
+    GIB,
+    MIB,
+    Pages,
+    back_memory,
+    p50,
+    paired,
+    rate_of,
+    ratio_of,
+    report,
+    seconds,
+    time_of,
+)
 
 from vineyard_arrow.client import connect
 from vineyard_arrow.ipc.hugepages import MemFiles
@@ -75,6 +86,7 @@ def test_small_calls(benchmark: Any, remote: RemoteClient, stock: flight.FlightC
         report(benchmark, what, time_of(ours), time_of(theirs), ratio, target)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.benchmark(group="a store over TCP: 1 GiB, stock Flight and a copy beside it")
 def test_large_get(benchmark: Any, remote: RemoteClient, stock: flight.FlightClient) -> None:
     """Both ends in fresh memory, as nobody keeps warm pages for a client over TCP."""

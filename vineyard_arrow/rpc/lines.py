@@ -119,8 +119,6 @@ class LineEnd:
         handler = _HANDLERS.get(type(message))
         if handler is not None:
             return handler(self, message, data)
-        if isinstance(message, p.Find) and message.timeout_s > 0:
-            return self._wait(message), NO_CHUNKS
         return self._a.request(message)[0], NO_CHUNKS
 
     def close(self) -> None:
@@ -201,11 +199,16 @@ class LineEnd:
             drafts.append(Draft(parts, draft.name, draft.members, draft.signature, draft.id))
         return m.Sealed(self._a.put(drafts, strict=message.strict)), NO_CHUNKS
 
-    def _wait(self, message: p.Find) -> p.Found:
-        key = message.name if message.id is None else message.id
-        if key is None:
-            raise ProtocolError("a wait for nothing")
-        return p.Found(self._patiently(message.timeout_s, lambda left: self._a.wait_for(key, left)))
+    def _find(self, message: p.Find, _: Any) -> Reply:
+        if message.timeout_s > 0:
+            key = message.name if message.id is None else message.id
+            if key is None:
+                raise ProtocolError("a wait for nothing")
+            found = self._patiently(message.timeout_s, lambda left: self._a.wait_for(key, left))
+            return p.Found(found), NO_CHUNKS
+        if message.id is None and message.name is not None:  # no need to ask the daemon
+            return p.Found(self._a.find_name(message.name)), NO_CHUNKS
+        return self._a.request(message)[0], NO_CHUNKS
 
     def _patiently(self, timeout_s: float, step: Callable[[float], Any]) -> Any:
         """A wait in steps, so that it ends soon after its client has."""
@@ -294,4 +297,5 @@ _HANDLERS: dict[type, Callable[[LineEnd, Any, pa.Buffer | None], Reply]] = {
     m.Write: LineEnd._write,
     m.Next: LineEnd._next,
     p.EndStream: LineEnd._end_stream,
+    p.Find: LineEnd._find,
 }

@@ -201,7 +201,8 @@ def tables_of(data: pa.Buffer, sizes: Sequence[int]) -> list[pa.Table]:
 def batches_in(table: pa.Table) -> list[pa.RecordBatch]:
     """The batches that a table was read from; those without rows, too."""
     if not table.num_columns:
-        return table.to_batches()
+        batches: list[pa.RecordBatch] = table.to_batches()
+        return batches
     chunks = zip(*(column.chunks for column in table.columns), strict=True)
     return [pa.RecordBatch.from_arrays(list(each), schema=table.schema) for each in chunks]
 
