@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
-from conftest import Daemon, run_daemon
+from conftest import DEADLINE_S, Daemon, run_daemon
 
 from vineyard_arrow.client import Client, connect
 
@@ -78,16 +80,28 @@ def shared_served(folder: Path) -> Iterator[Served]:
     served.daemon.stop(signal.SIGTERM)
 
 
+def until(true: Callable[[], Any]) -> Any:
+    """Wait for what another process does, by asking the daemon again and again."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := true()):
+        assert time.monotonic() < deadline, "it does not come"
+    return found
+
+
 def check_empty(served: Served) -> None:
     """Fail unless nothing is left in the store, or held of it."""
     gc.collect()
     with served.daemon.connect() as client:
         client.clear()
         client.memory_trim()
-    status = served.daemon.status()
-    assert (status.objects, status.deleted_pinned, status.names) == (0, 0, 0)
-    assert (status.streams, status.memory_used) == (0, 0)
-    assert [c.pid for c in status.clients] == [served.rpc_pid]
+    rpc = served.rpc_pid
+
+    def is_empty() -> bool:
+        s = served.daemon.status()  # what lines held goes soon after they end
+        held = (s.objects, s.deleted_pinned, s.names, s.streams, s.memory_used)
+        return not any(held) and [c.pid for c in s.clients] == [rpc]
+
+    until(is_empty)
 
 
 @pytest.fixture

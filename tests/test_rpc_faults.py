@@ -21,7 +21,7 @@ import pytest
 import trustme
 from client_conformance import SCHEMA, TABLE, batch
 from conftest import DEADLINE_S
-from rpc_harness import Served, serve
+from rpc_harness import Served, serve, until
 from rpc_harness import served as served
 from rpc_harness import shared_served as shared_served
 
@@ -41,16 +41,6 @@ from vineyard_arrow.rpc.transit import stream_of
 from vineyard_arrow.rpc.watch import Watch
 
 MIB = 1 << 20
-
-
-def until(true: Callable[[], Any]) -> Any:
-    """Wait for what another process does, by asking the daemon again and again."""
-    import time
-
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := true()):
-        assert time.monotonic() < deadline, "it does not come"
-    return found
 
 
 def kill(pid: int) -> None:
