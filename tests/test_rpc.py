@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pyarrow.flight as flight
 import pytest
 from client_conformance import TABLE, ClientConformance
 from conftest import Daemon
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rpc_harness import Served, check_empty, serve
 from rpc_harness import served as served
 from rpc_harness import shared_served as shared_served
@@ -31,7 +34,8 @@ from vineyard_arrow import (
 from vineyard_arrow.client import Client
 from vineyard_arrow.config import daemon_config, remote_config
 from vineyard_arrow.rpc.client import RemoteClient
-from vineyard_arrow.rpc.transit import nbytes_of, pieces, stream_of, tables_of
+from vineyard_arrow.rpc.transit import nbytes_of, piece_bytes, pieces, stream_of, tables_of
+from vineyard_arrow.rpc.watch import Watch
 
 
 class TestOnTheHost(ClientConformance):
@@ -323,3 +327,28 @@ def test_a_store_that_was_never_there() -> None:
 def test_nothing_is_found_by_a_wrong_id(served: Served) -> None:
     with served.connect() as far, pytest.raises(ObjectNotFoundError):
         far.get(12345)
+
+
+# ---- deadlines
+
+
+def test_a_watch_cuts_what_is_late_and_nothing_else() -> None:
+    watch, cut = Watch(), queue.SimpleQueue[str]()
+    watch.set("cleared", 0.0, lambda: None)
+    watch.clear("cleared")
+    watch.set("renewed", 1e6, lambda: cut.put("renewed"))
+    watch.set("late", 0.0, lambda: cut.put("late"))
+    assert cut.get(timeout=20) == "late"
+    watch.set("later", 0.0, lambda: cut.put("later"))  # wakes it, though it sleeps for long
+    assert cut.get(timeout=20) == "later"
+    assert cut.empty()
+    watch.close()
+
+
+@given(st.lists(st.sampled_from([0, 1, 63, 64, 65_535, 65_536, (4 << 20) + 5]), max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_pieces_are_the_bytes_and_no_more_than_4_mib(sizes: list[int]) -> None:
+    chunks = [bytes([i + 1]) * size for i, size in enumerate(sizes)]
+    batches = list(pieces(chunks))
+    assert b"".join(piece_bytes(b).to_pybytes() for b in batches) == b"".join(chunks)
+    assert all(0 < b.num_rows <= 4 << 20 for b in batches)

@@ -340,6 +340,24 @@ def test_the_daemons_death_is_seen(own: Callable[..., Served]) -> None:
         os.close(pidfd)
 
 
+def test_another_daemon_at_the_same_place_is_another_store(own: Callable[..., Served]) -> None:
+    served = own()
+    place = served.address
+    with served.connect() as client:
+        oid = client.put(1)
+        served.daemon.kill()
+        with pytest.raises(ConnectionLostError):
+            client.get(oid)
+        own("--rpc", place)
+
+        def refused() -> str:
+            with pytest.raises(ConnectionLostError) as caught:
+                client.get(oid)
+            return caught.value.message if "restarted" in caught.value.message else ""
+
+        assert until(refused) == "the daemon was restarted"
+
+
 STREAM = """
 import sys, pyarrow as pa
 from vineyard_arrow import connect
