@@ -279,7 +279,7 @@ class LineEnd:
         try:
             batch = self._patiently(message.timeout_s, lambda left: reader.read(timeout_s=left))
         except StreamFailedError:
-            return m.Batch(True, reader.position, reader._source._failure), NO_CHUNKS
+            return m.Batch(True, reader.position, reader._source.failure), NO_CHUNKS
         if batch is None:
             return m.Batch(True, reader.position), NO_CHUNKS
         return m.Batch(False, reader.position), stream_of(batch.schema, [batch])

@@ -15,8 +15,8 @@ from ..ipc.connection import seconds
 from ..objects import ObjectID
 from ..streams.info import id_and_name
 from ..streams.line import Line, Steps
-from ..streams.reader import StreamReader, _Source
-from ..streams.writer import StreamWriter, _check_bounds, _schema
+from ..streams.reader import BatchSource, StreamReader
+from ..streams.writer import StreamWriter, as_schema, check_bounds
 from . import messages as m
 from .remote import Remote, typed, typed_schema
 from .transit import Chunk, batches_in, stream_of, tables_of
@@ -92,8 +92,8 @@ class RemoteWriter(StreamWriter):
         keep: bool,
         timeout_s: float | None,
     ) -> None:
-        self.schema = _schema(schema)
-        _check_bounds(max_bytes, max_batches, keep)
+        self.schema = as_schema(schema)
+        check_bounds(max_bytes, max_batches, keep)
         self._line = line = _RemoteLine(remote, timeout_s)
         self._let_go = line.end_with(self, _nothing)
         message = m.NewStream(
@@ -123,7 +123,7 @@ class RemoteWriter(StreamWriter):
         self._written += 1
 
 
-class _RemoteSource(_Source):
+class _RemoteSource(BatchSource):
     """The batches of a reader of a store elsewhere."""
 
     def __init__(
@@ -140,16 +140,16 @@ class _RemoteSource(_Source):
             raise
         self.id, self.name = ObjectID(reply.id), reply.name
         self.position = reply.first
-        self._ended, self._failure = False, None
+        self.ended, self.failure = False, None
 
     def next(self, timeout_s: float) -> Steps[pa.RecordBatch | None]:
         """The next batch, or None at the end, again and again."""
-        if self._ended or not self.let_go.alive:
+        if self.ended or not self.let_go.alive:
             self._finish()
             return None
         reply, data = yield _Request(m.Next(seconds(timeout_s)))
         if reply.ended:
-            self._ended, self._failure = True, reply.failure
+            self.ended, self.failure = True, reply.failure
             self._finish()
             return None
         (table,) = tables_of(data, [data.size])
