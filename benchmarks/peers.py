@@ -195,6 +195,38 @@ def send_back(key: Any, name: str, schema: pa.Schema) -> int:
     return batches
 
 
+# ---- a bare Flight server
+
+
+def flight_table(nbytes: int) -> pa.Table:
+    """Four columns of numbers, ``nbytes`` in all."""
+    return pa.table({name: np.arange(i, i + nbytes // 32) for i, name in enumerate("abcd")})
+
+
+def serve_flight() -> int:
+    """Serve a table of 1 GiB in batches of 4 MiB, and actions that echo; the port."""
+    import pyarrow.flight as flight
+
+    table = flight_table(1 << 30)
+    schema, batches = table.schema, table.to_batches(max_chunksize=(4 << 20) // 32)
+
+    class Server(flight.FlightServerBase):
+        def do_action(self, context: Any, action: Any) -> list[bytes]:
+            return [action.body.to_pybytes()]
+
+        def do_get(self, context: Any, ticket: Any) -> Any:
+            small = ticket.ticket == b"small"
+            given = [batches[0].slice(0, 8)] if small else batches
+            return flight.RecordBatchStream(pa.Table.from_batches(given, schema))
+
+    held["flight"] = server = Server("grpc://127.0.0.1:0")
+    return int(server.port)
+
+
+def stop_flight() -> None:
+    held.pop("flight").shutdown()
+
+
 # ---- the ways to receive a table; each returns its rows, to show that it is there ---------------
 
 

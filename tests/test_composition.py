@@ -26,9 +26,9 @@ from vineyard_arrow.errors import (
     ResolverNotFoundError,
     StoreFullError,
 )
-from vineyard_arrow.ipc.attached import Draft
 from vineyard_arrow.objects import Member
 from vineyard_arrow.registry import Part, Registry
+from vineyard_arrow.store import Draft
 
 ROWS = 20_000
 

@@ -16,6 +16,7 @@ LAYERS = [
     {"errors", "objects", "plugins", "_compat", "_build_info", "__version__"},
     {"machine"},
     {"config", "config_values", "registry", "contexts", "codegen.model", "codegen.hints"},
+    {"store"},
     {"graph"},
     {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop", "ipc.schemas"},
     {
@@ -34,6 +35,7 @@ LAYERS = [
     {"puts", "finds"},
     {"service", "ipc.process"},
     {"client"},
+    {"rpc"},
     {"integrations"},
     {"daemon", "shared_memory"},
     {"codegen"},

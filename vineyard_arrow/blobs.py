@@ -36,7 +36,7 @@ class Blob:
                 nbytes, memory_pool=client.memory_pool
             )
         except MemoryError:
-            raise client._a._full(nbytes) from None
+            raise client._a.full(nbytes) from None
 
     def __repr__(self) -> str:
         if self.buffer is None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from .blobs import Blob
 from .composition import create_metadata, members_part, shallow_copy
-from .config import ClientConfig, client_config
+from .config import client_config
+from .config_values import rpc_address
 from .contexts import current_registry
 from .describing import catalogued_meta, unreadable_meta
 from .errors import (
+    ConfigError,
     DeadlineExceededError,
     InvalidObjectError,
     ObjectNotFoundError,
@@ -19,9 +21,8 @@ from .errors import (
 )
 from .handles import ObjectHandle
 from .ipc import protocol as p
-from .ipc.attached import Attached, Draft
 from .ipc.connection import seconds
-from .ipc.process import attach, release
+from .ipc.process import attach
 from .objects import Member, ObjectID, ObjectMeta
 from .reading import Check, stored_object, value_of
 from .registry import (
@@ -32,6 +33,7 @@ from .registry import (
     Resolver,
     default_registry,
 )
+from .store import Draft, Store
 from .streams import (
     DEFAULT_MAX_BYTES,
     StreamInfo,
@@ -44,6 +46,8 @@ from .streams import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from .ipc.attached import Attached
 
 Mode = Literal["ro", "cow", "copy"]
 Key = int | str | ObjectID
@@ -67,16 +71,16 @@ class Client:
 
     def __init__(
         self,
-        config: ClientConfig,
+        store: Store,
         registry: Registry = default_registry,
         trusted: bool | None = None,
     ) -> None:
         self._registry = registry
         self._trusted = trusted
-        self._attached: Attached | None = attach(config)
+        self._attached: Store | None = store
 
     @property
-    def _a(self) -> Attached:
+    def _a(self) -> Store:
         if self._attached is None:
             raise VineyardArrowError("this client is closed", "connect() anew")
         return self._attached
@@ -419,8 +423,7 @@ class Client:
         ObjectExistsError
             If there is a stream of that name.
         """
-        return StreamWriter(
-            self._a,
+        return self._make_writer(
             schema,
             name=_checked(name),
             max_bytes=max_bytes,
@@ -452,7 +455,15 @@ class Client:
         ObjectNotFoundError
             If there is none, or DeadlineExceededError when waiting was in vain.
         """
-        return open_stream(self._a, key, timeout_s, batch_timeout_s)
+        return self._make_reader(key, timeout_s, batch_timeout_s)
+
+    def _make_writer(self, schema: Any, **options: Any) -> StreamWriter:
+        return StreamWriter(cast("Attached", self._a), schema, **options)
+
+    def _make_reader(
+        self, key: Key, timeout_s: float | None, batch_timeout_s: float | None
+    ) -> StreamReader:
+        return open_stream(cast("Attached", self._a), key, timeout_s, batch_timeout_s)
 
     def drop_stream(self, key: Key) -> None:
         """Take a stream away, from its writer and readers too; ObjectNotFoundError.
@@ -515,9 +526,7 @@ class Client:
 
     def memory_trim(self) -> None:
         """Give free warm memory back to the machine, everywhere in the store."""
-        if self._a._core.has_lease:
-            self._a._core.trim()
-        self._a.request(p.Trim())
+        self._a.trim()
 
     def clear(self) -> None:
         """Delete every object and name, drop every stream, unlink every block of shared memory."""
@@ -530,7 +539,7 @@ class Client:
         """
         attached, self._attached = self._attached, None
         if attached is not None:
-            release(attached)
+            attached.release()
 
     def __enter__(self) -> Self:
         return self
@@ -589,21 +598,40 @@ def _is_strict(seal: str) -> bool:
     return seal == "strict"
 
 
+def _is_address(text: str) -> bool:
+    try:
+        rpc_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def connect(
-    socket: str | None = None,
+    socket: Any = None,
     *,
+    rpc: str | None = None,
+    token: str | None = None,
+    tls_root_certs: Any = None,
     timeout_s: float | None = None,
     autostart: bool | None = None,
     registry: Registry = default_registry,
     trusted: bool | None = None,
 ) -> Client:
-    """Connect to the store of this host, starting a daemon if none runs.
+    """Connect to the store of this host, starting a daemon if none runs; or to one elsewhere.
 
     Parameters
     ----------
     socket : str or path, optional
         The daemon's UNIX socket. By default ``VINEYARD_ARROW_SOCKET``, the configuration
-        file, or the user's own default socket.
+        file, or the user's own default socket. A text such as ``"host:port"``, without a
+        slash, is taken as ``rpc``.
+    rpc : str, optional
+        ``host:port`` of a store that serves over TCP (docs/rpc.md). With a socket, this is
+        where to go if no daemon serves there; none is started.
+    token : str, optional
+        The token of a store over TCP.
+    tls_root_certs : path or bytes, optional
+        Certificates (PEM) that its own is signed by: connects over TLS.
     timeout_s : float, optional
         Deadline of every call, 30 s by default.
     autostart : bool, optional
@@ -618,7 +646,25 @@ def connect(
     ConfigError
         If a setting is wrong or no daemon could be started.
     AccessDeniedError
-        If the store is another user's.
+        If the store is another user's, or the token not its own.
+    ConnectionLostError
+        If none answers at ``rpc``.
     """
+    if rpc is None and isinstance(socket, str) and "/" not in socket and _is_address(socket):
+        socket, rpc = None, socket
+    if rpc is not None:
+        from .rpc.client import connect_remote
+
+        return connect_remote(
+            socket,
+            rpc,
+            registry,
+            trusted,
+            timeout_s=timeout_s,
+            token=token,
+            tls_root_certs=tls_root_certs,
+        )
+    if token is not None or tls_root_certs is not None:
+        raise ConfigError("token and tls_root_certs are for a store over TCP", "name it by rpc")
     config = client_config(socket=socket, timeout_s=timeout_s, autostart=autostart)
-    return Client(config, registry, trusted)
+    return Client(attach(config), registry, trusted)

@@ -19,17 +19,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from vineyard_arrow.config_values import PARSERS, socket_path
+from vineyard_arrow.config_values import PARSERS, is_loopback, rpc_address, socket_path
 from vineyard_arrow.errors import ConfigError
 from vineyard_arrow.machine import format_size, parse_size
 
 __all__ = [
     "ClientConfig",
     "DaemonConfig",
+    "RemoteConfig",
     "client_config",
     "daemon_config",
     "format_size",
     "parse_size",
+    "remote_config",
 ]
 
 ENV_PREFIX = "VINEYARD_ARROW_"
@@ -62,6 +64,15 @@ class DaemonConfig:
         Seconds of idleness after which warm free memory goes back to the machine.
     max_objects : int
         Objects that the index has room for.
+    rpc : (str, int) or None
+        Host and port to serve clients over TCP at; port 0 takes a free one. Given as
+        ``host:port``.
+    rpc_token_file : Path or None
+        A file with the token that they must show.
+    rpc_cert_file, rpc_key_file : Path or None
+        Files with certificate chain and key in PEM: they are served over TLS.
+    rpc_open : bool
+        Serve other machines without a token.
     """
 
     socket: Path
@@ -74,6 +85,11 @@ class DaemonConfig:
     pages: Literal["auto", "huge", "small"] = "auto"
     idle_trim_s: float = 2.0
     max_objects: int = 1 << 20
+    rpc: tuple[str, int] | None = None
+    rpc_token_file: Path | None = None
+    rpc_cert_file: Path | None = None
+    rpc_key_file: Path | None = None
+    rpc_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +109,28 @@ class ClientConfig:
     socket: Path
     timeout_s: float = 30.0
     autostart: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteConfig:
+    """What a client over TCP needs to know; made by `remote_config`.
+
+    Attributes
+    ----------
+    address : str
+        ``host:port``.
+    timeout_s : float
+        The longest that nothing may come or go, in seconds.
+    token : str or None
+        The store's.
+    tls_root_certs : bytes or None
+        Certificates in PEM that the store's is signed by; None connects without TLS.
+    """
+
+    address: str
+    timeout_s: float = 30.0
+    token: str | None = None
+    tls_root_certs: bytes | None = None
 
 
 # The settings of each, with their environment variables.
@@ -138,7 +176,24 @@ def daemon_config(**arguments: object) -> DaemonConfig:
         )
     if "socket" not in values:
         values["socket"] = _default_socket(create=True)
+    _check_rpc(values, origins)
     return DaemonConfig(**values)
+
+
+def _check_rpc(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    if "rpc" not in values:
+        return
+    host = values["rpc"][0]
+    if ("rpc_cert_file" in values) != ("rpc_key_file" in values):
+        raise ConfigError(
+            "TLS needs both a certificate and its key", "set rpc_cert_file and rpc_key_file"
+        )
+    if not is_loopback(host) and "rpc_token_file" not in values and not values.get("rpc_open"):
+        raise ConfigError(
+            f"rpc (from {origins['rpc']}) would let everybody who reaches {host} read and delete"
+            " all data",
+            "set rpc_token_file to a file with a token, or rpc_open to true if that is meant",
+        )
 
 
 def client_config(**arguments: object) -> ClientConfig:
@@ -160,6 +215,41 @@ def client_config(**arguments: object) -> ClientConfig:
     if "socket" not in values:
         values["socket"] = _default_socket(create=False)
     return ClientConfig(**values)
+
+
+def remote_config(
+    address: object,
+    *,
+    timeout_s: object = None,
+    token: object = None,
+    tls_root_certs: object = None,
+) -> RemoteConfig:
+    """Check what a client over TCP was told; see `RemoteConfig`.
+
+    ``tls_root_certs`` may also be the path of a file.
+
+    Raises
+    ------
+    ConfigError
+        If a value is wrong, or the file cannot be read.
+    """
+    try:
+        host, port = rpc_address(address)
+    except ValueError as error:
+        raise ConfigError(f"rpc is {address!r}; allowed: {error}") from None
+    if token is not None and not (isinstance(token, str) and token.isascii() and token.strip()):
+        raise ConfigError("token is a text of visible ASCII characters, or None")
+    if isinstance(tls_root_certs, str | os.PathLike):
+        try:
+            tls_root_certs = Path(tls_root_certs).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"tls_root_certs cannot be read: {error}") from None
+    if not isinstance(tls_root_certs, bytes | None):
+        raise ConfigError("tls_root_certs is the path of a PEM file, its bytes, or None")
+    values, _ = _resolve(ClientConfig, {"timeout_s": timeout_s})
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    stripped = token.strip() if isinstance(token, str) else None
+    return RemoteConfig(place, values.get("timeout_s", 30.0), stripped, tls_root_certs)
 
 
 def _resolve(

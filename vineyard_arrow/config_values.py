@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import grp
+import ipaddress
 import math
 import os
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from vineyard_arrow.machine import SIZE_SYNTAX, parse_size, total_memory
 
-__all__ = ["PARSERS", "socket_path"]
+__all__ = ["PARSERS", "is_loopback", "rpc_address", "socket_path"]
 
 _SOCKET_PATH_NBYTES = 107  # sun_path of unix(7), less its final NUL
 
@@ -26,6 +27,33 @@ def socket_path(value: object) -> Path:
     if len(os.fsencode(path)) > _SOCKET_PATH_NBYTES:
         raise ValueError(f"a path of at most {_SOCKET_PATH_NBYTES} bytes, as UNIX sockets need")
     return path
+
+
+def rpc_address(value: object) -> tuple[str, int]:
+    """Read ``host:port``, with brackets around a host that has colons."""
+    if isinstance(value, str):
+        host, colon, port = value.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if (
+            colon
+            and bare
+            and not set(bare) & set("/[] \t")
+            and (host != bare or ":" not in bare)
+            and port.isdecimal()
+            and int(port) < 1 << 16
+        ):
+            return bare, int(port)
+    raise ValueError("host:port, such as 127.0.0.1:7070")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only processes of this machine reach it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _path(value: object) -> Path:
@@ -126,4 +154,9 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "max_objects": _whole(1),
     "timeout_s": _seconds(zero=False),
     "autostart": _switch,
+    "rpc": rpc_address,
+    "rpc_token_file": _path,
+    "rpc_cert_file": _path,
+    "rpc_key_file": _path,
+    "rpc_open": _switch,
 }

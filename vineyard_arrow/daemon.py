@@ -28,6 +28,7 @@ from .ipc.loop import Loop
 from .ipc.protocol import UNASKED, encode, failure
 from .ipc.starter import no_folder
 from .machine import check_memory_limit, format_size, total_memory
+from .rpc.supervisor import Supervisor
 from .service import Service
 from .sessions import Session
 
@@ -181,6 +182,17 @@ def _run(
         ours, theirs = socket.socketpair()
         return serve_socket(ours, parent.pid, parent.uid), theirs.detach()
 
+    failed: VineyardArrowError | None = None
+
+    def rpc_began(error: VineyardArrowError | None) -> None:
+        nonlocal failed
+        failed = error
+        if error is not None:
+            loop.stop()
+        elif ready is not None:
+            ready()
+
+    rpc = None if config.rpc is None else Supervisor(config, loop, rpc_began)
     connections: set[server.Connection] = set()
     service = Service(
         files,
@@ -191,6 +203,7 @@ def _run(
         watch,
         connect,
         loop.stop,
+        lambda: "" if rpc is None else rpc.state,
     )
     server.accept_all(loop, listener, accepted)
     log.info(
@@ -206,17 +219,23 @@ def _run(
     gc.set_threshold(50_000, 20, 50)
     try:
         with loop.stopped_by(signal.SIGTERM, signal.SIGINT):
-            if ready is not None:
+            if rpc is not None:
+                rpc.start()
+            elif ready is not None:
                 ready()
             loop.run()
     finally:
         log.info("stopping")
+        if rpc is not None:
+            rpc.stop()
         loop.remove_reader(listener.fileno())
         service.stop_serving()
         for connection in list(connections):
             connection.close()
         service.close()
         loop.close()
+    if failed is not None:
+        raise failed
 
 
 def main_from_config(config: DaemonConfig, ready_fd: int | None = None) -> int:

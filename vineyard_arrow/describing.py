@@ -7,22 +7,20 @@ from typing import Any
 
 from .composition import VALUES, members_of
 from .ipc import protocol as p
-from .ipc.attached import Attached
 from .objects import ObjectID, ObjectMeta, PartMeta
+from .store import Store
 
 
-def catalogued_meta(attached: Attached, info: p.ObjectInfo) -> ObjectMeta:
+def catalogued_meta(store: Store, info: p.ObjectInfo) -> ObjectMeta:
     """All there is to know of an object that the catalog told of."""
     return sealed_meta(
-        attached, info.id, names=tuple(info.names), parents=info.parents, labels=info.labels
+        store, info.id, names=tuple(info.names), parents=info.parents, labels=info.labels
     )
 
 
-def sealed_meta(
-    attached: Attached, object_id: int, pin: Any = None, **catalogued: Any
-) -> ObjectMeta:
+def sealed_meta(store: Store, object_id: int, pin: Any = None, **catalogued: Any) -> ObjectMeta:
     """What the object itself says, and what the catalog knows; no round trip."""
-    described = attached.describe(object_id, pin)
+    described = store.describe(object_id, pin)
     nbytes, created_ns, copied, gathered, shared, uid, signature, parts, members, _ = described
     root = parts[0]
     return ObjectMeta.sealed(

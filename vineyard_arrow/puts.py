@@ -270,7 +270,8 @@ class Puts:
 
     def _user_of(self, session: Session, segments: list[int]) -> int:
         """Whose an object is that lies in these segments: all who can write them count."""
-        if all(self._memory.segments[i].uid == session.uid for i in segments):
+        own = session.vouched
+        if own and all(self._memory.segments[i].uid == session.uid for i in segments):
             return session.uid
         return _core.SEVERAL_USERS
 

@@ -19,7 +19,7 @@ from .registry import Form, Resolver, StoredObject, StoredPart
 if TYPE_CHECKING:
     from .client import Client
     from .handles import ObjectHandle
-    from .ipc import _core
+    from .store import Raw
 
 Check = Literal["structure", "full"]
 
@@ -27,7 +27,7 @@ Check = Literal["structure", "full"]
 def stored_object(
     client: Client,
     object_id: int,
-    raw: _core.Raw,
+    raw: Raw,
     mode: str,
     trusted: bool | None = None,
     validate: str = "structure",
@@ -93,8 +93,8 @@ class Source:
         return self._client.get_object(key)
 
     def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:
-        """The parts of an object anew, mapped copy-on-write."""
-        return self._client._a.read(stored.id, "cow").parts
+        """The parts of an object once more, in memory that may be written."""
+        return self._client._a.private(stored.id, stored.parts)
 
     def get_member(self, stored: StoredObject, name: str, as_: Form | None = None) -> Any:
         """The value of a member; see `StoredObject.member`.
@@ -140,7 +140,7 @@ class Source:
                 cache[number, as_] = value, believed
         return values
 
-    def _made(self, whole: StoredObject, number: int, raw: _core.Raw) -> StoredObject:
+    def _made(self, whole: StoredObject, number: int, raw: Raw) -> StoredObject:
         """A member, read as the object was that has it."""
         member = StoredObject(
             raw.parts,

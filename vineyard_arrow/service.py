@@ -76,8 +76,10 @@ class Service:
         watch: Callable[[int, Callable[[], None] | None], None],
         connect: Callable[[Session], tuple[Session, int]],
         stop: Callable[[], None],
+        rpc: Callable[[], str] = str,
     ) -> None:
         self._files = files
+        self.rpc = rpc  # what `Status` says of it
         self._call_later = call_later
         self._watch = watch
         self._connect = connect
@@ -220,6 +222,7 @@ class Service:
         if session.writer is not None:
             raise ProtocolError("already attached")
         self._attach(session, session.pid or m.pid, m.program[:200])
+        session.vouched = m.vouched
         catalog = self.memory.catalog
         welcome = p.Welcome(
             self.instance,
@@ -581,6 +584,7 @@ class Service:
             len(self.streaming),
             sum(len(stream.batches) for stream in self.streaming),
             sum(stream.stored for stream in self.streaming),
+            self.rpc(),
         )
         return status, []
 

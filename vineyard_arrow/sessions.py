@@ -26,4 +26,5 @@ class Session:
     ids: list[range] = field(default_factory=list)
     heard: bool = False  # its event descriptor is watched
     asking: bool = False  # waits for credit
+    vouched: bool = True  # its puts are its user's word
     refused: bool = False  # left a bad put: its outbox is looked at no more

@@ -76,6 +76,8 @@ def _status_lines(socket: str, s: p.Status) -> list[Block]:
         ("pages", s.page_kind),
         ("protection", s.protection),
     ]
+    if s.rpc:
+        rows.insert(1, ("rpc", s.rpc))
     return [*memory_head(s), Pairs(rows), Line(), *client_grid(s)]
 
 

@@ -14,6 +14,11 @@ DAEMON_SETTINGS = (
     "pages",
     "idle_trim_s",
     "max_objects",
+    "rpc",
+    "rpc_token_file",
+    "rpc_cert_file",
+    "rpc_key_file",
+    "rpc_open",
 )
 
 READABLE = ".parquet, .pq, .csv, .tsv, .jsonl, .ndjson, .json, .arrow, .ipc, .feather"
@@ -101,6 +106,11 @@ def _add_daemon_options(parser: argparse.ArgumentParser) -> None:
         "pages": "auto, huge or small",
         "idle_trim_s": "seconds after which free memory goes back to the machine",
         "max_objects": "most objects and names",
+        "rpc": "host:port to serve clients over TCP at; port 0 takes a free one",
+        "rpc_token_file": "file with the token that clients over TCP must show",
+        "rpc_cert_file": "file with the certificate (PEM) to serve them over TLS by",
+        "rpc_key_file": "file with its key",
+        "rpc_open": "true: serve other machines without a token",
     }
     for name in DAEMON_SETTINGS:
         parser.add_argument("--" + name.replace("_", "-"), metavar="X", help=texts[name])

@@ -16,6 +16,7 @@ from ..client import Client
 from ..config import client_config
 from ..errors import InvalidObjectError, ObjectExistsError, ObjectNotFoundError, StoreFullError
 from ..ipc import protocol as p
+from ..ipc.process import attach
 from ..machine import counted, format_size
 from ..objects import ObjectMeta
 from .files import check_writable, read_table, write_table
@@ -31,7 +32,7 @@ REPR = 1500  # characters of the repr of what is no table
 def _running_client(args: Namespace) -> Client:
     config = reader_config(args)
     open_running(config).close()
-    return Client(config)
+    return Client(attach(config))
 
 
 # ---- put
@@ -47,7 +48,7 @@ def put(args: Namespace) -> Report:
             raise InvalidObjectError(f"{path} does not exist")
         with open(path, "rb"):
             pass
-    with Client(client_config(socket=args.socket)) as client:
+    with Client(attach(client_config(socket=args.socket))) as client:
         if args.name is not None and client.exists(args.name):
             raise ObjectExistsError(
                 f"name {args.name!r} is taken", "choose another, or rm it, which deletes the object"

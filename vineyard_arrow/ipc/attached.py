@@ -38,6 +38,7 @@ from ..errors import (
 )
 from ..objects import ObjectID
 from ..registry import Part, StoredPart
+from ..store import Draft
 from . import protocol as p
 from .connection import Connection, NotSentError, seconds
 from .schemas import PLAIN, user_schema
@@ -64,16 +65,6 @@ class _MemberIds(msgspec.Struct):
 
 _member_ids = msgspec.json.Decoder(_MemberIds).decode
 _core.set_codec(PLAIN, user_schema, lambda data: _member_ids(data).ids, StoredPart)
-
-
-class Draft(msgspec.Struct, frozen=True, eq=False):
-    """One object to be put: its parts, the root first, and what the catalog is to know of it."""
-
-    parts: Sequence[Part]
-    name: str | None = None
-    members: list[int] = []
-    signature: int = 0
-    id: int | None = None  # if it was taken already (`Attached.take_id`)
 
 
 def _item(
@@ -115,9 +106,17 @@ class _Words:
 class Attached:
     """See the module's docstring. Made by `attach`, closed when its last client closes."""
 
-    def __init__(self, config: ClientConfig) -> None:
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        vouched: bool = True,
+        released: Callable[[Attached], Any] | None = None,
+    ) -> None:
         self.socket = config.socket
         self.timeout_s = config.timeout_s
+        self._released = released or Attached.close
+        self._vouched = vouched  # whether what is put is its user's word
         self.users = 0
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -160,7 +159,7 @@ class Attached:
 
     def _hello(self, connection: Connection) -> tuple[p.Welcome, list[int]]:
         program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
-        welcome, fds = connection.request(p.Hello(p.VERSION, os.getpid(), program))
+        welcome, fds = connection.request(p.Hello(p.VERSION, os.getpid(), program, self._vouched))
         known = isinstance(welcome, p.Welcome)
         if not known or welcome.seal_threshold != _core.SEAL_THRESHOLD:
             for fd in fds:
@@ -241,6 +240,10 @@ class Attached:
             if type(found) is _core.Raw:
                 return found
         return None
+
+    def private(self, key: int, parts: Sequence[StoredPart]) -> Sequence[StoredPart]:
+        """The parts of object ``key`` anew, mapped copy-on-write."""
+        return self.read(key, "cow").parts
 
     def hold(self, key: int) -> _core.Pin:
         """A pin on object ``key``: deleted or not, it is there until the pin dies."""
@@ -394,7 +397,7 @@ class Attached:
             (object_id,) = self._take_ids(1)
         except MemoryError:
             plan.abandon()
-            raise self._full(plan.payload_nbytes) from None
+            raise self.full(plan.payload_nbytes) from None
         figures = plan.figures()
         item = p.PutItem(object_id, typename, *figures, time.time_ns(), stream=stream)
         if not self._leave([plan], [item]):
@@ -474,7 +477,7 @@ class Attached:
             if isinstance(error, StoreFullError):
                 raise
             batches = [b for draft in objects for part in draft.parts for b in part.batches]
-            raise self._full(sum(b.nbytes for b in batches)) from None
+            raise self.full(sum(b.nbytes for b in batches)) from None
 
     def _put(self, objects: Sequence[Draft], *, share: bool) -> list[int]:
         plans: list[_core.Plan] = []
@@ -588,10 +591,16 @@ class Attached:
                     ids += itertools.islice(self._ids, count - len(ids))
         return ids
 
-    def _full(self, nbytes: int) -> StoreFullError:
+    def full(self, nbytes: int) -> StoreFullError:
         """The error for a put that found no room, with the daemon's view of why."""
         status, _ = self.request(p.GetStatus())
         return full_error(nbytes, status)
+
+    def trim(self) -> None:
+        """Give free warm memory back to the machine, everywhere in the store."""
+        if self._core.has_lease:
+            self._core.trim()
+        self.request(p.Trim())
 
     # ---- fork
 
@@ -682,6 +691,10 @@ class Attached:
             else:
                 for fd in fds:
                     os.close(fd)
+
+    def release(self) -> None:
+        """A client of it is closed."""
+        self._released(self)
 
     def close(self) -> fork.Remnant | None:
         """End the connection for requests; mapped buffers keep theirs.

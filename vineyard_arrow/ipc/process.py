@@ -34,7 +34,7 @@ def attach(config: ClientConfig) -> Attached:
             _hooked = True
         found = _attached.get(config.socket)
         if found is None or not found.alive:
-            found = Attached(config)
+            found = Attached(config, released=release)
             _attached[config.socket] = found
             _all.add(found)
         found.users += 1

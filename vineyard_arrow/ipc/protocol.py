@@ -44,6 +44,7 @@ class Hello(_Message, tag="hello"):
     version: int
     pid: int
     program: str
+    vouched: bool = True  # if not, what it puts counts as put by several users
 
 
 class LeaseSegment(_Message, tag="lease"):
@@ -424,6 +425,7 @@ class Status(_Message, tag="state"):
     streams: int
     stream_batches: int  # that are in the store; they are not among the objects
     stream_nbytes: int  # of their extents
+    rpc: str = ""  # where it is served over TCP, or why it is not at the moment
 
 
 class Done(_Message, tag="done"):
@@ -560,6 +562,11 @@ def encode_request(number: int, message: Any) -> bytes:
     InvalidObjectError
         If a field has a value of another type: says which.
     """
+    return _frame(number, encode_checked(message))
+
+
+def encode_checked(message: Any) -> bytes:
+    """A request without a frame, see `encode_request`."""
     body = encode_body(message)
     if type(message) is not Put:
         try:
@@ -569,7 +576,7 @@ def encode_request(number: int, message: Any) -> bytes:
             place = re.search(r"\$\[(\d+)\]", where)
             field = message.__struct_fields__[int(place[1]) - 1] if place else where
             raise InvalidObjectError(f"{field}: {what[:1].lower()}{what[1:]}") from None
-    return _frame(number, body)
+    return body
 
 
 def _frame(number: int, body: bytes) -> bytes:

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from ..errors import InvalidObjectError, VineyardArrowError
 from ..ipc import protocol as p
-from ..ipc.attached import Attached
 from ..machine import counted
 from ..objects import ObjectID
+from ..store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,14 @@ class StreamInfo:
         return f"<table class='vineyard-stream'>{body}</table>"
 
 
-def drop_stream(attached: Attached, key: int | str) -> None:
+def drop_stream(store: Store, key: int | str) -> None:
     """See `Client.drop_stream`."""
-    attached.request(p.DropStream(*id_and_name(key)))
+    store.request(p.DropStream(*id_and_name(key)))
 
 
-def list_streams(attached: Attached, pattern: str) -> list[StreamInfo]:
+def list_streams(store: Store, pattern: str) -> list[StreamInfo]:
     """See `Client.list_streams`."""
-    reply, _ = attached.request(p.ListStreams(pattern))
+    reply, _ = store.request(p.ListStreams(pattern))
     return [StreamInfo.of(state) for state in reply.streams]
 
 
@@ -130,9 +130,9 @@ def id_and_name(key: Any) -> tuple[int | None, str | None]:
     return int(key), None
 
 
-def html_of(attached: Attached, stream_id: int, otherwise: str) -> str:
+def html_of(store: Store, stream_id: int, otherwise: str) -> str:
     with contextlib.suppress(VineyardArrowError):
-        for info in list_streams(attached, "*"):
+        for info in list_streams(store, "*"):
             if info.id == stream_id:
                 return info._repr_html_()
     return f"<code>{html.escape(otherwise)}</code>"

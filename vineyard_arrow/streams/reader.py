@@ -19,7 +19,7 @@ from .info import html_of, id_and_name
 from .line import Line, Steps
 
 
-class _Source:
+class BatchSource:
     """The batches of a reader. Apart from it, as consumers in C++ may keep only this."""
 
     def __init__(
@@ -42,8 +42,8 @@ class _Source:
         self.name: str | None = reply.name
         self.position: int = reply.first
         self._ids: deque[int] = deque()
-        self._ended = False
-        self._failure: str | None = None
+        self.ended = False
+        self.failure: str | None = None
 
     @property
     def label(self) -> str:
@@ -53,13 +53,13 @@ class _Source:
         """The next batch, or None at the end, again and again."""
         missed = False
         while True:
-            if not self._ids and (self._ended or not self.let_go.alive):
+            if not self._ids and (self.ended or not self.let_go.alive):
                 self._finish()
                 return None
             if not self._ids:
                 reply = yield p.NextBatches(self.position, timeout_s)
                 self._ids.extend(reply.ids)
-                self._ended, self._failure = reply.ended, reply.failure
+                self.ended, self.failure = reply.ended, reply.failure
                 continue
             try:
                 batch = self.line.attached.read_batch(self._ids[0])
@@ -68,7 +68,7 @@ class _Source:
                     raise
                 missed = True  # dropped since: the daemon knows why
                 self._ids.clear()
-                self._ended = False
+                self.ended = False
                 continue
             if not batch.schema.equals(self._checked):
                 if not batch.schema.equals(self.schema):  # consumers in C go by the stream's
@@ -83,12 +83,12 @@ class _Source:
             return batch
 
     def _finish(self) -> None:
-        ended = self._ended
+        ended = self.ended
         self.let_go()
         if not ended:
             raise StreamClosedError(f"this reader of {self.label} is closed", "open it anew")
-        if self._failure is not None:
-            raise StreamFailedError(f"{self.label} failed: {self._failure}")
+        if self.failure is not None:
+            raise StreamFailedError(f"{self.label} failed: {self.failure}")
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         while (
@@ -117,7 +117,7 @@ class StreamReader(_core.BatchReader):
     name : str or None
     """
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: BatchSource) -> None:
         super().__init__(pa.RecordBatchReader.from_batches(source.schema, iter(source)))
         self._source = source
         self.id, self.name = source.id, source.name
@@ -187,4 +187,4 @@ def open_stream(
     attached: Attached, key: int | str, timeout_s: float | None, batch_timeout_s: float | None
 ) -> StreamReader:
     """See `Client.open_stream`."""
-    return StreamReader(_Source(attached, key, seconds(timeout_s or 0.0), batch_timeout_s))
+    return StreamReader(BatchSource(attached, key, seconds(timeout_s or 0.0), batch_timeout_s))

@@ -49,8 +49,8 @@ class StreamWriter:
         keep: bool,
         timeout_s: float | None,
     ) -> None:
-        self.schema = _schema(schema)
-        _check_bounds(max_bytes, max_batches, keep)
+        self.schema = as_schema(schema)
+        check_bounds(max_bytes, max_batches, keep)
         attached.lease()
         self._line = Line(attached, timeout_s)
         words = attached.take_room()
@@ -234,7 +234,8 @@ def _one(request: Any) -> Steps[Any]:
     return (yield request)
 
 
-def _schema(schema: Any) -> pa.Schema:
+def as_schema(schema: Any) -> pa.Schema:
+    """A stream's schema, of what makes one; InvalidObjectError if nothing does."""
     if isinstance(schema, pa.Schema):
         return schema
     try:
@@ -245,7 +246,8 @@ def _schema(schema: Any) -> pa.Schema:
         ) from None
 
 
-def _check_bounds(max_bytes: int | None, max_batches: int | None, keep: bool) -> None:
+def check_bounds(max_bytes: int | None, max_batches: int | None, keep: bool) -> None:
+    """Refuse bounds that make no sense: InvalidObjectError."""
     for what, bound in (("max_bytes", max_bytes), ("max_batches", max_batches)):
         if bound is not None and (
             isinstance(bound, bool) or not isinstance(bound, int) or bound < 1
