@@ -116,7 +116,7 @@ class EtcdMember:
                 env={k: v for k, v in os.environ.items() if not k.startswith("ETCD_")},
             )
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send a signal, such as SIGSTOP."""
         if self._process is not None:
             self._process.send_signal(number)
