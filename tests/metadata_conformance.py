@@ -161,9 +161,7 @@ class MetadataConformance:
         with pytest.raises(InvalidObjectError, match="revision"):
             backend.range(prefix, revision=now + 1000)
 
-    def test_a_commit_without_effect_makes_no_revision(
-        self, backend: Backend, prefix: str
-    ) -> None:
+    def test_a_commit_without_effect_makes_no_revision(self, backend: Backend, prefix: str) -> None:
         now = backend.range(prefix).revision
         gone = Transaction(deletes=(f"{prefix}never",))
         assert backend.commit(gone) == Committed(now)
@@ -283,9 +281,7 @@ class MetadataConformance:
 
     # ---- leases
 
-    def test_keys_end_with_their_lease_in_one_revision(
-        self, backend: Backend, prefix: str
-    ) -> None:
+    def test_keys_end_with_their_lease_in_one_revision(self, backend: Backend, prefix: str) -> None:
         lease = backend.grant(60, fail)
         assert lease.id
         assert lease.ttl_s >= 1
@@ -348,7 +344,9 @@ class MetadataConformance:
         other.commit(Transaction(puts=(Put(f"{prefix}b", b"1"), Put(f"{prefix}a", b"2"))))
         other.commit(Transaction(deletes=(f"{prefix}a",)))
         seen = [watch.next(WAIT_S) for _ in range(3)]
-        assert [[(e.key[len(prefix) :], e.item and e.item.value) for e in c.events] for c in seen] == [
+        assert [
+            [(e.key[len(prefix) :], e.item and e.item.value) for e in c.events] for c in seen
+        ] == [
             [("before", b"")],
             [("a", b"2"), ("b", b"1")],
             [("a", None)],

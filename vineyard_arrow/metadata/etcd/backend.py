@@ -22,7 +22,7 @@ from ..backend import (
     Watch,
     check_transaction,
 )
-from .client import RETRY_S, EtcdAddress, EtcdClient, rpc
+from .client import ATTEMPT_S, RETRY_S, EtcdAddress, EtcdClient, rpc
 from .keys import encode, item_of, span
 from .lease import LeaseKeeper
 from .watch import EtcdWatch
@@ -66,9 +66,7 @@ class EtcdBackend(Backend):
         items: list[Item] = []
         while True:
             request = self.client.range_request(start, end, PAGE_KEYS, at)
-            reply = self.client.call(
-                self.client.kvstub.Range, request, deadline - time.monotonic()
-            )
+            reply = self.client.call(self.client.kvstub.Range, request, deadline - time.monotonic())
             at = at or reply.header.revision
             items += map(item_of, reply.kvs)
             if not reply.more:
@@ -83,7 +81,7 @@ class EtcdBackend(Backend):
         in_doubt = False
         while True:
             left = deadline - time.monotonic()
-            attempt = min(left, timeout_s / 2) if len(self.client.channel) > 1 else left
+            attempt = min(left, ATTEMPT_S) if len(self.client.channel) > 1 else left
             try:
                 reply = self.client.call(self.client.kvstub.Txn, request, attempt, retry=False)
                 verdict = _verdict(transaction, reply, reply.header.revision)
@@ -92,7 +90,7 @@ class EtcdBackend(Backend):
                 return verdict
             except MetadataUnavailableError:
                 in_doubt = True
-                if deadline - time.monotonic() <= RETRY_S:
+                if self.client.channel.closed or deadline - time.monotonic() <= RETRY_S:
                     raise
                 time.sleep(RETRY_S)
                 if (committed := self._carried_out(transaction, deadline)) is not None:
@@ -185,9 +183,7 @@ def _chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def _message(transaction: Transaction) -> Any:
     operations = [
-        rpc.RequestOp(
-            request_put=rpc.PutRequest(key=encode(p.key), value=p.value, lease=p.lease)
-        )
+        rpc.RequestOp(request_put=rpc.PutRequest(key=encode(p.key), value=p.value, lease=p.lease))
         for p in transaction.puts
     ] + [
         rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=encode(key)))
@@ -204,11 +200,9 @@ def _nested(operations: list[Any]) -> Iterable[Any]:
     """Operations for one list, those past its limit in transactions without a condition."""
     if len(operations) <= MAX_LIST:
         return operations
-    # Their lists may have what this list's length leaves: the two sizes are balanced.
-    size = MAX_LIST
     return [
         rpc.RequestOp(request_txn=rpc.TxnRequest(success=chunk))
-        for chunk in _chunks(operations, size)
+        for chunk in _chunks(operations, MAX_LIST)
     ]
 
 
@@ -226,12 +220,8 @@ def _compare(compare: Compare) -> Any:
             mod_revision=compare.mod_revision,
         )
     # A key that is not there has version 0, and so has a range without keys.
-    result = (
-        rpc.Compare.GREATER if compare.condition is Condition.EXISTS else rpc.Compare.EQUAL
-    )
-    return rpc.Compare(
-        key=key, range_end=end, target=rpc.Compare.VERSION, result=result, version=0
-    )
+    result = rpc.Compare.GREATER if compare.condition is Condition.EXISTS else rpc.Compare.EQUAL
+    return rpc.Compare(key=key, range_end=end, target=rpc.Compare.VERSION, result=result, version=0)
 
 
 def _read(key: bytes, end: bytes, *, keys_only: bool) -> Any:

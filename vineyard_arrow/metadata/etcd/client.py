@@ -29,7 +29,8 @@ from ...errors import (
 )
 from .stubs import load_etcd3
 
-etcd3_client, rpc = load_etcd3()
+_etcd3, rpc = load_etcd3()
+_Etcd3Client: Any = _etcd3.Etcd3Client
 
 RETRY_S = 0.05
 ATTEMPT_S = 2.0  # to wait for one of several servers
@@ -106,6 +107,7 @@ class FailoverChannel:
             for endpoint in address.endpoints
         ]
         self._current = 0
+        self.closed = False
 
     def __len__(self) -> int:
         return len(self._channels)
@@ -122,6 +124,9 @@ class FailoverChannel:
                 if is_unavailable(error):
                     self.move_on(used)
                 raise
+            except ValueError:
+                self._check_open()
+                raise
 
         return call
 
@@ -135,7 +140,19 @@ class FailoverChannel:
 
     def _streaming(self, kind: str, method: str, how: dict[str, Any]) -> Callable[..., Any]:
         calls = [getattr(channel, kind)(method, **how) for channel in self._channels]
-        return lambda *arguments, **options: calls[self._current](*arguments, **options)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            try:
+                return calls[self._current](*arguments, **options)
+            except ValueError:
+                self._check_open()
+                raise
+
+        return call
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise MetadataUnavailableError("the connection to etcd was closed")
 
     @property
     def current(self) -> int:
@@ -148,16 +165,20 @@ class FailoverChannel:
             self._current = (failed + 1) % len(self._channels)
 
     def close(self) -> None:
-        """Close the connections; calls under way fail."""
+        """Close the connections; calls under way fail. May be called twice."""
+        self.closed = True
         for channel in self._channels:
             channel.close()
 
 
-class EtcdClient(etcd3_client.Etcd3Client):  # type: ignore[misc]
+class EtcdClient(_Etcd3Client):  # type: ignore[misc]
     """etcd3's client over a `FailoverChannel`. For any number of threads.
 
     Its stubs (``kvstub``, ``leasestub`` and so on) are to be used by way of `call`.
     """
+
+    channel: Any
+    metadata: tuple[tuple[str, str], ...] | None
 
     def __init__(self, address: EtcdAddress) -> None:
         super().__init__()
@@ -225,7 +246,7 @@ class EtcdClient(etcd3_client.Etcd3Client):  # type: ignore[misc]
 
     def sign_in(self, timeout_s: float) -> tuple[tuple[str, str], ...]:
         """Metadata for calls: a token, if etcd wants one; the files are read anew."""
-        signed: tuple[tuple[str, str], ...] | None = self.metadata
+        signed = self.metadata
         if signed is not None:
             return signed
         with self._signing_in:
@@ -239,8 +260,7 @@ class EtcdClient(etcd3_client.Etcd3Client):  # type: ignore[misc]
                     reply = self.auth_stub.Authenticate(request, timeout=max(0.001, timeout_s))
                     token = reply.token
                 self.metadata = (("token", token),) if token else ()
-            return self.metadata  # type: ignore[no-any-return]
-
+            return self.metadata
 
     def forget_token(self, error: Any) -> bool:
         """Sign in anew before the next call, if that may help after this error of grpc's."""

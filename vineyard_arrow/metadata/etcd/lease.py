@@ -29,7 +29,12 @@ class EtcdLease(Lease):
     """A lease of etcd; made by `LeaseKeeper`."""
 
     def __init__(
-        self, keeper: LeaseKeeper, lease: int, ttl_s: float, sent: float, on_lost: Callable[[], None]
+        self,
+        keeper: LeaseKeeper,
+        lease: int,
+        ttl_s: float,
+        sent: float,
+        on_lost: Callable[[], None],
     ) -> None:
         self._keeper = keeper
         self.id, self.ttl_s, self.on_lost = lease, ttl_s, on_lost

@@ -17,7 +17,7 @@ from typing import Any
 _MODULE = "etcd3.etcdrpc"
 
 
-def load_etcd3() -> tuple[ModuleType, ModuleType]:
+def load_etcd3() -> tuple[Any, Any]:
     """Import etcd3 over stubs that work; return its client module and the stubs.
 
     If the process has imported etcd3 by itself already, its stubs work and are used.

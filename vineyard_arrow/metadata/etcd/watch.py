@@ -48,6 +48,7 @@ class EtcdWatch(Watch):
         self._pause_s = 0.0
         self._not_before = 0.0  # to reconnect
         self._cluster = 0
+        self._was_refused = False
         self._closed = False
         self.broken_since: float | None = time.monotonic()
 
@@ -133,20 +134,18 @@ class EtcdWatch(Watch):
 
     def _hear(self, stream: _Stream, said: Any) -> None:
         if said is None or isinstance(said, grpc.RpcError):
-            if said is not None:
-                self._client.forget_token(said)
-                failure = error_of(said, f"etcd at {self._client.address}", 0)
-                if isinstance(failure, AccessDeniedError) and not self._pause_s:
-                    self._drop()
-                    raise failure
             self._drop()
+            if said is not None:
+                failure = error_of(said, f"etcd at {self._client.address}", 0)
+                if isinstance(failure, AccessDeniedError):
+                    self._refused(failure)
             return
         stream.heard()
         if said.canceled:
             self._cancelled(said)
         elif said.created:
             self._check_kept(said.header)
-            self.broken_since, self._pause_s = None, 0.0
+            self.broken_since, self._pause_s, self._was_refused = None, 0.0, False
         elif said.events:
             self._take(said.events)
         elif said.watch_id >= 0:
@@ -161,10 +160,20 @@ class EtcdWatch(Watch):
         if compacted or "compacted" in reason:
             raise self._lost(f"changes after revision {self._after} are no longer kept")
         if "permission denied" in reason:
-            raise AccessDeniedError(
-                f"etcd at {self._client.address}: {reason}",
-                "grant this user the prefix of the cluster",
+            self._refused(
+                AccessDeniedError(
+                    f"etcd at {self._client.address}: {reason}",
+                    "grant this user the prefix of the cluster",
+                )
             )
+
+    def _refused(self, error: AccessDeniedError) -> None:
+        """Sign in anew, since a token that has ended looks like no right; then raise."""
+        if self._was_refused:
+            self._was_refused = False
+            raise error
+        self._was_refused = True
+        self._client.metadata = None
 
     def _check_kept(self, header: Any) -> None:
         """Raise if this is an etcd that lost its data: it is behind what was seen of it."""
@@ -189,9 +198,7 @@ class EtcdWatch(Watch):
     def _take(self, events: Any) -> None:
         for revision, group in itertools.groupby(events, _REVISION):
             if revision > self._after:
-                found = (
-                    Event(decode(e.kv.key), None if e.type else item_of(e.kv)) for e in group
-                )
+                found = (Event(decode(e.kv.key), None if e.type else item_of(e.kv)) for e in group)
                 changes = tuple(sorted(found, key=attrgetter("key")))
                 self._seen.append(Changes(revision, changes))
                 self._after = revision
