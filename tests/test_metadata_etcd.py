@@ -249,9 +249,14 @@ def test_a_full_etcd_says_so_and_can_still_be_read(own, connect) -> None:
     deleted = backend.client.call(backend.client.kvstub.DeleteRange, everything, WAIT_S)
     compact = rpc.CompactionRequest(revision=deleted.header.revision, physical=True)
     backend.client.call(backend.client.kvstub.Compact, compact, WAIT_S)
-    backend.client.call(backend.client.maintenancestub.Defragment, rpc.DefragmentRequest(), WAIT_S)
-    disarm = rpc.AlarmRequest(action=rpc.AlarmRequest.DEACTIVATE, alarm=rpc.NOSPACE)
-    backend.client.call(backend.client.maintenancestub.Alarm, disarm, WAIT_S)
+    maintenance = backend.client.maintenancestub
+    backend.client.call(maintenance.Defragment, rpc.DefragmentRequest(), WAIT_S)
+    raised = backend.client.call(maintenance.Alarm, rpc.AlarmRequest(), WAIT_S).alarms
+    for alarm in raised:
+        disarm = rpc.AlarmRequest(
+            action=rpc.AlarmRequest.DEACTIVATE, alarm=alarm.alarm, memberID=alarm.memberID
+        )
+        backend.client.call(maintenance.Alarm, disarm, WAIT_S)
     assert isinstance(backend.commit(put("/small")), Committed)
 
 

@@ -17,6 +17,7 @@ from ..errors import InvalidObjectError
 
 MAX_COMPARES = 64
 MAX_OPERATIONS = 4096  # puts and deletes of one transaction
+MAX_EACH_OPERATIONS = 64  # of a transaction that shares a round trip with others
 MAX_NBYTES = 1 << 20  # of one transaction; etcd refuses requests of 1.5 MiB
 TIMEOUT_S = 5.0
 
@@ -213,12 +214,14 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def commit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Verdict:
+    def commit(
+        self, transaction: Transaction, timeout_s: float = TIMEOUT_S, *, in_doubt: bool = False
+    ) -> Verdict:
         """Carry a transaction out if its compares hold, whole or not at all.
 
         If an answer is lost, whether it was carried out is found out by reading its keys: all
         its puts, at one revision, are taken for its own. So puts of different writers to one key
-        must differ in value or lease.
+        must differ in value or lease. ``in_doubt`` says that such an answer was lost before.
 
         Raises
         ------
@@ -234,7 +237,7 @@ class Backend(ABC):
     def commit_each(
         self, transactions: Sequence[Transaction], timeout_s: float = TIMEOUT_S
     ) -> list[Verdict]:
-        """Commit transactions in one round trip; each has its own verdict.
+        """Commit small transactions in one round trip; each has its own verdict.
 
         All their compares are made before any of them is carried out, so none may write what
         another compares or writes (`groups` sees to that). Raises like `commit`, then for all of
@@ -276,6 +279,16 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop watches and keeping leases alive. Leases then end by themselves."""
+
+
+def check_each(transactions: Sequence[Transaction]) -> None:
+    """Raise InvalidObjectError for what no backend takes together."""
+    for transaction in transactions:
+        check_transaction(transaction)
+        if len(transaction.puts) + len(transaction.deletes) > MAX_EACH_OPERATIONS:
+            raise InvalidObjectError(
+                f"a transaction with more than {MAX_EACH_OPERATIONS} keys is committed alone"
+            )
 
 
 def check_transaction(transaction: Transaction) -> None:

@@ -40,6 +40,7 @@ from .backend import (
     Transaction,
     Verdict,
     Watch,
+    check_each,
     check_transaction,
 )
 
@@ -120,20 +121,34 @@ class EmbeddedBackend(Backend):
 
     # ---- writing
 
-    def commit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Verdict:
+    def commit(
+        self, transaction: Transaction, timeout_s: float = TIMEOUT_S, *, in_doubt: bool = False
+    ) -> Verdict:
         """See `Backend.commit`."""
         check_transaction(transaction)
         with self._changed:
             self._check_open()
             self._check_leases(transaction)
-            return self._commit(transaction)
+            verdict = self._commit(transaction)
+            if in_doubt and isinstance(verdict, Conflict):
+                return self._carried_out(transaction) or verdict
+            return verdict
+
+    def _carried_out(self, transaction: Transaction) -> Committed | None:
+        found = [self._items.get(put.key) for put in transaction.puts]
+        for put, item in zip(transaction.puts, found, strict=True):
+            if item is None or (item.value, item.lease) != (put.value, put.lease):
+                return None
+        revisions = {item.mod_revision for item in found if item is not None}
+        if len(revisions) > 1 or any(key in self._items for key in transaction.deletes):
+            return None
+        return Committed(max(revisions, default=self._revision))
 
     def commit_each(
         self, transactions: Sequence[Transaction], timeout_s: float = TIMEOUT_S
     ) -> list[Verdict]:
         """See `Backend.commit_each`."""
-        for transaction in transactions:
-            check_transaction(transaction)
+        check_each(transactions)
         with self._changed:
             self._check_open()
             for transaction in transactions:

@@ -20,6 +20,7 @@ from ..backend import (
     Transaction,
     Verdict,
     Watch,
+    check_each,
     check_transaction,
 )
 from .client import ATTEMPT_S, RETRY_S, EtcdAddress, EtcdClient, rpc
@@ -29,7 +30,6 @@ from .watch import EtcdWatch
 
 PAGE_KEYS = 1000
 MAX_LIST = 64  # of one list of a message: etcd takes 128, less the longest list around it
-MAX_EACH = MAX_LIST  # transactions of one message
 
 
 class EtcdBackend(Backend):
@@ -73,12 +73,13 @@ class EtcdBackend(Backend):
                 return Snapshot(tuple(items), at)
             start = reply.kvs[-1].key + b"\0"
 
-    def commit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Verdict:
+    def commit(
+        self, transaction: Transaction, timeout_s: float = TIMEOUT_S, *, in_doubt: bool = False
+    ) -> Verdict:
         """See `Backend.commit`."""
         check_transaction(transaction)
         deadline = time.monotonic() + timeout_s
         request = _message(transaction)
-        in_doubt = False
         while True:
             left = deadline - time.monotonic()
             attempt = min(left, ATTEMPT_S) if len(self.client.channel) > 1 else left
@@ -126,10 +127,9 @@ class EtcdBackend(Backend):
     ) -> list[Verdict]:
         """See `Backend.commit_each`."""
         deadline = time.monotonic() + timeout_s
-        for transaction in transactions:
-            check_transaction(transaction)
+        check_each(transactions)
         verdicts: list[Verdict] = []
-        for group in _chunks(list(transactions), MAX_EACH):
+        for group in _chunks(list(transactions), MAX_LIST):
             nested = [rpc.RequestOp(request_txn=_message(t)) for t in group]
             request = rpc.TxnRequest(success=nested)
             left = deadline - time.monotonic()

@@ -1,0 +1,239 @@
+"""An instance as a member of a cluster: its number, its lease, and what it owns there.
+
+When the lease is lost (the instance was cut off for too long, or etcd lost its data) the instance
+is **fenced**: its writes are refused here before the cluster would. As soon as the cluster can be
+reached it takes the same lease again and puts back what it owned; only what others took meanwhile
+(a name, say) stays lost. Knows no daemon.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from ..errors import LeaseLostError, MetadataUnavailableError, VineyardArrowError
+from .backend import (
+    TIMEOUT_S,
+    Backend,
+    Changes,
+    Committed,
+    Conflict,
+    Item,
+    Lease,
+    Put,
+    Transaction,
+    Verdict,
+    absent,
+    unchanged,
+)
+from .groups import GroupCommit
+from .mirror import Mirror
+from .records import InstanceRecord, Layout, is_owned, register, republish
+
+log = logging.getLogger("vineyard_arrow.metadata")
+PAUSE_S = 0.5
+MAX_NUMBER = 1 << 24
+
+
+class Membership:
+    """Joins a cluster at once, and stays in it until `close`.
+
+    Parameters
+    ----------
+    backend : Backend
+        Stays the caller's to close, after this.
+    layout : Layout
+        The cluster.
+    about : InstanceRecord
+        What to say of this instance; ``iid`` and ``number`` are given by the cluster.
+    ttl_s : float
+        After how long without a word others count it out, in seconds.
+    on_change : callable, optional
+        See `Mirror`.
+    on_conflict : callable, optional
+        Called with each key that could not be put back, from a thread of this.
+
+    Raises
+    ------
+    MetadataUnavailableError, AccessDeniedError, MetadataFullError
+        If it cannot join within ``timeout_s``.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        layout: Layout,
+        about: InstanceRecord,
+        ttl_s: float,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        on_change: Callable[[Changes], None] = lambda changes: None,
+        on_conflict: Callable[[str], None] = lambda key: None,
+    ) -> None:
+        deadline = time.monotonic() + timeout_s
+        self._backend = backend
+        self._layout = layout
+        self._ttl_s = ttl_s
+        self._on_change, self._on_conflict = on_change, on_conflict
+        self._changed = threading.Condition()  # guards what follows
+        self._owned: dict[str, Item] = {}  # to be put back; without the instance's own record
+        self._fenced = False
+        self._closed = False
+        number = next_number(backend, layout, timeout_s)
+        self._lease = backend.grant(ttl_s, self._lost, timeout_s=deadline - time.monotonic())
+        self.record = replace(about, iid=self._lease.id, number=number)
+        self._own_key = layout.instance(self.record.iid)
+        joined = backend.commit(register(layout, self.record), deadline - time.monotonic())
+        if isinstance(joined, Conflict):
+            raise LeaseLostError(f"{self._own_key!r} is there already")
+        self._groups = GroupCommit(backend)
+        self.mirror = Mirror(backend, layout.prefix, self._heard)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="metadata-member")
+        self._thread.start()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the cluster counted this instance out, or must have done so by now."""
+        return self._fenced or self._lease.lost
+
+    def submit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Future[Verdict]:
+        """Commit, together with others; see `GroupCommit.submit`.
+
+        Raises
+        ------
+        LeaseLostError
+            If the instance is fenced.
+        """
+        if self.fenced:
+            raise LeaseLostError(
+                "the cluster counted this instance out: it was not heard in time",
+                "it joins again by itself when the cluster can be reached",
+            )
+        return self._groups.submit(transaction, timeout_s)
+
+    def commit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Verdict:
+        """Commit and wait until the mirror shows it."""
+        deadline = time.monotonic() + timeout_s
+        verdict = self.submit(transaction, timeout_s).result()
+        if isinstance(verdict, Committed):
+            self.mirror.wait(verdict.revision, deadline - time.monotonic())
+        return verdict
+
+    def wait_joined(self, timeout_s: float) -> None:
+        """Return when the instance is not fenced; MetadataUnavailableError if not in time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._closed or not self.fenced, timeout_s):
+                raise MetadataUnavailableError(
+                    f"this instance did not join the cluster again within {timeout_s:g} s"
+                )
+
+    def close(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Leave the cluster: what the instance owns there goes. May be called twice."""
+        with self._changed:
+            first, self._closed = not self._closed, True
+            self._changed.notify_all()
+        self._thread.join()
+        self._groups.close()
+        self.mirror.close()
+        if first:
+            try:
+                self._lease.revoke(timeout_s)
+            except VineyardArrowError as error:
+                log.warning("the cluster was left without a word, until its lease ends: %s", error)
+
+    # ---- what is heard
+
+    def _heard(self, changes: Changes) -> None:
+        """Note what the instance owns. What goes with its own record is to be put back."""
+        gone = any(e.key == self._own_key and e.item is None for e in changes.events)
+        with self._changed:
+            for event in changes.events:
+                if event.key == self._own_key:
+                    continue
+                if event.item is None:
+                    if not (gone or self._fenced):
+                        self._owned.pop(event.key, None)
+                elif is_owned(self._layout, event.item, self.record.iid):
+                    self._owned[event.key] = event.item
+                else:
+                    self._owned.pop(event.key, None)
+            if gone:
+                self._fence()
+        self._on_change(changes)
+
+    def _lost(self) -> None:
+        with self._changed:
+            self._fence()
+
+    def _fence(self) -> None:
+        self._fenced = True
+        self._changed.notify_all()
+
+    # ---- the thread that joins again
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._fenced or self._closed)
+                if self._closed:
+                    return
+            try:
+                self._join_again()
+            except VineyardArrowError as error:
+                log.info("the cluster cannot be joined again yet: %s", error)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, PAUSE_S)
+
+    def _join_again(self) -> None:
+        # A lease that ended by our clock alone may still be there, and its keys.
+        self._backend.revoke(self.record.iid)
+        lease = self._backend.grant(self._ttl_s, self._lost, lease=self.record.iid)
+        joined = self._backend.commit(register(self._layout, self.record))
+        if isinstance(joined, Conflict):
+            raise LeaseLostError(f"{self._own_key!r} is there already")
+        with self._changed:
+            self._lease: Lease = lease
+            owned = list(self._owned.values())
+        futures = [
+            (item.key, self._groups.submit(republish(self._layout, item, self.record.iid)))
+            for item in owned
+        ]
+        for key, future in futures:
+            if isinstance(future.result(), Conflict) and not self._is_back(key):
+                log.warning("%r was taken while this instance was counted out", key)
+                with self._changed:
+                    self._owned.pop(key, None)
+                self._on_conflict(key)
+        with self._changed:
+            self._fenced = False
+            self._changed.notify_all()
+        log.warning("joined the cluster again, with %d keys", len(owned))
+
+    def _is_back(self, key: str) -> bool:
+        """Whether a key that was not put back is there, and the instance's."""
+        found = self._backend.range(key).items
+        return bool(found) and is_owned(self._layout, found[0], self.record.iid)
+
+
+def next_number(backend: Backend, layout: Layout, timeout_s: float = TIMEOUT_S) -> int:
+    """A number from 1 to 2^24 - 1 for a new instance, given to no other until they are used up.
+
+    Raises
+    ------
+    MetadataUnavailableError
+        If there was none in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (left := deadline - time.monotonic()) > 0:
+        found = backend.range(layout.counter, timeout_s=left).items
+        last = int(found[0].value) if found else 0
+        number = last % (MAX_NUMBER - 1) + 1
+        compare = unchanged(found[0]) if found else absent(layout.counter)
+        put = Put(layout.counter, b"%d" % number)
+        if isinstance(backend.commit(Transaction((compare,), (put,)), left), Committed):
+            return number
+    raise MetadataUnavailableError("no number for this instance could be had in time")
