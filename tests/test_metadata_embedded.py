@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from metadata_conformance import MetadataConformance, fail, put
+from metadata_members import MembersConformance
 
 from vineyard_arrow.errors import (
     AccessDeniedError,
@@ -20,7 +21,7 @@ from vineyard_arrow.metadata.backend import Backend, Transaction
 from vineyard_arrow.metadata.embedded import EmbeddedBackend
 
 
-class TestEmbedded(MetadataConformance):
+class TestEmbedded(MetadataConformance, MembersConformance):
     @pytest.fixture(params=["memory", "file"])
     def backend(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
         backend = EmbeddedBackend(tmp_path / "meta.db" if request.param == "file" else None)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 from metadata_conformance import WAIT_S, MetadataConformance, fail, put
+from metadata_members import MembersConformance
 
 from vineyard_arrow.errors import (
     AccessDeniedError,
@@ -70,7 +71,7 @@ def own(request: pytest.FixtureRequest) -> Iterator[EtcdServers]:
         yield servers
 
 
-class TestEtcd(MetadataConformance):
+class TestEtcd(MetadataConformance, MembersConformance):
     @pytest.fixture
     def backend(self, etcd: EtcdServers, connect: Callable[..., EtcdBackend]) -> Backend:
         return connect(etcd.address)

@@ -8,12 +8,15 @@ reached it takes the same lease again and puts back what it owned; only what oth
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 
 from ..errors import LeaseLostError, MetadataUnavailableError, VineyardArrowError
 from .backend import (
@@ -55,7 +58,7 @@ class Membership:
     on_change : callable, optional
         See `Mirror`.
     on_conflict : callable, optional
-        Called with each key that could not be put back, from a thread of this.
+        Called once with each key that another took while this was fenced, from a thread of this.
 
     Raises
     ------
@@ -83,13 +86,17 @@ class Membership:
         self._owned: dict[str, Item] = {}  # to be put back; without the instance's own record
         self._fenced = False
         self._closed = False
+        self._joined = 0  # how often
         number = next_number(backend, layout, timeout_s)
-        self._lease = backend.grant(ttl_s, self._lost, timeout_s=deadline - time.monotonic())
+        self._lease = self._grant(0, deadline)
         self.record = replace(about, iid=self._lease.id, number=number)
         self._own_key = layout.instance(self.record.iid)
-        joined = backend.commit(register(layout, self.record), deadline - time.monotonic())
-        if isinstance(joined, Conflict):
-            raise LeaseLostError(f"{self._own_key!r} is there already")
+        try:
+            self._register(deadline)
+        except BaseException:
+            with contextlib.suppress(VineyardArrowError):
+                self._lease.revoke(0)
+            raise
         self._groups = GroupCommit(backend)
         self.mirror = Mirror(backend, layout.prefix, self._heard)
         self._thread = threading.Thread(target=self._run, daemon=True, name="metadata-member")
@@ -150,6 +157,7 @@ class Membership:
     def _heard(self, changes: Changes) -> None:
         """Note what the instance owns. What goes with its own record is to be put back."""
         gone = any(e.key == self._own_key and e.item is None for e in changes.events)
+        taken = []
         with self._changed:
             for event in changes.events:
                 if event.key == self._own_key:
@@ -157,17 +165,20 @@ class Membership:
                 if event.item is None:
                     if not (gone or self._fenced):
                         self._owned.pop(event.key, None)
-                elif is_owned(self._layout, event.item, self.record.iid):
+                elif is_owned(self._layout, event.item, self.record):
                     self._owned[event.key] = event.item
-                else:
-                    self._owned.pop(event.key, None)
+                elif self._owned.pop(event.key, None) is not None:
+                    taken.append(event.key)
             if gone:
                 self._fence()
+        for key in taken:
+            self._on_conflict(key)
         self._on_change(changes)
 
-    def _lost(self) -> None:
+    def _lost(self, joined: int) -> None:
         with self._changed:
-            self._fence()
+            if joined == self._joined:  # else it is an earlier lease of the same id
+                self._fence()
 
     def _fence(self) -> None:
         self._fenced = True
@@ -189,14 +200,12 @@ class Membership:
                     self._changed.wait_for(lambda: self._closed, PAUSE_S)
 
     def _join_again(self) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
         # A lease that ended by our clock alone may still be there, and its keys.
-        self._backend.revoke(self.record.iid)
-        lease = self._backend.grant(self._ttl_s, self._lost, lease=self.record.iid)
-        joined = self._backend.commit(register(self._layout, self.record))
-        if isinstance(joined, Conflict):
-            raise LeaseLostError(f"{self._own_key!r} is there already")
+        self._lease.revoke()
+        self._lease = self._grant(self.record.iid, deadline)
+        self._register(deadline)
         with self._changed:
-            self._lease: Lease = lease
             owned = list(self._owned.values())
         futures = [
             (item.key, self._groups.submit(republish(self._layout, item, self.record.iid)))
@@ -204,19 +213,31 @@ class Membership:
         ]
         for key, future in futures:
             if isinstance(future.result(), Conflict) and not self._is_back(key):
-                log.warning("%r was taken while this instance was counted out", key)
                 with self._changed:
-                    self._owned.pop(key, None)
-                self._on_conflict(key)
+                    known = self._owned.pop(key, None)
+                if known is not None:
+                    self._on_conflict(key)
         with self._changed:
             self._fenced = False
             self._changed.notify_all()
         log.warning("joined the cluster again, with %d keys", len(owned))
 
+    def _grant(self, lease: int, deadline: float) -> Lease:
+        with self._changed:
+            self._joined += 1
+        lost = partial(self._lost, self._joined)
+        left = deadline - time.monotonic()
+        return self._backend.grant(self._ttl_s, lost, lease=lease, timeout_s=left)
+
+    def _register(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if isinstance(self._backend.commit(register(self._layout, self.record), left), Conflict):
+            raise LeaseLostError(f"{self._own_key!r} is there already")
+
     def _is_back(self, key: str) -> bool:
         """Whether a key that was not put back is there, and the instance's."""
         found = self._backend.range(key).items
-        return bool(found) and is_owned(self._layout, found[0], self.record.iid)
+        return bool(found) and is_owned(self._layout, found[0], self.record)
 
 
 def next_number(backend: Backend, layout: Layout, timeout_s: float = TIMEOUT_S) -> int:
@@ -230,10 +251,11 @@ def next_number(backend: Backend, layout: Layout, timeout_s: float = TIMEOUT_S) 
     deadline = time.monotonic() + timeout_s
     while (left := deadline - time.monotonic()) > 0:
         found = backend.range(layout.counter, timeout_s=left).items
-        last = int(found[0].value) if found else 0
+        last = int(found[0].value.split()[0]) if found else 0
         number = last % (MAX_NUMBER - 1) + 1
         compare = unchanged(found[0]) if found else absent(layout.counter)
-        put = Put(layout.counter, b"%d" % number)
+        # With something of its own: another that counts on would write the same number.
+        put = Put(layout.counter, f"{number} {uuid.uuid4().hex}".encode())
         if isinstance(backend.commit(Transaction((compare,), (put,)), left), Committed):
             return number
     raise MetadataUnavailableError("no number for this instance could be had in time")

@@ -18,6 +18,7 @@ log = logging.getLogger("vineyard_arrow.metadata")
 LIST_S = 30.0
 PAUSE_S = 0.5  # after a list that failed
 POLL_S = 60.0
+CLOSE_S = 2.0
 
 
 class Mirror:
@@ -99,7 +100,7 @@ class Mirror:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._closed:
                     raise MetadataUnavailableError(
-                        f"revision {revision} of the metadata did not arrive within {timeout_s:g} s",
+                        f"revision {revision} of metadata did not arrive within {timeout_s:g} s",
                         "what was committed stays so, and arrives when the server can be reached",
                     )
                 self._changed.wait(left)
@@ -112,7 +113,7 @@ class Mirror:
             self._changed.notify_all()
         if watch is not None:
             watch.close()
-        self._thread.join()
+        self._thread.join(CLOSE_S)  # a list that nobody answers ends later
 
     # ---- the thread
 
@@ -146,7 +147,7 @@ class Mirror:
             self._changed.notify_all()
         keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         if keys:
-            self._on_change(Changes(listed.revision, tuple(Event(k, new.get(k)) for k in keys)))
+            self._tell(Changes(listed.revision, tuple(Event(k, new.get(k)) for k in keys)))
 
     def _follow(self, after: int) -> None:
         """Apply what changes, until close or an error."""
@@ -174,4 +175,10 @@ class Mirror:
                     self._items[event.key] = event.item
             self._revision = changes.revision
             self._changed.notify_all()
-        self._on_change(changes)
+        self._tell(changes)
+
+    def _tell(self, changes: Changes) -> None:
+        try:
+            self._on_change(changes)
+        except Exception:
+            log.exception("what was to be told of changed metadata failed")

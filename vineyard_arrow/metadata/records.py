@@ -171,12 +171,7 @@ class Layout:
 
     def globals(self, object_id: int) -> str:
         """Of a global object."""
-        return f"{self.globals_prefix}{ObjectID(object_id)}"
-
-    @property
-    def globals_prefix(self) -> str:
-        """What the keys of all global objects start with."""
-        return f"{self.prefix}g/"
+        return f"{self.prefix}g/{ObjectID(object_id)}"
 
     @property
     def counter(self) -> str:
@@ -309,16 +304,19 @@ def republish(layout: Layout, item: Item, iid: int) -> Transaction:
     return Transaction(compares, (Put(item.key, item.value, item.lease),))
 
 
-def is_owned(layout: Layout, item: Item, iid: int) -> bool:
-    """Whether an instance is to put a key back: it is on its lease, or a global object it made."""
+def is_owned(layout: Layout, item: Item, instance: InstanceRecord) -> bool:
+    """Whether an instance is to put a key back: on its lease, or of a global object it made."""
     if item.lease:
-        return item.lease == iid
-    if not item.key.startswith(layout.globals_prefix):
-        return False
+        return item.lease == instance.iid
     try:
-        return parse_object(item.value).iid == iid
+        match parse(layout, item):
+            case GlobalRecord(object=made):
+                return made.iid == instance.iid
+            case NameRecord(id=object_id):
+                return ObjectID(object_id).instance == instance.number
     except InvalidObjectError:
-        return False
+        pass
+    return False
 
 
 def _name_put(layout: Layout, name: str, object_id: int, lease: int) -> Put:
