@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 import trustme
 from metadata_conformance import WAIT_S, MetadataConformance, fail, put
-from metadata_members import MembersConformance
+from metadata_members import ABOUT, MembersConformance, record, wait_for
 
 from vineyard_arrow.errors import (
     AccessDeniedError,
     ConfigError,
+    LeaseLostError,
     MetadataCompactedError,
     MetadataFullError,
     MetadataUnavailableError,
@@ -40,6 +42,8 @@ from vineyard_arrow.metadata.etcd import watch as watch_module
 from vineyard_arrow.metadata.etcd.backend import EtcdBackend
 from vineyard_arrow.metadata.etcd.client import EtcdAddress, rpc
 from vineyard_arrow.metadata.etcd.server import EtcdServers
+from vineyard_arrow.metadata.membership import Membership
+from vineyard_arrow.metadata.records import Layout, Reference, create_global, persist
 
 QUICK = ["--unsafe-no-fsync"]
 
@@ -219,13 +223,77 @@ def test_an_etcd_that_lost_its_data_is_noticed(own, connect) -> None:
     drain(watch, last)
     (member,) = own.members
     member.stop()
-    subprocess.run(["rm", "-r", str(member.folder)], check=True)
+    shutil.rmtree(member.folder)
     member.start()
     with pytest.raises(MetadataCompactedError, match="lost its data"):
         watch.next(WAIT_S)
     assert told.wait(WAIT_S)
     assert lease.lost
     assert backend.range("/", prefix=True).items == ()
+
+
+def test_a_member_puts_back_what_an_emptied_etcd_lost(own, connect) -> None:
+    layout = Layout("c")
+    one = Membership(connect(own.address), layout, ABOUT, 3.0)
+    two = Membership(connect(own.address), layout, ABOUT, 3.0)
+    made = record(one, 1, names=("n",), signature=7)
+    one.commit(persist(layout, made))
+    theirs = record(two, 1)
+    verdict = two.commit(persist(layout, theirs))
+    one.mirror.wait(verdict.revision, WAIT_S)
+    members = (Reference(made.id, made.iid), Reference(theirs.id, theirs.iid))
+    (step,) = create_global(layout, record(one, 2, names=("g",), members=members))
+    one.commit(step)
+    before = {i.key: i.value for i in one.mirror.snapshot().items}
+    (member,) = own.members
+    member.stop()
+    shutil.rmtree(member.folder)
+    wait_for(lambda: one.mirror.unavailable_since is not None)
+    # What was known stays readable meanwhile.
+    assert one.mirror.get(layout.name("n"))
+    member.start()
+    del before[layout.counter]  # it begins somewhere else
+    for each in (one, two):
+        wait_for(lambda each=each: {i.key: i.value for i in each.mirror.snapshot().items} == before)
+        each.wait_joined(WAIT_S)
+        wait_for(lambda each=each: each.mirror.unavailable_since is None)
+        each.close()
+
+
+def test_a_member_that_is_cut_off_fences_itself_and_heals(own, connect) -> None:
+    layout = Layout("c")
+    one = Membership(connect(own.address), layout, ABOUT, 2.0)
+    made = record(one, 1, names=("n",))
+    one.commit(persist(layout, made))
+    (member,) = own.members
+    member.send_signal(signal.SIGSTOP)
+    wait_for(lambda: one.fenced)
+    with pytest.raises(LeaseLostError):
+        one.submit(persist(layout, record(one, 2)))
+    assert one.mirror.get(layout.object(made.iid, made.id))
+    member.send_signal(signal.SIGCONT)
+    one.wait_joined(WAIT_S)
+    one.commit(persist(layout, record(one, 2)), WAIT_S)
+    keys = {i.key for i in one.mirror.snapshot().items}
+    assert keys == {
+        layout.counter,
+        layout.instance(made.iid),
+        layout.object(made.iid, made.id),
+        layout.object(made.iid, record(one, 2).id),
+        layout.name("n"),
+    }
+    one.close()
+    assert connect(own.address).range(layout.prefix, prefix=True).items[0].key == layout.counter
+
+
+def test_joining_fails_within_its_deadline(own, connect) -> None:
+    backend = connect(own.address)
+    own.members[0].send_signal(signal.SIGSTOP)
+    within(
+        3,
+        lambda: Membership(backend, Layout("c"), ABOUT, 5.0, timeout_s=0.5),
+        MetadataUnavailableError,
+    )
 
 
 # ---- limits, and who may come in

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import threading
 import time
 import uuid
@@ -251,7 +252,8 @@ def next_number(backend: Backend, layout: Layout, timeout_s: float = TIMEOUT_S) 
     deadline = time.monotonic() + timeout_s
     while (left := deadline - time.monotonic()) > 0:
         found = backend.range(layout.counter, timeout_s=left).items
-        last = int(found[0].value.split()[0]) if found else 0
+        # Anywhere at first: an etcd that lost its data must not give numbers of live instances.
+        last = int(found[0].value.split()[0]) if found else secrets.randbelow(MAX_NUMBER - 1)
         number = last % (MAX_NUMBER - 1) + 1
         compare = unchanged(found[0]) if found else absent(layout.counter)
         # With something of its own: another that counts on would write the same number.

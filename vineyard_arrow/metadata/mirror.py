@@ -94,6 +94,8 @@ class Mirror:
         MetadataUnavailableError
             If it is not so in time.
         """
+        if self._revision >= revision and self._unlisted_since is None:
+            return
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while self._revision < revision or self._unlisted_since is not None:
