@@ -159,7 +159,8 @@ class EtcdWatch(Watch):
         self._drop()
         if compacted or "compacted" in reason:
             raise self._lost(f"changes after revision {self._after} are no longer kept")
-        if "permission denied" in reason:
+        # What the servers of 3.5 and 3.4 say of a token they don't know, and of no right.
+        if "permission denied" in reason or "invalid auth token" in reason:
             self._refused(
                 AccessDeniedError(
                     f"etcd at {self._client.address}: {reason}",
