@@ -21,6 +21,7 @@ from vineyard_arrow.metadata.backend import (
     Committed,
     Conflict,
     Event,
+    Item,
     Put,
     Transaction,
     absent,
@@ -271,6 +272,17 @@ class MembersConformance:
             f"{prefix}old",
         ]
         assert heard[-1].events[1] == Event(f"{prefix}old", None)
+        mirror.close()
+
+    def test_a_mirror_lists_anew_when_it_is_told_to(self, backend, prefix) -> None:
+        heard: list[Changes] = []
+        mirror = Mirror(backend, prefix, heard.append)
+        mirror.relist(WAIT_S)
+        mirror._items["stray"] = Item("stray", b"", 1)
+        mirror.relist(WAIT_S)
+        assert heard[-1].events == (Event("stray", None),)
+        mirror.wait(backend.commit(put(f"{prefix}a")).revision, WAIT_S)
+        assert heard[-1].events[0].key == f"{prefix}a"
         mirror.close()
 
     def test_what_is_told_may_fail(self, backend, prefix) -> None:

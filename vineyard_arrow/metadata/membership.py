@@ -3,7 +3,8 @@
 When the lease is lost (the instance was cut off for too long, or etcd lost its data) the instance
 is **fenced**: its writes are refused here before the cluster would. As soon as the cluster can be
 reached it takes the same lease again and puts back what it owned; only what others took meanwhile
-(a name, say) stays lost. Knows no daemon.
+(a name, say) stays lost, and what was committed in the moment before an etcd lost its data, if the
+mirror had not shown it yet. Knows no daemon.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .backend import (
 )
 from .groups import GroupCommit
 from .mirror import Mirror
-from .records import InstanceRecord, Layout, is_owned, register, republish
+from .records import InstanceRecord, Layout, is_owned, refer_again, register, republish
 
 log = logging.getLogger("vineyard_arrow.metadata")
 PAUSE_S = 0.5
@@ -85,6 +86,8 @@ class Membership:
         self._on_change, self._on_conflict = on_change, on_conflict
         self._changed = threading.Condition()  # guards what follows
         self._owned: dict[str, Item] = {}  # to be put back; without the instance's own record
+        # By the key of a member that another owns: own objects, and what refers to it again.
+        self._foreign: dict[str, dict[str, Transaction]] = {}
         self._fenced = False
         self._closed = False
         self._joined = 0  # how often
@@ -158,23 +161,46 @@ class Membership:
     def _heard(self, changes: Changes) -> None:
         """Note what the instance owns. What goes with its own record is to be put back."""
         gone = any(e.key == self._own_key and e.item is None for e in changes.events)
-        taken = []
+        taken: list[str] = []
+        again: list[Transaction] = []
         with self._changed:
             for event in changes.events:
                 if event.key == self._own_key:
                     continue
                 if event.item is None:
                     if not (gone or self._fenced):
-                        self._owned.pop(event.key, None)
-                elif is_owned(self._layout, event.item, self.record):
-                    self._owned[event.key] = event.item
-                elif self._owned.pop(event.key, None) is not None:
+                        self._forget(event.key)
+                    continue
+                again += self._foreign.get(event.key, {}).values()
+                if is_owned(self._layout, event.item, self.record):
+                    self._note(event.item)
+                elif self._forget(event.key):
                     taken.append(event.key)
             if gone:
                 self._fence()
+        for transaction in again:  # conflicts where nothing was lost
+            with contextlib.suppress(MetadataUnavailableError):
+                self._groups.submit(transaction)
         for key in taken:
             self._on_conflict(key)
         self._on_change(changes)
+
+    def _note(self, item: Item) -> None:
+        self._owned[item.key] = item
+        for member, transaction in refer_again(self._layout, item, self.record.iid).items():
+            self._foreign.setdefault(member, {})[item.key] = transaction
+
+    def _forget(self, key: str) -> bool:
+        """Whether it was the instance's."""
+        item = self._owned.pop(key, None)
+        if item is None:
+            return False
+        for member in refer_again(self._layout, item, self.record.iid):
+            references = self._foreign.get(member, {})
+            references.pop(key, None)
+            if not references:
+                self._foreign.pop(member, None)
+        return True
 
     def _lost(self, joined: int) -> None:
         with self._changed:
@@ -206,6 +232,8 @@ class Membership:
         self._lease.revoke()
         self._lease = self._grant(self.record.iid, deadline)
         self._register(deadline)
+        # An etcd that lost its data may have got as far as it was, so that no watch notices.
+        self.mirror.relist(deadline - time.monotonic())
         with self._changed:
             owned = list(self._owned.values())
         futures = [
@@ -215,11 +243,15 @@ class Membership:
         for key, future in futures:
             if isinstance(future.result(), Conflict) and not self._is_back(key):
                 with self._changed:
-                    known = self._owned.pop(key, None)
-                if known is not None:
+                    known = self._forget(key)
+                if known:
                     self._on_conflict(key)
         with self._changed:
-            self._fenced = False
+            again = [t for references in self._foreign.values() for t in references.values()]
+        for transaction in again:
+            self._groups.submit(transaction)
+        with self._changed:
+            self._fenced = self._lease.lost
             self._changed.notify_all()
         log.warning("joined the cluster again, with %d keys", len(owned))
 

@@ -48,6 +48,7 @@ class Mirror:
         self._items: dict[str, Item] = {}
         self._revision = 0
         self._watch: Watch | None = None
+        self._wanted = self._listed = 0  # lists that were asked for, and are done
         self._unlisted_since: float | None = time.monotonic()
         self._why = "it was not reached yet"
         self._closed = False
@@ -107,6 +108,25 @@ class Mirror:
                     )
                 self._changed.wait(left)
 
+    def relist(self, timeout_s: float) -> None:
+        """List anew, for whoever knows that the store is not what it was.
+
+        Raises
+        ------
+        MetadataUnavailableError
+            If that is not done in time.
+        """
+        with self._changed:
+            self._wanted += 1
+            wanted, watch = self._wanted, self._watch
+        if watch is not None:
+            watch.close()
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._listed >= wanted, timeout_s):
+                raise MetadataUnavailableError(
+                    f"the metadata was not listed within {timeout_s:g} s: {self._why}"
+                )
+
     def close(self) -> None:
         """Stop; the copy stays as it is. May be called twice."""
         with self._changed:
@@ -121,9 +141,13 @@ class Mirror:
 
     def _run(self) -> None:
         while not self._closed:
+            wanted = self._wanted
             try:
                 listed = self._backend.range(self._prefix, prefix=True, timeout_s=LIST_S)
                 self._replace(listed)
+                with self._changed:
+                    self._listed = wanted
+                    self._changed.notify_all()
                 self._follow(listed.revision)
             except MetadataCompactedError as error:
                 log.info("the metadata is listed anew: %s", error)
@@ -152,14 +176,12 @@ class Mirror:
             self._tell(Changes(listed.revision, tuple(Event(k, new.get(k)) for k in keys)))
 
     def _follow(self, after: int) -> None:
-        """Apply what changes, until close or an error."""
+        """Apply what changes, until a close, an error, or a list that is asked for."""
         watch = self._backend.watch(self._prefix, after)
         with self._changed:
-            if self._closed:
-                return
             self._watch = watch
         try:
-            while not self._closed:
+            while not self._closed and self._listed == self._wanted:
                 changes = watch.next(POLL_S)
                 if changes is not None:
                     self._apply(changes)

@@ -304,6 +304,28 @@ def republish(layout: Layout, item: Item, iid: int) -> Transaction:
     return Transaction(compares, (Put(item.key, item.value, item.lease),))
 
 
+def refer_again(layout: Layout, item: Item, iid: int) -> dict[str, Transaction]:
+    """What puts back references of an own object to members of others, by the keys of these.
+
+    An owner puts its object back, and the references to it that it knows of; one that was made just
+    before the loss it may not know.
+    """
+    try:
+        found = parse(layout, item)
+    except InvalidObjectError:
+        return {}
+    record = found.object if isinstance(found, GlobalRecord) else found
+    if not isinstance(record, ObjectRecord):
+        return {}
+    out = {}
+    for member in _once(record.members):
+        if member.iid != iid:
+            key, edge = layout.object(member.iid, member.id), layout.edge(member.id, record.id)
+            compares = (exists(layout.instance(iid)), exists(key), exists(item.key), absent(edge))
+            out[key] = Transaction(compares, (Put(edge, b"", member.iid),))
+    return out
+
+
 def is_owned(layout: Layout, item: Item, instance: InstanceRecord) -> bool:
     """Whether an instance is to put a key back: on its lease, or of a global object it made."""
     if item.lease:

@@ -158,7 +158,7 @@ class EtcdBackend(Backend):
     def watch(self, prefix: str, after: int) -> Watch:
         """See `Backend.watch`."""
         watch = EtcdWatch(self.client, prefix, after)
-        self._watches.append(watch)
+        self._watches = [*(w for w in self._watches if not w.closed), watch]
         return watch
 
     def compact(self, revision: int, timeout_s: float = TIMEOUT_S) -> None:

@@ -49,7 +49,7 @@ class EtcdWatch(Watch):
         self._not_before = 0.0  # to reconnect
         self._cluster = 0
         self._was_refused = False
-        self._closed = False
+        self.closed = False
         self.broken_since: float | None = time.monotonic()
 
     @property
@@ -60,7 +60,7 @@ class EtcdWatch(Watch):
     def next(self, timeout_s: float) -> Changes | None:
         """See `Watch.next`."""
         deadline = time.monotonic() + timeout_s
-        while not self._closed:
+        while not self.closed:
             if self._seen:
                 return self._seen.popleft()
             now = time.monotonic()
@@ -84,7 +84,7 @@ class EtcdWatch(Watch):
 
     def close(self) -> None:
         """See `Watch.close`."""
-        self._closed = True
+        self.closed = True
         self._inbox.put((None, None))
         stream = self._stream
         if stream is not None:
@@ -122,7 +122,7 @@ class EtcdWatch(Watch):
         self._pause_s = min(max(RECONNECT_S, 2 * self._pause_s), SLOWEST_RECONNECT_S)
 
     def _drop_if_closed(self) -> None:
-        if self._closed and self._stream is not None:
+        if self.closed and self._stream is not None:
             self._stream.close()
 
     def _ask(self, stream: _Stream) -> None:
