@@ -232,6 +232,10 @@ def test_an_etcd_that_lost_its_data_is_noticed(own, connect) -> None:
     assert backend.range("/", prefix=True).items == ()
 
 
+def shown(member: Membership) -> dict[str, bytes]:
+    return {item.key: item.value for item in member.mirror.snapshot().items}
+
+
 @pytest.mark.parametrize("busy", [0, 50])
 def test_a_member_puts_back_what_an_emptied_etcd_lost(own, connect, busy) -> None:
     layout = Layout("c")
@@ -245,7 +249,7 @@ def test_a_member_puts_back_what_an_emptied_etcd_lost(own, connect, busy) -> Non
     members = (Reference(made.id, made.iid), Reference(theirs.id, theirs.iid))
     (step,) = create_global(layout, record(one, 2, names=("g",), members=members))
     one.commit(step)
-    before = {i.key: i.value for i in one.mirror.snapshot().items}
+    before = shown(one)
     (member,) = own.members
     member.stop()
     shutil.rmtree(member.folder)
@@ -259,10 +263,11 @@ def test_a_member_puts_back_what_an_emptied_etcd_lost(own, connect, busy) -> Non
         stranger.commit(put(f"/other/{i}"), WAIT_S)
     del before[layout.counter]  # it begins somewhere else
     for each in (one, two):
-        wait_for(lambda each=each: {i.key: i.value for i in each.mirror.snapshot().items} == before)
+        wait_for(lambda each=each: shown(each) == before)
         each.wait_joined(WAIT_S)
         wait_for(lambda each=each: each.mirror.unavailable_since is None)
-        each.close()
+    one.close()
+    two.close()
 
 
 def test_a_member_that_is_cut_off_fences_itself_and_heals(own, connect) -> None:
