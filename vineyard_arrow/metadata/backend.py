@@ -256,7 +256,8 @@ class Backend(ABC):
         """Make a lease, of that id or a new one, and keep it alive.
 
         ``on_lost`` is called once, from a thread of the backend, when the lease has ended without
-        `Lease.revoke`, or must be counted as ended because nothing was heard for its time.
+        `Lease.revoke`, or must be counted as ended because nothing was heard for its time. It must
+        not close the backend, which waits for that thread.
 
         Raises
         ------
