@@ -15,6 +15,9 @@ PACKAGE = Path(vineyard_arrow.__file__).parent
 LAYERS = [
     {"errors", "objects", "plugins", "_compat", "_build_info", "__version__"},
     {"machine"},
+    {"metadata.backend"},
+    {"metadata.embedded", "metadata.records", "metadata.groups", "metadata.mirror"},
+    {"metadata.membership", "metadata.etcd"},
     {"config", "config_values", "registry", "contexts", "codegen.model", "codegen.hints"},
     {"store"},
     {"graph"},
@@ -112,6 +115,8 @@ def test_engines_are_imported_only_for_their_values() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
     )
     engines = {
+        "etcd3",
+        "grpc",
         "polars",
         "duckdb",
         "torch",

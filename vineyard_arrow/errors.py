@@ -196,6 +196,30 @@ class DeadlineExceededError(VineyardArrowError, TimeoutError):
     code = "deadline"
 
 
+class MetadataUnavailableError(VineyardArrowError, ConnectionError):
+    """The metadata of the cluster could not be reached in time. Local work goes on."""
+
+    code = "metadata-unavailable"
+
+
+class MetadataFullError(VineyardArrowError, MemoryError):
+    """The server that keeps the metadata of the cluster has no space left."""
+
+    code = "metadata-full"
+
+
+class MetadataCompactedError(VineyardArrowError, LookupError):
+    """The metadata of that revision is no longer kept; what is there now can be listed."""
+
+    code = "metadata-compacted"
+
+
+class LeaseLostError(VineyardArrowError, RuntimeError):
+    """The lease of an instance ended: the cluster no longer counts on what it owned."""
+
+    code = "lease-lost"
+
+
 def _subclasses(cls: type[VineyardArrowError]) -> list[type[VineyardArrowError]]:
     return [cls, *(s for c in cls.__subclasses__() for s in _subclasses(c))]
 

@@ -1,0 +1,295 @@
+"""An instance as a member of a cluster: its number, its lease, and what it owns there.
+
+When the lease is lost (the instance was cut off for too long, or etcd lost its data) the instance
+is **fenced**: its writes are refused here before the cluster would. As soon as the cluster can be
+reached it takes the same lease again and puts back what it owned; only what others took meanwhile
+(a name, say) stays lost, and what was committed in the moment before an etcd lost its data, if the
+mirror had not shown it yet. Knows no daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+
+from ..errors import LeaseLostError, MetadataUnavailableError, VineyardArrowError
+from .backend import (
+    TIMEOUT_S,
+    Backend,
+    Changes,
+    Committed,
+    Conflict,
+    Item,
+    Lease,
+    Put,
+    Transaction,
+    Verdict,
+    absent,
+    unchanged,
+)
+from .groups import GroupCommit
+from .mirror import Mirror
+from .records import InstanceRecord, Layout, is_owned, refer_again, register, republish
+
+log = logging.getLogger("vineyard_arrow.metadata")
+PAUSE_S = 0.5
+MAX_NUMBER = 1 << 24
+
+
+class Membership:
+    """Joins a cluster at once, and stays in it until `close`.
+
+    Parameters
+    ----------
+    backend : Backend
+        Stays the caller's to close, after this.
+    layout : Layout
+        The cluster.
+    about : InstanceRecord
+        What to say of this instance; ``iid`` and ``number`` are given by the cluster.
+    ttl_s : float
+        After how long without a word others count it out, in seconds.
+    on_change : callable, optional
+        See `Mirror`.
+    on_conflict : callable, optional
+        Called once with each key that another took while this was fenced, from a thread of this.
+
+    Raises
+    ------
+    MetadataUnavailableError, AccessDeniedError, MetadataFullError
+        If it cannot join within ``timeout_s``.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        layout: Layout,
+        about: InstanceRecord,
+        ttl_s: float,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        on_change: Callable[[Changes], None] = lambda changes: None,
+        on_conflict: Callable[[str], None] = lambda key: None,
+    ) -> None:
+        deadline = time.monotonic() + timeout_s
+        self._backend = backend
+        self._layout = layout
+        self._ttl_s = ttl_s
+        self._on_change, self._on_conflict = on_change, on_conflict
+        self._changed = threading.Condition()  # guards what follows
+        self._owned: dict[str, Item] = {}  # to be put back; without the instance's own record
+        # By the key of a member that another owns: own objects, and what refers to it again.
+        self._foreign: dict[str, dict[str, Transaction]] = {}
+        self._fenced = False
+        self._closed = False
+        self._joined = 0  # how often
+        number = next_number(backend, layout, timeout_s)
+        self._lease = self._grant(0, deadline)
+        self.record = replace(about, iid=self._lease.id, number=number)
+        self._own_key = layout.instance(self.record.iid)
+        try:
+            self._register(deadline)
+        except BaseException:
+            with contextlib.suppress(VineyardArrowError):
+                self._lease.revoke(0)
+            raise
+        self._groups = GroupCommit(backend)
+        self.mirror = Mirror(backend, layout.prefix, self._heard)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="metadata-member")
+        self._thread.start()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the cluster counted this instance out, or must have done so by now."""
+        return self._fenced or self._lease.lost
+
+    def submit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Future[Verdict]:
+        """Commit, together with others; see `GroupCommit.submit`.
+
+        Raises
+        ------
+        LeaseLostError
+            If the instance is fenced.
+        """
+        if self.fenced:
+            raise LeaseLostError(
+                "the cluster counted this instance out: it was not heard in time",
+                "it joins again by itself when the cluster can be reached",
+            )
+        return self._groups.submit(transaction, timeout_s)
+
+    def commit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Verdict:
+        """Commit and wait until the mirror shows it."""
+        deadline = time.monotonic() + timeout_s
+        verdict = self.submit(transaction, timeout_s).result()
+        if isinstance(verdict, Committed):
+            self.mirror.wait(verdict.revision, deadline - time.monotonic())
+        return verdict
+
+    def wait_joined(self, timeout_s: float) -> None:
+        """Return when the instance is not fenced; MetadataUnavailableError if not in time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._closed or not self.fenced, timeout_s):
+                raise MetadataUnavailableError(
+                    f"this instance did not join the cluster again within {timeout_s:g} s"
+                )
+
+    def close(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Leave the cluster: what the instance owns there goes. May be called twice."""
+        with self._changed:
+            first, self._closed = not self._closed, True
+            self._changed.notify_all()
+        self._thread.join()
+        self._groups.close()
+        self.mirror.close()
+        if first:
+            try:
+                self._lease.revoke(timeout_s)
+            except VineyardArrowError as error:
+                log.warning("the cluster was left without a word, until its lease ends: %s", error)
+
+    # ---- what is heard
+
+    def _heard(self, changes: Changes) -> None:
+        """Note what the instance owns. What goes with its own record is to be put back."""
+        gone = any(e.key == self._own_key and e.item is None for e in changes.events)
+        taken: list[str] = []
+        again: list[Transaction] = []
+        with self._changed:
+            for event in changes.events:
+                if event.key == self._own_key:
+                    continue
+                if event.item is None:
+                    if not (gone or self._fenced):
+                        self._forget(event.key)
+                    continue
+                again += self._foreign.get(event.key, {}).values()
+                if is_owned(self._layout, event.item, self.record):
+                    self._note(event.item)
+                elif self._forget(event.key):
+                    taken.append(event.key)
+            if gone:
+                self._fence()
+        for transaction in again:  # conflicts where nothing was lost
+            with contextlib.suppress(MetadataUnavailableError):
+                self._groups.submit(transaction)
+        for key in taken:
+            self._on_conflict(key)
+        self._on_change(changes)
+
+    def _note(self, item: Item) -> None:
+        self._owned[item.key] = item
+        for member, transaction in refer_again(self._layout, item, self.record.iid).items():
+            self._foreign.setdefault(member, {})[item.key] = transaction
+
+    def _forget(self, key: str) -> bool:
+        """Whether it was the instance's."""
+        item = self._owned.pop(key, None)
+        if item is None:
+            return False
+        for member in refer_again(self._layout, item, self.record.iid):
+            references = self._foreign.get(member, {})
+            references.pop(key, None)
+            if not references:
+                self._foreign.pop(member, None)
+        return True
+
+    def _lost(self, joined: int) -> None:
+        with self._changed:
+            if joined == self._joined:  # else it is an earlier lease of the same id
+                self._fence()
+
+    def _fence(self) -> None:
+        self._fenced = True
+        self._changed.notify_all()
+
+    # ---- the thread that joins again
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._fenced or self._closed)
+                if self._closed:
+                    return
+            try:
+                self._join_again()
+            except VineyardArrowError as error:
+                log.info("the cluster cannot be joined again yet: %s", error)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, PAUSE_S)
+
+    def _join_again(self) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        # A lease that ended by our clock alone may still be there, and its keys.
+        self._lease.revoke()
+        self._lease = self._grant(self.record.iid, deadline)
+        self._register(deadline)
+        # An etcd that lost its data may have got as far as it was, so that no watch notices.
+        self.mirror.relist(deadline - time.monotonic())
+        with self._changed:
+            owned = list(self._owned.values())
+        futures = [
+            (item.key, self._groups.submit(republish(self._layout, item, self.record.iid)))
+            for item in owned
+        ]
+        for key, future in futures:
+            if isinstance(future.result(), Conflict) and not self._is_back(key):
+                with self._changed:
+                    known = self._forget(key)
+                if known:
+                    self._on_conflict(key)
+        with self._changed:
+            again = [t for references in self._foreign.values() for t in references.values()]
+        for transaction in again:
+            self._groups.submit(transaction)
+        with self._changed:
+            self._fenced = self._lease.lost
+            self._changed.notify_all()
+        log.warning("joined the cluster again, with %d keys", len(owned))
+
+    def _grant(self, lease: int, deadline: float) -> Lease:
+        with self._changed:
+            self._joined += 1
+        lost = partial(self._lost, self._joined)
+        left = deadline - time.monotonic()
+        return self._backend.grant(self._ttl_s, lost, lease=lease, timeout_s=left)
+
+    def _register(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if isinstance(self._backend.commit(register(self._layout, self.record), left), Conflict):
+            raise LeaseLostError(f"{self._own_key!r} is there already")
+
+    def _is_back(self, key: str) -> bool:
+        """Whether a key that was not put back is there, and the instance's."""
+        found = self._backend.range(key).items
+        return bool(found) and is_owned(self._layout, found[0], self.record)
+
+
+def next_number(backend: Backend, layout: Layout, timeout_s: float = TIMEOUT_S) -> int:
+    """A number from 1 to 2^24 - 1 for a new instance, given to no other until they are used up.
+
+    Raises
+    ------
+    MetadataUnavailableError
+        If there was none in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (left := deadline - time.monotonic()) > 0:
+        found = backend.range(layout.counter, timeout_s=left).items
+        # Anywhere at first: an etcd that lost its data must not give numbers of live instances.
+        last = int(found[0].value.split()[0]) if found else secrets.randbelow(MAX_NUMBER - 1)
+        number = last % (MAX_NUMBER - 1) + 1
+        compare = unchanged(found[0]) if found else absent(layout.counter)
+        # With something of its own: another that counts on would write the same number.
+        put = Put(layout.counter, f"{number} {uuid.uuid4().hex}".encode())
+        if isinstance(backend.commit(Transaction((compare,), (put,)), left), Committed):
+            return number
+    raise MetadataUnavailableError("no number for this instance could be had in time")
