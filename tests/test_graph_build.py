@@ -16,7 +16,12 @@ from graph_oracle import LOCAL, Slow, assert_same, examples, fast, multigraphs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vineyard_arrow.errors import InvalidGraphError, LabelNotFoundError, StoreFullError
+from vineyard_arrow.errors import (
+    InvalidGraphError,
+    LabelNotFoundError,
+    PathNotFoundError,
+    StoreFullError,
+)
 from vineyard_arrow.graph import Graph, vertices
 
 PEOPLE = pa.table({"oid": [10, 20, 30], "name": ["Ann", "Bob", "Cy"]})
@@ -446,3 +451,36 @@ def test_a_store_that_is_too_small(make_daemon: Any) -> None:
             {("v", "e", "v"): {"src": ends, "dst": ends}},
             client=client,
         )
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ({"oid": [1, 2], "x": [1]}, "expected length 2"),
+        ({"oid": [1, "a"]}, "Could not convert"),
+        ({"oid": [2**70]}, "too large"),
+    ],
+)
+def test_columns_that_make_no_table(table: Any, match: str) -> None:
+    with pytest.raises(InvalidGraphError, match=match):
+        people(table=table)
+
+
+def test_files_that_make_no_table(tmp_path: Path) -> None:
+    with pytest.raises(PathNotFoundError, match=r"none\.parquet"):
+        people(table=tmp_path / "none.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing PAR1")
+    with pytest.raises(InvalidGraphError, match=r"bad\.parquet"):
+        people(table=tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([["a"], [], ["b"], ["c"]], pa.list_(pa.string_view())),
+        pa.RunEndEncodedArray.from_arrays(pa.array([2, 4], pa.int32()), ["a", "b"]),
+    ],
+)
+def test_properties_that_cannot_be_reordered(column: pa.Array) -> None:
+    with pytest.raises(InvalidGraphError, match="cannot be brought into another order"):
+        people(KNOWS.append_column("p", column))

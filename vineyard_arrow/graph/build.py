@@ -15,7 +15,7 @@ from .edges import Edges, build_edges
 from .schema import Triple
 from .vertices import Vertices, none_of, oid_text
 
-__all__ = ["Columns", "Missing", "Progress", "build", "checked_triple", "distinct"]
+__all__ = ["Columns", "Missing", "Progress", "build", "checked_label", "checked_triple", "distinct"]
 
 Missing = Literal["error", "drop", "add"]
 Progress = Callable[[int, int, str], None]
@@ -91,7 +91,7 @@ def build(
         )
         for triple, source in edges.items()
     ]
-    given = {_checked_label(label): as_table(source, pool) for label, source in vertices.items()}
+    given = {checked_label(label): as_table(source, pool) for label, source in vertices.items()}
     made = dict(known or {})
     for each in tables:
         for end in range(2):
@@ -136,7 +136,8 @@ def _chosen(columns: Any, which: Any) -> Columns:
     return columns[which]  # type: ignore[no-any-return]
 
 
-def _checked_label(label: Any) -> str:
+def checked_label(label: Any) -> str:
+    """A text that names vertices or edges."""
     if not isinstance(label, str) or not label or "/" in label:
         raise InvalidGraphError(f"{label!r} is no label", "a label is a text without '/'")
     return label
@@ -148,7 +149,7 @@ def checked_triple(triple: Any, directed: bool) -> Triple:
         raise InvalidGraphError(
             f"{triple!r} names no edges", "use (source label, edge label, destination label)"
         )
-    src, label, dst = map(_checked_label, triple)
+    src, label, dst = map(checked_label, triple)
     if not directed and src != dst:
         raise InvalidGraphError(
             f"undirected edges between two labels: {triple}",

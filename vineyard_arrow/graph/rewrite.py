@@ -17,7 +17,7 @@ from ..errors import InvalidGraphError, LabelNotFoundError
 from . import _kernels
 from .arrays import Array, allocate, combined, taken, values_of
 from .edges import Edges, build_edges
-from .vertices import id_dtype
+from .vertices import id_dtype, is_text
 
 __all__ = ["fitting", "grown", "merged", "renumbered", "reversed_edges", "undirected"]
 
@@ -56,9 +56,14 @@ def fitting(
         if column is None:
             column = pa.nulls(count, field.type)
         elif column.type != field.type:
+            if is_text(column.type) != is_text(field.type) and not pa.types.is_null(column.type):
+                raise InvalidGraphError(
+                    f"{field.name!r} of {what} is {field.type}, not {column.type}",
+                    "cast it to the type of the other",
+                )
             try:
                 column = column.cast(field.type)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
                 raise InvalidGraphError(
                     f"{field.name!r} of {what} is {field.type}, not {column.type}: {error}"
                 ) from None

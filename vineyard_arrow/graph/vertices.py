@@ -248,7 +248,7 @@ class Vertices:
             return [oids]
         try:
             table = as_table(oids, pa.default_memory_pool())
-        except pa.ArrowInvalid:  # its type is no struct: one column
+        except InvalidGraphError:  # its type is no struct: one column
             return [pa.chunked_array(oids)]
         if len(self.key) == 1 and table.num_columns == 1:
             return [table.column(0)]
@@ -319,7 +319,8 @@ def is_text(type_: pa.DataType) -> bool:
     """Whether oids of this type are texts, not integers."""
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
-    return type_ in _TEXT_KINDS
+    # Extension types written in Python need not have a hash.
+    return not isinstance(type_, pa.ExtensionType) and type_ in _TEXT_KINDS
 
 
 def normalized(array: pa.Array, what: str) -> pa.Array:

@@ -158,7 +158,9 @@ def column_of(values: Sequence[Any], what: str) -> pa.Array:
     """
     try:
         return pa.array(values)
-    except (pa.ArrowException, TypeError, OverflowError) as error:
+    except pa.ArrowMemoryError:
+        raise
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InvalidGraphError(f"{what}: {error}", "columns are of one Arrow type") from None
 
 

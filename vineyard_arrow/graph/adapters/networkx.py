@@ -109,7 +109,7 @@ def networkx_view(
         As `to_networkx`.
     """
     imported("networkx")
-    from .networkx_view import view_of
+    from .networkx_mappings import view_of
 
     return view_of(graph, keys, multigraph, triples)
 

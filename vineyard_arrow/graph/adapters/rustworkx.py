@@ -92,6 +92,7 @@ def from_rustworkx(
     InvalidGraphError
         If oids are repeated, or values make no Arrow column.
     """
+    rustworkx = imported("rustworkx")
     indices = list(graph.node_indices())
     vertices = _columns(graph.nodes(), value, "nodes")
     oids = vertices.setdefault(oid, pa.array(indices, pa.int64()))
@@ -110,7 +111,7 @@ def from_rustworkx(
         {vertex_label: vertices},
         {(vertex_label, edge_label, vertex_label): edges | properties},
         oid=oid,
-        directed=type(graph).__name__ == "PyDiGraph",
+        directed=isinstance(graph, rustworkx.PyDiGraph),
         client=client,
         **options,
     )

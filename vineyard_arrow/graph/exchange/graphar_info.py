@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from ...errors import InvalidGraphError
 from ..adapters.common import imported
+from ..files import PathLike, file_errors
 from ..schema import Triple
-from .files import PathLike, file_errors
 
 __all__ = [
     "DST_INDEX",

@@ -17,9 +17,9 @@ from ...errors import InvalidGraphError
 from .. import _kernels
 from ..arrays import Array, allocate, memory_of, placed
 from ..edges import Edges, build_edges, index_of_rows
+from ..files import PathLike
 from ..graph import Graph
 from ..vertices import MAX_VERTICES, Vertices, id_dtype
-from .files import PathLike
 from .graphar_files import read_columns, read_count
 from .graphar_info import (
     DST_INDEX,

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from ...errors import InvalidGraphError
 from ..adapters.common import imported
 from ..adapters.networkx import to_networkx
+from ..files import PathLike, new_file
 from ..graph import Graph
-from .files import PathLike, new_file
 
 __all__ = ["write_graphml"]
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 from ...errors import InvalidGraphError, LabelNotFoundError
 from ..adapters.common import ends_of, imported
 from ..arrays import memory_of
+from ..files import PathLike, file_errors, new_file
 from ..graph import Graph
 from ..schema import Triple
-from .files import PathLike, file_errors, new_file
 
 if TYPE_CHECKING:
     from ...client import Client
