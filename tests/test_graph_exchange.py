@@ -1044,3 +1044,12 @@ def test_edge_lists_that_change_while_they_are_read(
 def test_errors_of_ours_pass_file_errors(tmp_path: Path) -> None:
     with pytest.raises(ConnectionLostError), file_errors(tmp_path):
         raise ConnectionLostError("the daemon is gone")
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    write_graphar(people(), tmp_path / "g")
+    count = next((tmp_path / "g" / "vertex").glob("*/vertex_count"))
+    count.unlink()
+    count.symlink_to("vertex_count")
+    with pytest.raises(VineyardArrowError, match="vertex_count"):
+        read_graphar(tmp_path / "g", client=LOCAL)

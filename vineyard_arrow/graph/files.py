@@ -64,7 +64,7 @@ def new_file(path: PathLike, overwrite: bool) -> Iterator[Path]:
     PathExistsError
         If the file is there and is not to be overwritten, or a directory is.
     """
-    target = Path(path).resolve() if overwrite else Path(path)  # a link stays
+    target = Path(os.path.realpath(path) if overwrite else path)  # a link stays
     _check_free(target, overwrite and not target.is_dir())
     beside = _beside(target)
     try:
@@ -91,7 +91,7 @@ def new_directory(
     ------
     PathExistsError
     """
-    target = Path(path).resolve() if overwrite else Path(path)  # a link stays
+    target = Path(os.path.realpath(path) if overwrite else path)  # a link stays
     if overwrite and target.exists() and not (target.is_dir() and is_ours(target)):
         raise PathExistsError(
             f"{target} is there, and is nothing that this would have written",

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ...errors import InvalidGraphError
+from ..adjacency import ends_of
 from ..graph import Graph
 from ..inputs import edges_of
 from ..schema import Triple
-from .common import attributes_of, column_of, ends_of, imported, property_of, table_of
+from .common import attributes_of, column_of, imported, property_of, table_of
 
 if TYPE_CHECKING:
     from ...client import Client

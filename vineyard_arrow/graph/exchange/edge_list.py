@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ...errors import InvalidGraphError, LabelNotFoundError
 from ..arrays import Array, as_table, memory_of, placed
-from ..build import Columns, checked_label, checked_triple, distinct
+from ..build import Columns, checked_label, checked_triple, distinct, several
 from ..edges import build_edges
 from ..files import PathLike, file_errors, new_directory, new_file
 from ..graph import Graph
@@ -79,8 +79,8 @@ def read_edge_list(
         paths = [os.fspath(each) for each in source]
     elif not Path(source).is_file():  # else directories above the file would count
         partitioning = "hive"
-    oids = _several(oid)
-    ends = (_several(src), _several(dst))
+    oids = several(oid)
+    ends = (several(src), several(dst))
     with file_errors(source), memory_of(client) as pool:
         dataset = ds.dataset(paths, format="parquet", partitioning=partitioning)
         for name in (*ends[0], *ends[1]):
@@ -112,7 +112,6 @@ def read_edge_list(
             keep_rows=False,
             pool=pool,
             threads=threads,
-            report=lambda what: None,
         )
     return Graph(made, {triple: edges}, directed)
 
@@ -173,10 +172,6 @@ def write_edge_list(
 
 
 # ---- reading
-
-
-def _several(names: Columns) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
 
 
 def _distinct_ends(dataset: Any, sides: Sequence[list[str]], oids: list[str]) -> pa.Table:

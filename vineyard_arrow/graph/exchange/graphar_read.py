@@ -256,7 +256,6 @@ def _edges(
                 directed=directed,
                 pool=pool,
                 threads=threads,
-                report=_silent,
             )
             columns = {name: placed(column, pool) for name, column in properties.items()}
             return Edges(info.triple, len(view), directed, arrays, columns)
@@ -270,12 +269,7 @@ def _edges(
         keep_rows=False,
         pool=pool,
         threads=threads,
-        report=_silent,
     )
-
-
-def _silent(what: str) -> None:
-    """Nobody asks how far it is."""
 
 
 def _chosen(info: EdgeInfo) -> AdjacencyInfo:

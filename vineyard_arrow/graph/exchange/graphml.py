@@ -15,6 +15,7 @@ from ..adapters.common import imported
 from ..adapters.networkx import to_networkx
 from ..files import PathLike, new_file
 from ..graph import Graph
+from ..vertices import is_text
 
 __all__ = ["write_graphml"]
 
@@ -94,7 +95,7 @@ def _column(column: Any, what: str) -> Any:
         return column.cast(pa.string())
     if pa.types.is_float16(type_):
         return column.cast(pa.float32())
-    if _is_text(type_):
+    if is_text(type_):
         bad = pc.match_substring_regex(column.cast(pa.large_string()), _NOT_XML)
         if pc.any(bad).as_py():
             row = pc.index(bad, True).as_py()
@@ -108,12 +109,4 @@ def _column(column: Any, what: str) -> Any:
     raise InvalidGraphError(
         f"GraphML cannot hold {what}, which is {type_}",
         "make it a text or a number, or leave it out of the graph",
-    )
-
-
-def _is_text(type_: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(type_)
-        or pa.types.is_large_string(type_)
-        or pa.types.is_string_view(type_)
     )
