@@ -22,7 +22,7 @@ from vineyard_arrow.errors import (
     PathNotFoundError,
     StoreFullError,
 )
-from vineyard_arrow.graph import Graph, vertices
+from vineyard_arrow.graph import Graph, arrays, vertices
 
 PEOPLE = pa.table({"oid": [10, 20, 30], "name": ["Ann", "Bob", "Cy"]})
 KNOWS = pa.table({"src": [10, 30, 10, 20], "dst": [20, 10, 20, 20], "since": [1, 2, 3, 4]})
@@ -484,3 +484,13 @@ def test_files_that_make_no_table(tmp_path: Path) -> None:
 def test_properties_that_cannot_be_reordered(column: pa.Array) -> None:
     with pytest.raises(InvalidGraphError, match="cannot be brought into another order"):
         people(KNOWS.append_column("p", column))
+
+
+def test_texts_that_need_wider_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"oid": ["a" * 30, "b", "c"]})
+    graph = Graph.from_tables({"v": table}, {}, client=LOCAL)
+    monkeypatch.setattr(arrays, "_TEXT_LIMIT", 61)
+    assert graph.oids("v", [0, 0, 1]).type == pa.string()
+    found = graph.oids("v", [0, 0, 0])
+    assert found.type == pa.large_string()
+    assert found.to_pylist() == ["a" * 30] * 3

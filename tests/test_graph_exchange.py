@@ -1053,3 +1053,11 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
     count.symlink_to("vertex_count")
     with pytest.raises(VineyardArrowError, match="vertex_count"):
         read_graphar(tmp_path / "g", client=LOCAL)
+
+
+def test_graphml_keeps_carriage_returns(tmp_path: Path) -> None:
+    vertices = pa.table({"oid": ["a\r", "b"], "s": ["x\r\ny", "\r"]})
+    graph = Graph.from_tables({"v": vertices}, {}, client=LOCAL)
+    write_graphml(graph, tmp_path / "g.graphml")
+    seen = nx.read_graphml(tmp_path / "g.graphml")
+    assert dict(seen.nodes(data="s")) == {"a\r": "x\r\ny", "b": "\r"}

@@ -30,6 +30,7 @@ __all__ = [
     "combined",
     "memory_of",
     "placed",
+    "roomy",
     "table_of",
     "taken",
     "values_of",
@@ -192,6 +193,18 @@ def placed(column: pa.ChunkedArray, pool: Any) -> pa.Array:
     return combined(column, pool)
 
 
+def roomy(array: pa.Array, rows: pa.Array) -> pa.Array:
+    """The array, with wider offsets if its own do not reach all the text of ``array[rows]``."""
+    large = _large_of(array.type)
+    if large is None:
+        return array
+    lengths = pc.binary_length(array)
+    if (pc.max(lengths).as_py() or 0) * len(rows) <= _TEXT_LIMIT:
+        return array
+    total = pc.sum(pc.take(lengths, rows, boundscheck=False)).as_py() or 0
+    return array.cast(large) if total > _TEXT_LIMIT else array
+
+
 def taken(array: pa.Array, rows: Array, pool: Any, threads: int = 0) -> pa.Array:
     """``array[rows]`` in the pool: on several threads where values have a fixed width.
 
@@ -203,13 +216,10 @@ def taken(array: pa.Array, rows: Array, pool: Any, threads: int = 0) -> pa.Array
     type_ = array.type
     width = _width_of(type_)
     if width is None:
-        large = _large_of(type_)
-        if large is not None and array.nbytes * max(1, len(rows)) > _TEXT_LIMIT * max(
-            1, len(array)
-        ):
-            array = array.cast(large)
+        places = pa.array(rows)
+        array = roomy(array, places)
         try:
-            return pc.take(array, pa.array(rows), memory_pool=pool, boundscheck=False)
+            return pc.take(array, places, memory_pool=pool, boundscheck=False)
         except pa.ArrowNotImplementedError as error:
             raise InvalidGraphError(
                 f"rows of {type_} cannot be brought into another order: {error}",

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ..errors import InvalidGraphError, LabelNotFoundError, VertexNotFoundError
 from . import _kernels
-from .arrays import Array, allocate, as_ids, as_table, combined, table_of, taken, values_of
+from .arrays import Array, allocate, as_ids, as_table, combined, roomy, table_of, taken, values_of
 
 __all__ = ["MAX_VERTICES", "Vertices", "check_vertices", "id_dtype", "none_of"]
 
@@ -396,4 +396,4 @@ def _check_unknown(unknown: str) -> None:
 def _taken(array: pa.Array, rows: pa.Array) -> pa.Array:
     if pa.types.is_string_view(array.type):  # which Arrow cannot take
         return pc.take(array.cast(pa.large_string()), rows)
-    return pc.take(array, rows)
+    return pc.take(roomy(array, rows), rows)

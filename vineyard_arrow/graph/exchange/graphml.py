@@ -56,6 +56,9 @@ def write_graphml(graph: Graph, path: PathLike, *, overwrite: bool = False) -> N
     made = nx.relabel_nodes(made, names)
     with new_file(path, overwrite) as target:
         nx.write_graphml(made, target)
+        content = target.read_bytes()
+        if b"\r" in content:  # else readers take it for a line's end, as XML has it
+            target.write_bytes(content.replace(b"\r", b"&#13;"))
 
 
 def _text(key: tuple[Any, ...]) -> str:
