@@ -140,7 +140,7 @@ def write_edge_list(
         A file; a directory if ``partition_by`` is given. It appears when it is complete.
     partition_by : sequence of str
         Properties to sort rows into directories by, named ``key=value``; their types are
-        guessed when they are read.
+        guessed when they are read. Without edges there are no files, so nothing to read.
     overwrite : bool
         Replace a file, or a directory of Parquet files.
 
