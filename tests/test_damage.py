@@ -26,6 +26,9 @@ from vineyard_arrow import Part, types
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import InvalidObjectError, VineyardArrowError
 from vineyard_arrow.graph import Graph
+from vineyard_arrow.graph.edge_cut import Fragment
+from vineyard_arrow.graph.global_graph import GlobalGraph
+from vineyard_arrow.graph.partition import partition
 from vineyard_arrow.registry import Encoder, Registry, StoredObject, builtin_registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # libraries warn of nonsense, too
@@ -59,6 +62,8 @@ def examples(client: Client) -> list[Any]:
         *({"a": [1, 2.5, (None, b"x"), {3}], "t": TABLE}, {1: complex(1, 2)}, print, [len, frame]),
         *(make(matrix).asformat(f) for make in (sp.coo_array, sp.coo_matrix) for f in FORMATS),
         graph(client),
+        (parts := partition(graph(client), 2, by="segment", client=client)),
+        parts[0],
     ]
     with suppress(ImportError):
         import sparse
@@ -87,7 +92,7 @@ Whole = tuple[list[Part], dict[str, Any]]
 def wholes(client: Client) -> Iterator[Whole]:
     """Parts and members of each example."""
     for value in examples(client):
-        if isinstance(value, Graph):
+        if isinstance(value, Graph | Fragment | GlobalGraph):
             members = client.get_meta(client.put(value)).members
             encoder = Encoder(Registry(), None, new_id=partial(next, iter(range(99))))
             encoder.add(value)

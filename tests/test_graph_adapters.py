@@ -752,3 +752,48 @@ def test_adapters_import_no_library() -> None:
     )
     libraries = {"networkx", "scipy", "igraph", "rustworkx", "torch", "torch_geometric"}
     assert not (libraries | {"polars", "duckdb"}) & set(done.stdout.split())
+
+
+def test_the_package_keeps_its_functions_once_they_are_used() -> None:
+    code = (
+        "from vineyard_arrow.graph import adapters\n"
+        "for name in adapters.__all__:\n"
+        "    getattr(adapters, name)\n"
+        "import pkgutil, importlib\n"
+        "for module in pkgutil.iter_modules(adapters.__path__):\n"
+        "    importlib.import_module(f'{adapters.__name__}.{module.name}')\n"
+        "assert all(callable(getattr(adapters, name)) for name in adapters.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_directed_acyclic_graph_of_rustworkx_keeps_its_direction() -> None:
+    given = rustworkx.PyDAG()
+    given.add_nodes_from([None, None])
+    given.add_edge(1, 0, None)
+    graph = from_rustworkx(given, client=LOCAL)
+    assert graph.directed
+    assert [a.tolist() for a in to_numpy(graph)] == [[1], [0]]
+
+
+def test_sums_of_small_weights_do_not_overflow() -> None:
+    ends = {"src": [1, 1, 2], "dst": [2, 2, 2]}
+    weights = {"w": pa.array([100, 100, 5], pa.int8()), "b": [True, True, True]}
+    graph = Graph.from_tables(
+        {"v": {"oid": [1, 2]}}, {("v", "e", "v"): ends | weights}, client=LOCAL
+    )
+    assert to_scipy(graph, weight="w").toarray().tolist() == [[0, 200], [0, 5]]
+    assert to_scipy(graph, weight="b").toarray().tolist() == [[0, 2], [0, 1]]
+    assert to_scipy(graph, weight="w", parallel="keep").dtype == np.int8
+
+
+def test_matrices_that_make_no_graph() -> None:
+    with pytest.raises(InvalidGraphError, match="'dst' is to name the ends"):
+        from_scipy(sp.csr_array([[0, 2], [0, 0]]), weight="dst", client=LOCAL)
+    with pytest.raises(InvalidGraphError, match="values of the matrix"):
+        from_scipy(sp.csr_array([[0, 2j], [0, 0]]), client=LOCAL)
+
+
+def test_nodes_that_are_no_unicode() -> None:
+    with pytest.raises(InvalidGraphError, match=r"'oid' of 'vertex'.*surrogates"):
+        from_networkx(nx.path_graph(["a\udc00", "b"]), client=LOCAL)

@@ -235,3 +235,10 @@ def test_names_that_are_taken() -> None:
     assert to_pyg(graph).x.tolist() == [2.0]
     with pytest.raises(InvalidGraphError, match="'x'"):
         to_pyg(graph, x=["oid"])
+
+
+@pytest.mark.parametrize("ends", [[[0], [2]], [[-1], [0]]])
+def test_edges_that_end_at_no_node(ends: list[list[int]]) -> None:
+    data = pytest.importorskip("torch_geometric.data").Data(torch.zeros(2, 1), torch.tensor(ends))
+    with pytest.raises(InvalidGraphError, match=r"edge_index of v-e-v goes from .* has 2 nodes"):
+        from_pyg(data, **NAMES)

@@ -16,8 +16,13 @@ from graph_oracle import LOCAL, Slow, assert_same, examples, fast, multigraphs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vineyard_arrow.errors import InvalidGraphError, LabelNotFoundError, StoreFullError
-from vineyard_arrow.graph import Graph, vertices
+from vineyard_arrow.errors import (
+    InvalidGraphError,
+    LabelNotFoundError,
+    PathNotFoundError,
+    StoreFullError,
+)
+from vineyard_arrow.graph import Graph, arrays, vertices
 
 PEOPLE = pa.table({"oid": [10, 20, 30], "name": ["Ann", "Bob", "Cy"]})
 KNOWS = pa.table({"src": [10, 30, 10, 20], "dst": [20, 10, 20, 20], "since": [1, 2, 3, 4]})
@@ -446,3 +451,46 @@ def test_a_store_that_is_too_small(make_daemon: Any) -> None:
             {("v", "e", "v"): {"src": ends, "dst": ends}},
             client=client,
         )
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        ({"oid": [1, 2], "x": [1]}, "expected length 2"),
+        ({"oid": [1, "a"]}, "Could not convert"),
+        ({"oid": [2**70]}, "too large"),
+    ],
+)
+def test_columns_that_make_no_table(table: Any, match: str) -> None:
+    with pytest.raises(InvalidGraphError, match=match):
+        people(table=table)
+
+
+def test_files_that_make_no_table(tmp_path: Path) -> None:
+    with pytest.raises(PathNotFoundError, match=r"none\.parquet"):
+        people(table=tmp_path / "none.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing PAR1")
+    with pytest.raises(InvalidGraphError, match=r"bad\.parquet"):
+        people(table=tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([["a"], [], ["b"], ["c"]], pa.list_(pa.string_view())),
+        pa.RunEndEncodedArray.from_arrays(pa.array([2, 4], pa.int32()), ["a", "b"]),
+    ],
+)
+def test_properties_that_cannot_be_reordered(column: pa.Array) -> None:
+    with pytest.raises(InvalidGraphError, match="cannot be brought into another order"):
+        people(KNOWS.append_column("p", column))
+
+
+def test_texts_that_need_wider_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"oid": ["a" * 30, "b", "c"]})
+    graph = Graph.from_tables({"v": table}, {}, client=LOCAL)
+    monkeypatch.setattr(arrays, "_TEXT_LIMIT", 61)
+    assert graph.oids("v", [0, 0, 1]).type == pa.string()
+    found = graph.oids("v", [0, 0, 0])
+    assert found.type == pa.large_string()
+    assert found.to_pylist() == ["a" * 30] * 3

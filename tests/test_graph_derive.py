@@ -694,3 +694,25 @@ def test_a_store_that_is_too_small(make_daemon: Any) -> None:
             with pytest.raises(StoreFullError, match="no room for"):
                 make()
         assert small.status().objects == 0
+
+
+def test_texts_are_not_read_as_numbers() -> None:
+    graph = Graph.from_tables(
+        {"v": {"oid": [1]}},
+        {("v", "e", "v"): {"src": [1], "dst": [1], "t": ["a"]}},
+        client=LOCAL,
+    )
+    with pytest.raises(
+        InvalidGraphError, match="'oid' of the vertices of 'v' is int64, not string"
+    ):
+        graph.add_vertices("v", {"oid": ["2"]}, client=LOCAL)
+    with pytest.raises(InvalidGraphError, match="'t' of the edges v-e-v is string, not int64"):
+        graph.add_edges("e", {"src": [1], "dst": [1], "t": [5]}, client=LOCAL)
+
+
+def test_rows_that_make_no_array() -> None:
+    graph = Graph.from_tables({"v": {"oid": [1]}}, {}, client=LOCAL)
+    with pytest.raises(InvalidGraphError, match="make no array"):
+        graph.subgraph([[0], [0, 0]], client=LOCAL)
+    with pytest.raises(InvalidGraphError, match="columns for 'v'"):
+        graph.add_columns("v", {"x": [2**70]}, client=LOCAL)

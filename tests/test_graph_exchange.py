@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
+    ConnectionLostError,
     FileError,
     InvalidGraphError,
     LabelNotFoundError,
@@ -53,6 +54,7 @@ from vineyard_arrow.graph.exchange import (
     write_graphml,
     write_matrix_market,
 )
+from vineyard_arrow.graph.files import file_errors
 
 TRIPLE = ("person", "knows", "person")
 PEOPLE = pa.table({"oid": ["ann", "bob", "cy", "no"], "age": pa.array([1, None, 3, 4], pa.int16())})
@@ -1004,3 +1006,58 @@ def test_flights_through_all_formats(client: Client, tmp_path: Path) -> None:
     seen = nx.read_graphml(tmp_path / "g.graphml", force_multigraph=True)
     assert seen.number_of_edges() == graph.num_edges()
     assert seen.degree("JFK") == graph.degree(graph.ids(None, "JFK"))
+
+
+def test_links_to_what_is_overwritten_stay(tmp_path: Path) -> None:
+    graph = people()
+    write_graphar(graph, tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    write_graphar(graph, tmp_path / "link", name="again", overwrite=True)
+    assert (tmp_path / "real" / "again.graph.yml").is_file()
+    write_edge_list(graph, tmp_path / "real.parquet")
+    (tmp_path / "link.parquet").symlink_to("real.parquet")
+    write_edge_list(graph, tmp_path / "link.parquet", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "link.parquet").is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "link", "link.parquet", "real", "real.parquet",
+    ]  # fmt: skip
+
+
+def test_edge_lists_with_bad_labels(tmp_path: Path) -> None:
+    pq.write_table(KNOWS, tmp_path / "e.parquet")
+    with pytest.raises(InvalidGraphError, match="'a/b' is no label"):
+        read_edge_list(tmp_path / "e.parquet", vertices={"a/b": {"oid": [1]}}, client=LOCAL)
+
+
+@pytest.mark.parametrize("rows", [3, 7])
+def test_edge_lists_that_change_while_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    pq.write_table(KNOWS, tmp_path / "e.parquet")
+    usual = edge_list._ids_of_side
+    monkeypatch.setattr(edge_list, "_ids_of_side", lambda *a: usual(*a[:3], rows, *a[4:]))
+    with pytest.raises(InvalidGraphError, match="have changed while they were read"):
+        read_edge_list(tmp_path / "e.parquet", client=LOCAL)
+
+
+def test_errors_of_ours_pass_file_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionLostError), file_errors(tmp_path):
+        raise ConnectionLostError("the daemon is gone")
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    write_graphar(people(), tmp_path / "g")
+    count = next((tmp_path / "g" / "vertex").glob("*/vertex_count"))
+    count.unlink()
+    count.symlink_to("vertex_count")
+    with pytest.raises(VineyardArrowError, match="vertex_count"):
+        read_graphar(tmp_path / "g", client=LOCAL)
+
+
+def test_graphml_keeps_carriage_returns(tmp_path: Path) -> None:
+    vertices = pa.table({"oid": ["a\r", "b"], "s": ["x\r\ny", "\r"]})
+    graph = Graph.from_tables({"v": vertices}, {}, client=LOCAL)
+    write_graphml(graph, tmp_path / "g.graphml")
+    seen = nx.read_graphml(tmp_path / "g.graphml")
+    assert dict(seen.nodes(data="s")) == {"a\r": "x\r\ny", "b": "\r"}

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
-__all__ = ["Adjacency"]
+    from .arrays import Array
+
+__all__ = ["Adjacency", "edge_rows", "ends_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,10 +62,33 @@ class Adjacency:
     num_dst: int
     num_edges: int
     directed: bool
-    out_indptr: np.ndarray[Any, Any]
-    out_indices: np.ndarray[Any, Any]
-    in_indptr: np.ndarray[Any, Any]
-    in_indices: np.ndarray[Any, Any]
-    in_edge_ids: np.ndarray[Any, Any]
+    out_indptr: Array
+    out_indices: Array
+    in_indptr: Array
+    in_indices: Array
+    in_edge_ids: Array
     columns: Mapping[str, pa.ChunkedArray | pa.Array] = field(default_factory=dict)
-    edge_ids: np.ndarray[Any, Any] | None = None
+    edge_ids: Array | None = None
+
+
+def ends_of(edges: Adjacency) -> tuple[Array, Array]:
+    """Sources and destinations in the order of edge ids, each edge once.
+
+    Directed, the destinations are the index's own array; all else is new. Undirected, the source
+    is the lower end.
+    """
+    rows = edge_rows(edges)
+    if edges.edge_ids is None:
+        return rows, edges.out_indices
+    lower = rows <= edges.out_indices
+    src, dst = (np.empty(edges.num_edges, edges.out_indices.dtype) for _ in range(2))
+    ids = edges.edge_ids[lower]
+    src[ids], dst[ids] = rows[lower], edges.out_indices[lower]
+    return src, dst
+
+
+def edge_rows(edges: Adjacency) -> Array:
+    """The source at each out-position: a new array of the indices' dtype."""
+    return np.repeat(
+        np.arange(edges.num_src, dtype=edges.out_indices.dtype), np.diff(edges.out_indptr)
+    )

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import InvalidGraphError, StoreFullError
+from ..errors import InvalidGraphError, StoreFullError, VineyardArrowError
 from . import _kernels
+from .files import file_errors
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Array",
     "allocate",
+    "as_array",
     "as_ids",
     "as_table",
     "combined",
     "memory_of",
     "placed",
+    "roomy",
     "table_of",
     "taken",
     "values_of",
@@ -76,6 +79,14 @@ def values_of(array: pa.Array, dtype: Any = None) -> Array:
     return np.frombuffer(memory, dtype, len(array), array.offset * dtype.itemsize)
 
 
+def as_array(values: Any) -> Array:
+    """A NumPy array of anything that makes one."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise InvalidGraphError(f"values that make no array: {error}") from None
+
+
 def as_ids(values: Any) -> Array:
     """Vertex ids as a contiguous int64 array; those past 63 bits as -1, which is outside.
 
@@ -88,7 +99,7 @@ def as_ids(values: Any) -> Array:
         if values.null_count:
             raise InvalidGraphError(f"{values.null_count} of the vertex ids are null")
         values = values.to_numpy() if len(values) else []
-    array = np.asarray(values)
+    array = as_array(values)
     if array.size == 0:
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -110,8 +121,20 @@ def as_table(source: Any, pool: Any) -> pa.Table:
         A table, record batch or reader, a frame of polars or pandas, a DuckDB relation, whatever
         else has ``__arrow_c_stream__``, a mapping of names to columns, or the path of a Parquet
         file (read into the pool).
+
+    Raises
+    ------
+    InvalidGraphError
+        If it makes no table, two columns have one name, or the file is damaged.
+    PathNotFoundError, AccessDeniedError, FileError
+        If the file cannot be read.
     """
-    table = _as_table(source, pool)
+    try:
+        table = _as_table(source, pool)
+    except (VineyardArrowError, pa.ArrowMemoryError):
+        raise
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InvalidGraphError(f"a {type(source).__name__} makes no table: {error}") from error
     if len(set(table.column_names)) != table.num_columns:
         raise InvalidGraphError(f"two columns have one name: {', '.join(table.column_names)}")
     return table
@@ -125,7 +148,8 @@ def _as_table(source: Any, pool: Any) -> pa.Table:
     if isinstance(source, str | os.PathLike):
         import pyarrow.dataset as ds
 
-        return ds.dataset(source, format="parquet").to_table(memory_pool=pool)
+        with file_errors(source):
+            return ds.dataset(source, format="parquet").to_table(memory_pool=pool)
     if type(source).__name__ == "LazyFrame":  # a plan; polars may not even be imported
         source = source.collect()
     if hasattr(source, "__arrow_c_stream__"):
@@ -169,17 +193,38 @@ def placed(column: pa.ChunkedArray, pool: Any) -> pa.Array:
     return combined(column, pool)
 
 
+def roomy(array: pa.Array, rows: pa.Array) -> pa.Array:
+    """The array, with wider offsets if its own do not reach all the text of ``array[rows]``."""
+    large = _large_of(array.type)
+    if large is None:
+        return array
+    lengths = pc.binary_length(array)
+    if (pc.max(lengths).as_py() or 0) * len(rows) <= _TEXT_LIMIT:
+        return array
+    total = pc.sum(pc.take(lengths, rows, boundscheck=False)).as_py() or 0
+    return array.cast(large) if total > _TEXT_LIMIT else array
+
+
 def taken(array: pa.Array, rows: Array, pool: Any, threads: int = 0) -> pa.Array:
-    """``array[rows]`` in the pool: on several threads where values have a fixed width."""
+    """``array[rows]`` in the pool: on several threads where values have a fixed width.
+
+    Raises
+    ------
+    InvalidGraphError
+        If Arrow cannot take rows of this type: run-end encoded, or views within others.
+    """
     type_ = array.type
     width = _width_of(type_)
     if width is None:
-        large = _large_of(type_)
-        if large is not None and array.nbytes * max(1, len(rows)) > _TEXT_LIMIT * max(
-            1, len(array)
-        ):
-            array = array.cast(large)
-        return pc.take(array, pa.array(rows), memory_pool=pool, boundscheck=False)
+        places = pa.array(rows)
+        array = roomy(array, places)
+        try:
+            return pc.take(array, places, memory_pool=pool, boundscheck=False)
+        except pa.ArrowNotImplementedError as error:
+            raise InvalidGraphError(
+                f"rows of {type_} cannot be brought into another order: {error}",
+                "cast the column: views to large_string, run-end encoded values to plain ones",
+            ) from None
     values, *others = array.buffers()[1:]
     out = pa.allocate_buffer(len(rows) * width, memory_pool=pool)
     if len(rows):

@@ -15,7 +15,16 @@ from .edges import Edges, build_edges
 from .schema import Triple
 from .vertices import Vertices, none_of, oid_text
 
-__all__ = ["Columns", "Missing", "Progress", "build", "checked_triple", "distinct"]
+__all__ = [
+    "Columns",
+    "Missing",
+    "Progress",
+    "build",
+    "checked_label",
+    "checked_triple",
+    "distinct",
+    "several",
+]
 
 Missing = Literal["error", "drop", "add"]
 Progress = Callable[[int, int, str], None]
@@ -45,7 +54,7 @@ class _EdgeTable:
         self.name = "-".join(triple)
         self.num_rows = table.num_rows
         self.ends = []
-        for side, names in (("src", _several(src)), ("dst", _several(dst))):
+        for side, names in (("src", several(src)), ("dst", several(dst))):
             for name in names:
                 if table.schema.get_field_index(name) < 0:
                     raise LabelNotFoundError(
@@ -53,10 +62,10 @@ class _EdgeTable:
                         f"they have {', '.join(table.column_names)}; name it by {side}=",
                     )
             self.ends.append([table.column(name) for name in names])
-        ends = {*_several(src), *_several(dst)}
+        ends = {*several(src), *several(dst)}
         self.properties = {n: table.column(n) for n in table.column_names if n not in ends}
         self.labels = (triple[0], triple[2])
-        self.end_names = tuple(", ".join(_several(each)) for each in (src, dst))
+        self.end_names = tuple(", ".join(several(each)) for each in (src, dst))
 
 
 def build(
@@ -91,7 +100,7 @@ def build(
         )
         for triple, source in edges.items()
     ]
-    given = {_checked_label(label): as_table(source, pool) for label, source in vertices.items()}
+    given = {checked_label(label): as_table(source, pool) for label, source in vertices.items()}
     made = dict(known or {})
     for each in tables:
         for end in range(2):
@@ -99,7 +108,7 @@ def build(
                 _add_label(given, each, end, oid, missing)
     report.total = len(given) + sum(4 + (not directed) + len(each.properties) for each in tables)
     for label, table in given.items():
-        made[label] = Vertices.build(label, table, _several(_chosen(oid, label)), pool)
+        made[label] = Vertices.build(label, table, several(_chosen(oid, label)), pool)
         report(f"index {label!r}")
     if missing == "add":
         made = {v.label: _with_missing(v, tables, pool, threads) for v in made.values()}
@@ -123,7 +132,8 @@ def build(
 # ---- what was asked for
 
 
-def _several(names: Columns) -> list[str]:
+def several(names: Columns) -> list[str]:
+    """Names of columns, if there is but one, too."""
     return [names] if isinstance(names, str) else list(names)
 
 
@@ -136,7 +146,8 @@ def _chosen(columns: Any, which: Any) -> Columns:
     return columns[which]  # type: ignore[no-any-return]
 
 
-def _checked_label(label: Any) -> str:
+def checked_label(label: Any) -> str:
+    """A text that names vertices or edges."""
     if not isinstance(label, str) or not label or "/" in label:
         raise InvalidGraphError(f"{label!r} is no label", "a label is a text without '/'")
     return label
@@ -148,7 +159,7 @@ def checked_triple(triple: Any, directed: bool) -> Triple:
         raise InvalidGraphError(
             f"{triple!r} names no edges", "use (source label, edge label, destination label)"
         )
-    src, label, dst = map(_checked_label, triple)
+    src, label, dst = map(checked_label, triple)
     if not directed and src != dst:
         raise InvalidGraphError(
             f"undirected edges between two labels: {triple}",
@@ -169,7 +180,7 @@ def _add_label(
             f"the edges {edges.name} need vertices of {label!r}, for which there is no table",
             'missing="add" makes the vertices of the ends of edges',
         )
-    key = _several(_chosen(oid, label))
+    key = several(_chosen(oid, label))
     types = []
     for type_ in (column.type for column in edges.ends[end]):
         if pa.types.is_dictionary(type_):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import InvalidGraphError, LabelNotFoundError, VertexNotFoundError
-from .arrays import Array, as_ids, combined, memory_of
+from .arrays import Array, as_array, as_ids, combined, memory_of
 from .edges import Edges
 from .extend import Extensible
 from .rewrite import renumbered, reversed_edges, undirected
@@ -246,7 +246,7 @@ def _mask_of(selection: Any, label: VertexLabel) -> Array:
     if is_arrow and pa.types.is_boolean(selection.type):
         selection = np.asarray(selection.fill_null(False))
     elif not is_arrow:
-        selection = np.asarray(selection)
+        selection = as_array(selection)
     if isinstance(selection, np.ndarray) and selection.dtype == bool:
         if selection.shape != (label.count,):
             raise InvalidGraphError(

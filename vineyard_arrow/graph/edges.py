@@ -21,6 +21,11 @@ __all__ = ["Edges", "Report", "build_edges", "index_of_rows"]
 Report = Callable[[str], None]
 """Is told what was just done."""
 
+
+def _silent(what: str) -> None:
+    """Tell nobody."""
+
+
 _DIRECTED = ("out.indptr", "out.indices", "in.indptr", "in.indices", "in.edge_ids")
 _UNDIRECTED = ("out.indptr", "out.indices", "out.edge_ids")
 
@@ -98,7 +103,7 @@ def build_edges(
     keep_rows: bool,
     pool: Any,
     threads: int,
-    report: Report,
+    report: Report = _silent,
 ) -> Edges:
     """Sort edges both ways, and bring their properties into that order.
 
@@ -157,7 +162,7 @@ def index_of_rows(
     directed: bool,
     pool: Any,
     threads: int,
-    report: Report,
+    report: Report = _silent,
 ) -> dict[str, pa.Array]:
     """All index arrays, of the sorted rows of the out-edges.
 

@@ -59,7 +59,7 @@ class Extensible(GraphParts):
         with memory_of(client) as pool:
             try:
                 table = as_table(columns, pool)
-            except (pa.ArrowInvalid, TypeError) as error:
+            except InvalidGraphError as error:
                 raise InvalidGraphError(f"columns for {part!r}: {error}") from None
             if table.num_columns and table.num_rows != where.count:
                 raise InvalidGraphError(

@@ -346,7 +346,6 @@ def _joined_edges(
         keep_rows=bool(rows),
         pool=pool,
         threads=threads,
-        report=lambda what: None,
     )
     if rows:  # of the table that the graph was built from, not of these
         array, view = allocate(rows[0].dtype, made.count, pool)

@@ -123,9 +123,12 @@ class Graph(Derivable):
         Raises
         ------
         InvalidGraphError
-            If oids are null or repeated, ends are null or in no table, or types do not match.
+            If something makes no table or no order of its rows, oids are null or repeated, ends
+            are null or in no table, or types do not match.
         LabelNotFoundError
             If a label has no table, or a table lacks a column.
+        PathNotFoundError, AccessDeniedError, FileError
+            If a file cannot be read.
         StoreFullError
             If the graph does not fit; nothing of it is kept.
         """

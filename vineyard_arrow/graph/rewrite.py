@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from ..errors import InvalidGraphError, LabelNotFoundError
 from . import _kernels
+from .adjacency import ends_of
 from .arrays import Array, allocate, combined, taken, values_of
 from .edges import Edges, build_edges
-from .vertices import id_dtype
+from .vertices import id_dtype, is_text
 
 __all__ = ["fitting", "grown", "merged", "renumbered", "reversed_edges", "undirected"]
 
@@ -56,9 +57,14 @@ def fitting(
         if column is None:
             column = pa.nulls(count, field.type)
         elif column.type != field.type:
+            if is_text(column.type) != is_text(field.type) and not pa.types.is_null(column.type):
+                raise InvalidGraphError(
+                    f"{field.name!r} of {what} is {field.type}, not {column.type}",
+                    "cast it to the type of the other",
+                )
             try:
                 column = column.cast(field.type)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
                 raise InvalidGraphError(
                     f"{field.name!r} of {what} is {field.type}, not {column.type}: {error}"
                 ) from None
@@ -92,7 +98,7 @@ def merged(edges: Edges, more: Edges, counts: tuple[int, int], pool: Any) -> Edg
     """Edges of both, those of the first before their parallels; properties are of the first."""
     what = f"the edges {'-'.join(edges.triple)}"
     new = fitting(more.columns, more.count, edges.schema.schema, what)
-    ends = [_ends(each) for each in (edges, more)]
+    ends = [ends_of(each.adjacency()) for each in (edges, more)]
     dtype = np.result_type(*map(id_dtype, counts))
     src, dst = (np.concatenate(side, dtype=dtype) for side in zip(*ends, strict=True))
     columns = {
@@ -109,7 +115,6 @@ def merged(edges: Edges, more: Edges, counts: tuple[int, int], pool: Any) -> Edg
         keep_rows=False,
         pool=pool,
         threads=0,
-        report=_nothing,
     )
 
 
@@ -129,14 +134,14 @@ def renumbered(
     dtype = np.result_type(*map(id_dtype, counts))
     src, dst = (
         ids.astype(dtype) if new is None else _through(new.astype(dtype), ids)
-        for new, ids in zip(maps, _ends(edges), strict=True)
+        for new, ids in zip(maps, ends_of(edges.adjacency()), strict=True)
     )
     return _sorted(edges, src, dst, counts, edges.directed, pool)
 
 
 def undirected(edges: Edges, count: int, pool: Any) -> Edges:
     """Directed edges between vertices of one label, without their direction."""
-    src, dst = _ends(edges)
+    src, dst = ends_of(edges.adjacency())
     return _sorted(edges, src, dst.copy(), (count, count), False, pool)
 
 
@@ -178,28 +183,11 @@ def _sorted(
         keep_rows=rows is not None,
         pool=pool,
         threads=0,
-        report=_nothing,
     )
     if rows is not None:
         order = values_of(made.arrays["orig_row"])
         made.arrays["orig_row"] = taken(rows, order, pool)
     return made
-
-
-def _ends(edges: Edges) -> tuple[Array, Array]:
-    """Sources and destinations in the order of edge ids; undirected, the lower end first."""
-    a = edges.adjacency()
-    src = np.repeat(np.arange(a.num_src, dtype=a.out_indices.dtype), np.diff(a.out_indptr))
-    if a.edge_ids is None:
-        return src, a.out_indices
-    one_way = src <= a.out_indices
-    ids = a.edge_ids[one_way]
-    out = []
-    for each in (src, a.out_indices):
-        ends = np.empty(a.num_edges, each.dtype)
-        ends[ids] = each[one_way]
-        out.append(ends)
-    return out[0], out[1]
 
 
 def _chunked(column: Column) -> pa.ChunkedArray:
@@ -211,7 +199,3 @@ def _through(new: Array, ids: Array) -> Array:
     if len(ids):
         _kernels.gather(new.ctypes.data, new.itemsize, ids, out.ctypes.data)
     return out
-
-
-def _nothing(what: str) -> None:
-    """A report of a step, to nobody."""

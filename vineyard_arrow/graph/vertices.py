@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ..errors import InvalidGraphError, LabelNotFoundError, VertexNotFoundError
 from . import _kernels
-from .arrays import Array, allocate, as_ids, as_table, combined, table_of, taken, values_of
+from .arrays import Array, allocate, as_ids, as_table, combined, roomy, table_of, taken, values_of
 
 __all__ = ["MAX_VERTICES", "Vertices", "check_vertices", "id_dtype", "none_of"]
 
@@ -248,7 +248,7 @@ class Vertices:
             return [oids]
         try:
             table = as_table(oids, pa.default_memory_pool())
-        except pa.ArrowInvalid:  # its type is no struct: one column
+        except InvalidGraphError:  # its type is no struct: one column
             return [pa.chunked_array(oids)]
         if len(self.key) == 1 and table.num_columns == 1:
             return [table.column(0)]
@@ -330,7 +330,8 @@ def is_text(type_: pa.DataType) -> bool:
     """Whether oids of this type are texts, not integers."""
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
-    return type_ in _TEXT_KINDS
+    # Extension types written in Python need not have a hash.
+    return not isinstance(type_, pa.ExtensionType) and type_ in _TEXT_KINDS
 
 
 def normalized(array: pa.Array, what: str) -> pa.Array:
@@ -406,4 +407,4 @@ def _check_unknown(unknown: str) -> None:
 def _taken(array: pa.Array, rows: pa.Array) -> pa.Array:
     if pa.types.is_string_view(array.type):  # which Arrow cannot take
         return pc.take(array.cast(pa.large_string()), rows)
-    return pc.take(array, rows)
+    return pc.take(roomy(array, rows), rows)

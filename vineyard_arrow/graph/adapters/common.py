@@ -1,4 +1,4 @@
-"""What adapters have in common: imports, ends of edges, keys of vertices, tables of attributes.
+"""What adapters have in common: imports, keys of vertices, tables of attributes.
 
 It knows no library.
 """
@@ -9,12 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Literal, get_args
 
-import numpy as np
 import pyarrow as pa
 
 from ...errors import InvalidGraphError, LabelNotFoundError, LibraryNotFoundError
-from ..adjacency import Adjacency
-from ..arrays import Array
+from ..arrays import combined
 from ..graph import Graph
 from ..schema import Triple
 
@@ -23,8 +21,6 @@ __all__ = [
     "attributes_of",
     "chosen",
     "column_of",
-    "edge_rows",
-    "ends_of",
     "imported",
     "keys_of",
     "one_chunk",
@@ -83,29 +79,6 @@ def keys_of(graph: Graph, label: str, keys: str) -> list[Any]:
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
-def ends_of(edges: Adjacency) -> tuple[Array, Array]:
-    """Sources and destinations in the order of edge ids, each edge once.
-
-    Directed, the destinations are the index's own array; all else is new. Undirected, the source
-    is the lower end.
-    """
-    rows = edge_rows(edges)
-    if edges.edge_ids is None:
-        return rows, edges.out_indices
-    lower = rows <= edges.out_indices
-    src, dst = (np.empty(edges.num_edges, edges.out_indices.dtype) for _ in range(2))
-    ids = edges.edge_ids[lower]
-    src[ids], dst[ids] = rows[lower], edges.out_indices[lower]
-    return src, dst
-
-
-def edge_rows(edges: Adjacency) -> Array:
-    """The source at each out-position: a new array of the indices' dtype."""
-    return np.repeat(
-        np.arange(edges.num_src, dtype=edges.out_indices.dtype), np.diff(edges.out_indptr)
-    )
-
-
 def property_of(columns: Mapping[str, Any], name: str) -> Any:
     """A column by its name.
 
@@ -123,7 +96,7 @@ def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """A column as one array: as it lies if it is one chunk, else copied."""
     if not isinstance(column, pa.ChunkedArray):
         return column
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return combined(column, pa.default_memory_pool())
 
 
 def attributes_of(columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
@@ -158,7 +131,9 @@ def column_of(values: Sequence[Any], what: str) -> pa.Array:
     """
     try:
         return pa.array(values)
-    except (pa.ArrowException, TypeError, OverflowError) as error:
+    except pa.ArrowMemoryError:
+        raise
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InvalidGraphError(f"{what}: {error}", "columns are of one Arrow type") from None
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import InvalidGraphError
+from ..adjacency import ends_of
 from ..graph import Graph
 from ..inputs import edges_of
 from ..schema import Triple
-from .common import column_of, ends_of, imported
+from .common import column_of, imported
 
 if TYPE_CHECKING:
     from ...client import Client

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ...errors import InvalidGraphError
+from ..adjacency import ends_of
 from ..graph import Graph
 from ..schema import Triple
-from .common import Keys, attributes_of, chosen, column_of, ends_of, imported, keys_of, table_of
+from .common import Keys, attributes_of, chosen, column_of, imported, keys_of, table_of
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -109,7 +110,7 @@ def networkx_view(
         As `to_networkx`.
     """
     imported("networkx")
-    from .networkx_view import view_of
+    from .networkx_mappings import view_of
 
     return view_of(graph, keys, multigraph, triples)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..adjacency import ends_of
 from ..arrays import Array
 from ..graph import Graph
 from ..schema import Triple
-from .common import ends_of
 
 __all__ = ["to_numpy"]
 

@@ -135,7 +135,7 @@ def from_pyg(
     Raises
     ------
     InvalidGraphError
-        If oids are repeated, or an attribute makes no column.
+        If oids are repeated, edges end at no node, or an attribute makes no column.
     """
     if hasattr(data, "node_types"):
         nodes = {label: data[label] for label in data.node_types}
@@ -152,6 +152,8 @@ def from_pyg(
     edges = {}
     for triple, store in links.items():
         ends = _ends(store, triple)
+        for label, row in zip(triple[::2], ends, strict=True):
+            _check_inside(row, len(vertices[label][oid]), triple, label)
         edges[triple] = {
             name: vertices[label][oid].take(pa.array(row))
             for name, label, row in zip(("src", "dst"), triple[::2], ends, strict=True)
@@ -163,6 +165,15 @@ def from_pyg(
             if name != "edge_index":
                 edges[triple][name.removeprefix(_EDGE)] = _column(store[name], name)
     return Graph.from_tables(vertices, edges, oid=oid, client=client, **options)
+
+
+def _check_inside(ids: Any, count: int, triple: Triple, label: str) -> None:
+    if len(ids) and not 0 <= ids.min() <= ids.max() < count:
+        raise InvalidGraphError(
+            f"edge_index of {'-'.join(triple)} goes from {ids.min()} to {ids.max()}, but"
+            f" {label!r} has {count} nodes",
+            "set num_nodes, or mend the edges",
+        )
 
 
 def _ends(store: Any, triple: Triple) -> Any:

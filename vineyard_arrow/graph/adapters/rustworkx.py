@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ...errors import InvalidGraphError
+from ..adjacency import ends_of
 from ..graph import Graph
 from ..inputs import edges_of
 from ..schema import Triple
-from .common import attributes_of, column_of, ends_of, imported, property_of, table_of
+from .common import attributes_of, column_of, imported, property_of, table_of
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -92,6 +93,7 @@ def from_rustworkx(
     InvalidGraphError
         If oids are repeated, or values make no Arrow column.
     """
+    rustworkx = imported("rustworkx")
     indices = list(graph.node_indices())
     vertices = _columns(graph.nodes(), value, "nodes")
     oids = vertices.setdefault(oid, pa.array(indices, pa.int64()))
@@ -110,7 +112,7 @@ def from_rustworkx(
         {vertex_label: vertices},
         {(vertex_label, edge_label, vertex_label): edges | properties},
         oid=oid,
-        directed=type(graph).__name__ == "PyDiGraph",
+        directed=isinstance(graph, rustworkx.PyDiGraph),
         client=client,
         **options,
     )

@@ -11,7 +11,7 @@ from ...errors import InvalidGraphError
 from ..arrays import Array, values_of
 from ..graph import Graph
 from ..schema import Triple
-from .common import imported, one_chunk, property_of
+from .common import column_of, imported, one_chunk, property_of
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -51,7 +51,8 @@ def to_scipy(
         edge.
     parallel : {"sum", "keep"}
         Whether parallel edges become one entry, as in networkx's matrices; all arrays are copies
-        then, if there are any, which takes a pass over the indices to see. Kept, each is an
+        then, if there are any, which takes a pass over the indices to see; sums have the type that
+        ``numpy.sum`` gives them, so those of integers and booleans have 64 bits. Kept, each is an
         entry of its own. SciPy adds these up where it knows that it must; but some of its
         algorithms (``csgraph.connected_components`` of strong ones, in 1.17) never end on them.
 
@@ -91,6 +92,7 @@ def to_scipy(
     if parallel == "keep" or made.has_canonical_format:
         return made
     made = made.copy()
+    made.data = _summable(made.data)
     made.sum_duplicates()
     return made
 
@@ -103,6 +105,11 @@ def _signed(indptr: Array, indices: Array, size: int) -> tuple[Array, Array]:
     if indices.dtype == np.uint64:
         return indptr, indices.view(np.int64)
     return indptr, indices.astype(np.int64)
+
+
+def _summable(values: Array) -> Array:
+    """Values in the type that numpy.sum has for them, so that small integers do not overflow."""
+    return values.astype(np.sum(values[:0]).dtype, copy=False)
 
 
 def _weights(column: Any, what: str, order: Array | None) -> Array:
@@ -149,8 +156,11 @@ def from_scipy(
     Raises
     ------
     InvalidGraphError
-        If the matrix is not square, or undirected and not symmetric.
+        If the matrix is not square, or undirected and not symmetric; if its values make no Arrow
+        column, or ``weight`` is ``"src"`` or ``"dst"``, which name the ends.
     """
+    if weight in ("src", "dst"):
+        raise InvalidGraphError(f"weight={weight!r} is to name the ends", "name another property")
     entries = matrix.tocoo()
     if entries.ndim != 2 or entries.shape[0] != entries.shape[1]:
         raise InvalidGraphError(f"a matrix of shape {entries.shape} is no graph of one label")
@@ -160,7 +170,7 @@ def from_scipy(
             raise InvalidGraphError("the matrix is not symmetric", "build it directed")
         upper = src <= dst
         src, dst, values = src[upper], dst[upper], values[upper]
-    table = pa.table({"src": src, "dst": dst, weight: values})
+    table = {"src": src, "dst": dst, weight: column_of(values, "values of the matrix")}
     return Graph.from_tables(
         {vertex_label: pa.table({"oid": np.arange(entries.shape[0])})},
         {(vertex_label, edge_label, vertex_label): table},

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import InvalidGraphError
+from ..adjacency import ends_of
 from ..graph import Graph
 from ..schema import Triple
 from ..vertices import id_dtype
-from .common import Keys, chosen, ends_of, imported
+from .common import Keys, chosen, imported
 
 __all__ = ["Tables", "register_duckdb", "to_polars", "to_tables"]
 

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import InvalidGraphError
+from ..adjacency import edge_rows
 from ..arrays import values_of
 from ..graph import Graph
 from ..schema import Triple
-from .common import edge_rows, imported, one_chunk
+from .common import imported, one_chunk
 
 __all__ = ["has_tensor", "tensor_of", "to_tensors"]
 

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 
 from ...errors import InvalidGraphError, LabelNotFoundError
 from ..arrays import Array, as_table, memory_of, placed
-from ..build import Columns, checked_triple, distinct
+from ..build import Columns, checked_label, checked_triple, distinct, several
 from ..edges import build_edges
+from ..files import PathLike, file_errors, new_directory, new_file
 from ..graph import Graph
 from ..schema import Triple
 from ..vertices import Vertices, id_dtype, none_of, oid_text
-from .files import PathLike, file_errors, new_directory, new_file
 from .pieces import pieces, rows_of
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def read_edge_list(
         paths = [os.fspath(each) for each in source]
     elif not Path(source).is_file():  # else directories above the file would count
         partitioning = "hive"
-    oids = _several(oid)
-    ends = (_several(src), _several(dst))
+    oids = several(oid)
+    ends = (several(src), several(dst))
     with file_errors(source), memory_of(client) as pool:
         dataset = ds.dataset(paths, format="parquet", partitioning=partitioning)
         for name in (*ends[0], *ends[1]):
@@ -89,7 +89,7 @@ def read_edge_list(
                     f"{source}: there is no column {name!r}",
                     f"there are {', '.join(dataset.schema.names)}; name it by src= or dst=",
                 )
-        given = dict(vertices or {})
+        given = {checked_label(label): each for label, each in (vertices or {}).items()}
         made = {}
         for label in dict.fromkeys((*given, triple[0], triple[2])):
             if label in given:
@@ -112,7 +112,6 @@ def read_edge_list(
             keep_rows=False,
             pool=pool,
             threads=threads,
-            report=lambda what: None,
         )
     return Graph(made, {triple: edges}, directed)
 
@@ -141,7 +140,7 @@ def write_edge_list(
         A file; a directory if ``partition_by`` is given. It appears when it is complete.
     partition_by : sequence of str
         Properties to sort rows into directories by, named ``key=value``; their types are
-        guessed when they are read.
+        guessed when they are read. Without edges there are no files, so nothing to read.
     overwrite : bool
         Replace a file, or a directory of Parquet files.
 
@@ -173,10 +172,6 @@ def write_edge_list(
 
 
 # ---- reading
-
-
-def _several(names: Columns) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
 
 
 def _distinct_ends(dataset: Any, sides: Sequence[list[str]], oids: list[str]) -> pa.Table:
@@ -249,6 +244,7 @@ def _ids_of_side(dataset: Any, names: list[str], label: Vertices, rows: int, thr
     none = none_of(ids.dtype)
     missing = 0
     some: list[str] = []
+    read = 0
     for at, batch in _batches_of(dataset, names):
         columns = [pa.chunked_array([column]) for column in batch.columns]
         found = label.find(columns, what, threads)
@@ -257,13 +253,23 @@ def _ids_of_side(dataset: Any, names: list[str], label: Vertices, rows: int, thr
             missing += len(absent)
             for row in absent[: _EXAMPLES - len(some)].tolist():
                 some.append(f"{oid_text([column[row] for column in columns])} (row {at + row})")
-        ids[at : at + len(found)] = found
+        if at + len(found) <= rows:
+            ids[at : at + len(found)] = found
+        read = at + len(found)
+    _check_unchanged(what, read, rows)
     if missing:
         raise InvalidGraphError(
             f"{what!r} names no vertex of {label.label!r} {missing} times: {', '.join(some)}",
             "without a table in vertices= the ends there are make the vertices",
         )
     return ids
+
+
+def _check_unchanged(what: str, read: int, rows: int) -> None:
+    if read != rows:
+        raise InvalidGraphError(
+            f"the files have changed while they were read: {read} rows of {what!r}, not {rows}"
+        )
 
 
 class _Properties(Mapping[str, pa.ChunkedArray]):
@@ -276,8 +282,7 @@ class _Properties(Mapping[str, pa.ChunkedArray]):
 
     def __getitem__(self, name: str) -> pa.ChunkedArray:
         column = self._dataset.to_table(columns=[name]).column(0)
-        if len(column) != self._rows:
-            raise InvalidGraphError(f"the files have changed while they were read: {name!r}")
+        _check_unchanged(name, len(column), self._rows)
         return column
 
     def __iter__(self) -> Iterator[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...errors import InvalidGraphError
-from .files import file_errors
+from ..files import file_errors
 
 __all__ = ["read_columns", "read_count", "write_count", "write_table"]
 

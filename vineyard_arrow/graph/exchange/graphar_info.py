@@ -7,6 +7,7 @@ names of chunks and of index columns, default prefixes) is as its C++ library ha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ import pyarrow as pa
 
 from ...errors import InvalidGraphError
 from ..adapters.common import imported
+from ..files import PathLike, file_errors
 from ..schema import Triple
-from .files import PathLike, file_errors
 
 __all__ = [
     "DST_INDEX",
@@ -176,8 +177,8 @@ def inside(root: Path, *parts: str) -> Path:
     InvalidGraphError
         If it leads out of it.
     """
-    path = root.joinpath(*parts).resolve()
-    if not path.is_relative_to(root.resolve()):
+    path = Path(os.path.realpath(root.joinpath(*parts)))  # takes links in a circle, too
+    if not path.is_relative_to(os.path.realpath(root)):
         raise InvalidGraphError(
             f"{'/'.join(parts)!r} leads out of {root}",
             "the files of a graph lie below the directory of its .graph.yml",

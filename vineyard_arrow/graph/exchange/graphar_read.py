@@ -17,9 +17,9 @@ from ...errors import InvalidGraphError
 from .. import _kernels
 from ..arrays import Array, allocate, memory_of, placed
 from ..edges import Edges, build_edges, index_of_rows
+from ..files import PathLike
 from ..graph import Graph
 from ..vertices import MAX_VERTICES, Vertices, id_dtype
-from .files import PathLike
 from .graphar_files import read_columns, read_count
 from .graphar_info import (
     DST_INDEX,
@@ -256,7 +256,6 @@ def _edges(
                 directed=directed,
                 pool=pool,
                 threads=threads,
-                report=_silent,
             )
             columns = {name: placed(column, pool) for name, column in properties.items()}
             return Edges(info.triple, len(view), directed, arrays, columns)
@@ -270,12 +269,7 @@ def _edges(
         keep_rows=False,
         pool=pool,
         threads=threads,
-        report=_silent,
     )
-
-
-def _silent(what: str) -> None:
-    """Nobody asks how far it is."""
 
 
 def _chosen(info: EdgeInfo) -> AdjacencyInfo:

@@ -17,9 +17,9 @@ import pyarrow as pa
 from ...errors import InvalidGraphError
 from ..adapters.common import imported
 from ..adjacency import Adjacency
+from ..files import PathLike, new_directory
 from ..graph import Graph
 from ..schema import Triple
-from .files import PathLike, new_directory
 from .graphar_files import write_count, write_table
 from .graphar_info import (
     DST_INDEX,

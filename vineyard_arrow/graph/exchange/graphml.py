@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from ...errors import InvalidGraphError
 from ..adapters.common import imported
 from ..adapters.networkx import to_networkx
+from ..files import PathLike, new_file
 from ..graph import Graph
-from .files import PathLike, new_file
+from ..vertices import is_text
 
 __all__ = ["write_graphml"]
 
@@ -55,6 +56,9 @@ def write_graphml(graph: Graph, path: PathLike, *, overwrite: bool = False) -> N
     made = nx.relabel_nodes(made, names)
     with new_file(path, overwrite) as target:
         nx.write_graphml(made, target)
+        content = target.read_bytes()
+        if b"\r" in content:  # else readers take it for a line's end, as XML has it
+            target.write_bytes(content.replace(b"\r", b"&#13;"))
 
 
 def _text(key: tuple[Any, ...]) -> str:
@@ -94,7 +98,7 @@ def _column(column: Any, what: str) -> Any:
         return column.cast(pa.string())
     if pa.types.is_float16(type_):
         return column.cast(pa.float32())
-    if _is_text(type_):
+    if is_text(type_):
         bad = pc.match_substring_regex(column.cast(pa.large_string()), _NOT_XML)
         if pc.any(bad).as_py():
             row = pc.index(bad, True).as_py()
@@ -108,12 +112,4 @@ def _column(column: Any, what: str) -> Any:
     raise InvalidGraphError(
         f"GraphML cannot hold {what}, which is {type_}",
         "make it a text or a number, or leave it out of the graph",
-    )
-
-
-def _is_text(type_: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(type_)
-        or pa.types.is_large_string(type_)
-        or pa.types.is_string_view(type_)
     )

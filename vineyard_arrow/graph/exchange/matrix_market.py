@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ...errors import InvalidGraphError, LabelNotFoundError
-from ..adapters.common import ends_of, imported
+from ...errors import InvalidGraphError
+from ..adapters.common import imported, property_of
+from ..adjacency import ends_of
 from ..arrays import memory_of
+from ..files import PathLike, file_errors, new_file
 from ..graph import Graph
 from ..schema import Triple
-from .files import PathLike, file_errors, new_file
 
 if TYPE_CHECKING:
     from ...client import Client
@@ -150,10 +151,7 @@ def _check(path: PathLike, form: str, field: str, symmetry: str) -> None:
 
 
 def _values(edges: Any, weight: str) -> Any:
-    column = edges.columns.get(weight)
-    if column is None:
-        names = ", ".join(map(repr, edges.columns)) or "none"
-        raise LabelNotFoundError(f"edges have no property {weight!r}", f"they have {names}")
+    column = property_of(edges.columns, weight)
     type_ = column.type
     if pa.types.is_floating(type_):
         to = pa.float64()

@@ -15,12 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...errors import (
+from ..errors import (
     AccessDeniedError,
     FileError,
     InvalidGraphError,
     PathExistsError,
     PathNotFoundError,
+    VineyardArrowError,
 )
 
 __all__ = ["PathLike", "file_errors", "new_directory", "new_file"]
@@ -41,7 +42,7 @@ def file_errors(path: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (FileError, AccessDeniedError):
+    except VineyardArrowError:  # some are OSErrors, too
         raise
     except FileNotFoundError as error:
         raise PathNotFoundError(f"{error.filename or error}: there is no such file") from error
@@ -63,7 +64,7 @@ def new_file(path: PathLike, overwrite: bool) -> Iterator[Path]:
     PathExistsError
         If the file is there and is not to be overwritten, or a directory is.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path) if overwrite else path)  # a link stays
     _check_free(target, overwrite and not target.is_dir())
     beside = _beside(target)
     try:
@@ -90,7 +91,7 @@ def new_directory(
     ------
     PathExistsError
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path) if overwrite else path)  # a link stays
     if overwrite and target.exists() and not (target.is_dir() and is_ours(target)):
         raise PathExistsError(
             f"{target} is there, and is nothing that this would have written",
