@@ -34,7 +34,7 @@ LAYERS = [
     {"puts"},
     {"service", "ipc.process"},
     {"client"},
-    {"integrations"},
+    {"integrations", "migration"},
     {"daemon", "shared_memory"},
     {"codegen"},
     {"cli", "__main__"},
