@@ -26,7 +26,7 @@ from vineyard_arrow.errors import (
 )
 from vineyard_arrow.graph import Graph
 from vineyard_arrow.ipc import protocol as p
-from vineyard_arrow.migration import migrate
+from vineyard_arrow.migration import migrate, transports
 from vineyard_arrow.migration.landing import ORIGIN
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -174,7 +174,7 @@ def test_graphs(client: Client, there: Client) -> None:
     rng = np.random.default_rng(1)
     vertices = pa.table({"id": np.arange(1000), "w": rng.random(1000)})
     edges = pa.table({"src": rng.integers(0, 1000, 20_000), "dst": rng.integers(0, 1000, 20_000)})
-    graph = Graph.from_tables({"v": vertices}, {("v", "e", "v"): edges})
+    graph = Graph.from_tables({"v": vertices}, {("v", "e", "v"): edges}, oid="id")
     there_graph = there.get(client.migrate(client.put(graph), to=there))
     there_graph.validate()
     assert there_graph.vertices("v").equals(client_table(graph))
@@ -285,7 +285,30 @@ def test_a_store_that_is_full(client: Client, there: Client) -> None:
     assert there.list_objects() == []
 
 
-def test_a_transport_of_ones_own_is_named_in_both_processes(client: Client, there: Client) -> None:
-    """A name that this process alone knows is refused by the others, and nothing is left."""
-    with pytest.raises(ConfigError):
-        client.migrate(client.put(1), to=there, transport="mine")
+MINE = """
+from vineyard_arrow.migration import transport
+from vineyard_arrow.migration.tcp import TcpTransport
+
+@transport("mine")
+class Mine(TcpTransport):
+    def connect(self, address, timeout_s):
+        print("connected", file=open({log!r}, "w"))
+        return super().connect(address, timeout_s)
+"""
+
+
+def test_a_transport_of_another_package(
+    client: Client, there: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "mine_transport.py").write_text(MINE.format(log=str(log)))
+    info = tmp_path / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vineyard_arrow.transports]\nmine = mine_transport\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(transports, "_plugins_loaded", False)
+    monkeypatch.setattr(transports, "_transports", dict(transports._transports))
+    assert there.get(client.migrate(client.put("mine"), to=there, transport="mine")) == "mine"
+    assert log.read_text() == "connected\n"

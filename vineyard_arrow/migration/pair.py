@@ -31,6 +31,8 @@ from ..ipc.connection import seconds
 from ..ipc.starter import child_environment
 from ..objects import ObjectID
 from . import endpoint as e
+from .line import find_codec
+from .transports import find_transport
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -174,6 +176,9 @@ def migrate(
     from ..client import Client
 
     root = source._resolve(key)
+    source._a.describe(root)  # that it is there
+    find_transport(transport)
+    find_codec(compression)
     here = source._a.socket
     if isinstance(to, Client):
         there = to._a.socket
@@ -185,7 +190,6 @@ def migrate(
         )
     limit = source._a.timeout_s if timeout_s is None else seconds(timeout_s)
     if here.resolve() == there.resolve():
-        source._a.describe(root)
         return ObjectID(root)
     token = secrets.token_hex(TOKEN_NBYTES)
     with (
