@@ -91,7 +91,9 @@ def sliced() -> dict[str, pa.Table]:
             "b": pa.array([i % 3 == 0 or None for i in range(100_003)]),
         }
     )
-    views = pa.table({"v": pa.array(["short", "much longer than twelve bytes"] * 5000).cast("string_view")})
+    views = pa.table(
+        {"v": pa.array(["short", "much longer than twelve bytes"] * 5000).cast("string_view")}
+    )
     words = pa.array(["x", "y", None] * 20_000).dictionary_encode()
     return {
         "whole": long,
@@ -122,9 +124,10 @@ def test_tables_of_shared_buffers(client: Client, there: Client, transport: str)
     assert there.get(members["shifted"].id, validate="full").equals(kept.slice(1, 80_000))
     # What was shared is shared, and was sent once.
     assert used(there) <= used(client)
-    assert address_of(there.get(members["shifted"].id)) == address_of(
-        there.get(members["whole"].id)
-    ) + 4
+    assert (
+        address_of(there.get(members["shifted"].id))
+        == address_of(there.get(members["whole"].id)) + 4
+    )
 
 
 def address_of(table: pa.Table) -> int:

@@ -298,7 +298,9 @@ def test_a_receiver_is_killed_before_its_put(far: Daemon, tree: Tree, stack: Exi
 
 
 @pytest.mark.parametrize("payload", [False, True])
-def test_a_sender_is_killed(daemon: Daemon, client: Client, stack: ExitStack, payload: bool) -> None:
+def test_a_sender_is_killed(
+    daemon: Daemon, client: Client, stack: ExitStack, payload: bool
+) -> None:
     oid = client.put(np.arange(3 * m.BLOCK // 8))
     sender = Near(stack, daemon, int(oid))
     if payload:
@@ -329,7 +331,7 @@ def test_processes_end_with_who_started_them(far: Daemon) -> None:
         import time
         from pathlib import Path
         from vineyard_arrow.migration.pair import End, start_receiver
-        ends = [start_receiver(Path({str(far.socket)!r}), token="00", transport="tcp", timeout_s=60)]
+        ends = [start_receiver(Path({str(far.socket)!r}), token="00", transport="tcp", timeout_s=9)]
         ends[0].next(time.monotonic() + 20)
         ends.append(End("sender"))
         print(*[end.pid for end in ends], flush=True)
@@ -484,9 +486,7 @@ def test_members_that_did_not_come(far: Daemon, tree: Tree, stack: ExitStack) ->
 # ---- instances
 
 
-def test_the_object_is_deleted_meanwhile(
-    daemon: Daemon, client: Client, stack: ExitStack
-) -> None:
+def test_the_object_is_deleted_meanwhile(daemon: Daemon, client: Client, stack: ExitStack) -> None:
     values = np.arange(3 * m.BLOCK // 8)
     oid = client.put(values)
     sender = Near(stack, daemon, int(oid))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -103,10 +105,8 @@ def test_blocks_end_where_both_ends_expect() -> None:
 def test_garbage_is_refused_or_waits_for_more(data: bytes, step: int) -> None:
     inbound = trusting()
     inbound.payload, memory = payload_of(10, 20)
-    try:
+    with contextlib.suppress(ProtocolError):
         feed(inbound, data, step)
-    except ProtocolError:
-        pass
     assert len(memory) == 30
 
 
@@ -238,9 +238,9 @@ def test_a_packed_block_that_is_none() -> None:
         here, pipe, _, _ = pair()
         here.inbound.payload, _ = payload_of(30)
         pipe.incoming += m.block_header(m.PACKED, len(packed), 0) + packed
+        here.receive_payload(find_codec("zstd"))  # the header
         with pytest.raises(ProtocolError):
-            while True:
-                here.receive_payload(find_codec("zstd"))
+            here.receive_payload(find_codec("zstd"))
     with pytest.raises(ConfigError, match="zstd and lz4"):
         find_codec("rle")
 
@@ -301,7 +301,7 @@ def test_merged_ranges_are_the_bytes_of_all(places: list[tuple[int, int]]) -> No
     assert {b for o, n in merged for b in range(o, o + n)} == {
         b for o, n in places for b in range(o, o + n)
     }
-    assert all(a + n <= b for (a, n), (b, _) in zip(merged, merged[1:], strict=False))
+    assert all(a + n <= b for (a, n), (b, _) in pairwise(merged))
     for offset, nbytes in places:  # each lies in one
         assert any(a <= offset and offset + nbytes <= a + n for a, n in merged)
 

@@ -20,7 +20,7 @@ from ..errors import StoreFullError, VineyardArrowError
 LOOPBACK = "127.0.0.1"
 
 
-class _Line(msgspec.Struct, frozen=True):
+class _Line(msgspec.Struct):
     pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,15 +47,16 @@ class Line:
             while True:  # what it said before
                 self._step()
 
-    def expect(self, kind: type[_T]) -> _T:
-        """The next message; ProtocolError if it is another.
+    def expect(self, *kinds: type[_T]) -> _T:
+        """The next message; ProtocolError if it is none of these.
 
         Raises what the other end says went wrong, if it does.
         """
         while (found := self._step()) is None:
             pass
-        if not isinstance(found, kind):
-            raise ProtocolError(f"{type(found).__name__} where {kind.__name__} was expected")
+        if not isinstance(found, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ProtocolError(f"{type(found).__name__} where {expected} was expected")
         return found
 
     def _step(self) -> m.Message | m.Packed | None:
@@ -68,10 +70,8 @@ class Line:
 
     def fail(self, error: VineyardArrowError) -> None:
         """Tell the other end, if it still listens."""
-        try:
+        with contextlib.suppress(VineyardArrowError):
             self.channel.send([m.encode(m.Failure(error.code, error.message, error.hint))])
-        except VineyardArrowError:
-            pass
 
     def close(self) -> None:
         """Hang up."""

@@ -97,7 +97,7 @@ class End:
                 )
             self._said += chunk
         line, _, self._said = self._said.partition(b"\n")
-        found = e.decode_report(line)
+        found: e.Report = e.decode_report(line)
         if isinstance(found, e.Failed):
             raise from_code(found.code, found.message, found.hint)
         return found

@@ -34,7 +34,7 @@ MAX_PIECES = 512  # of memory in one system call; the kernel takes 1,024
 NONCE_NBYTES = 32
 
 
-class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class _Message(msgspec.Struct, array_like=True, gc=False):
     pass
 
 
@@ -259,9 +259,10 @@ class Inbound:
         self._await([self._header])
         if kind == MESSAGE:
             try:
-                return _decoder.decode(body)
+                message: Message = _decoder.decode(body)
             except (msgspec.MsgspecError, ValueError) as error:  # texts that are not UTF-8, too
                 raise ProtocolError(f"a message that makes no sense: {error}") from None
+            return message
         assert self.payload is not None
         begin = self.position
         self.position = block_end(begin, self.payload.nbytes)

@@ -53,7 +53,7 @@ def _agree(line: Line, tree: Tree, token: bytes, codec: str | None) -> int | m.D
     """Where to send the payload from, or that it is there already."""
     line.prove(token)
     line.send(m.Offer(tree.root, len(tree.entries), tree.payload.nbytes, codec))
-    answer = line.expect(m.Ready | m.Done)  # type: ignore[arg-type]
+    answer: m.Ready | m.Done = line.expect(m.Ready, m.Done)
     if isinstance(answer, m.Done):
         return answer
     if answer.manifest:
@@ -66,7 +66,7 @@ def _agree(line: Line, tree: Tree, token: bytes, codec: str | None) -> int | m.D
             group.append(entry)
             nbytes += len(entry.streams)
         line.send(m.Manifest(group))
-    return int(answer.position)
+    return answer.position
 
 
 if __name__ == "__main__":

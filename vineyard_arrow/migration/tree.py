@@ -111,4 +111,3 @@ def merge(places: list[Range]) -> list[Range]:
         else:
             out.append((offset, nbytes))
     return out
-
