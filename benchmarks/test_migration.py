@@ -29,7 +29,7 @@ from measure import (
     time_of,
 )
 
-ROUNDS = 3
+ROUNDS = 5
 CASES = {"tcp": ("tcp", None), "flight": ("flight", None), "tcp, lz4": ("tcp", "lz4")}
 
 
@@ -60,19 +60,16 @@ def test_migration(benchmark, stores, peer, case):
     extra: list[int] = []
 
     def migrate() -> float:
-        back_memory(GIB)
+        back_memory(2 * GIB)
         first: list[float] = []
         before: dict[int, int] = {}
 
         def progress(done: int, total: int) -> None:
-            ends = [
-                child.pid for child in psutil.Process().children() if "migration" in name_of(child)
-            ]
             if not first:
                 first.append(time.perf_counter())
-                before.update({pid: rss_anon(pid) for pid in ends})
-            elif done % (64 * MIB) == 0:
-                extra.extend(rss_anon(pid) - before[pid] for pid in ends if pid in before)
+                before.update({pid: rss_anon(pid) for pid in pids_of_pair()})
+            elif done % (128 * MIB) == 0 and done < total:
+                extra.extend(rss_anon(pid) - nbytes for pid, nbytes in before.items())
 
         start = time.perf_counter()
         new = source.client.migrate(
@@ -84,7 +81,7 @@ def test_migration(benchmark, stores, peer, case):
         return end - first[0]
 
     def raw() -> float:
-        back_memory(GIB)
+        back_memory(2 * GIB)
         yardstick.cool()
         return receive_raw(peer, memoryview(yardstick.bytes)[:GIB])
 
@@ -116,9 +113,7 @@ def test_migration(benchmark, stores, peer, case):
     )
 
 
-def name_of(process: psutil.Process) -> str:
-    """Its command line, empty if it has just ended."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+def pids_of_pair() -> list[int]:
+    """The processes of the migration under way."""
+    children = psutil.Process().children()
+    return [child.pid for child in children if "vineyard_arrow.migration" in str(child.cmdline())]

@@ -24,6 +24,7 @@ from .landing import Landing, find_copy
 from .line import Line, find_codec
 from .transports import DroppedError, Listener, find_transport
 
+PROGRESS_NBYTES = 8 << 20  # of payload between two reports: each wakes who reads them
 STRANGER_S = 5.0  # so long a connection may take to prove itself, while the sender waits
 
 
@@ -93,11 +94,13 @@ class Receiver:
             line.send(m.Ready(self._position, False))
         line.inbound.payload = landing.payload
         line.inbound.position = self._position
-        report(Progress(self._position, offer.nbytes))
+        told = self._position
+        report(Progress(told, offer.nbytes))
         while self._position < offer.nbytes:
-            before, self._position = self._position, line.receive_payload(codec)
-            if self._position > before:
-                report(Progress(self._position, offer.nbytes))
+            self._position = line.receive_payload(codec)
+            if self._position >= min(told + PROGRESS_NBYTES, offer.nbytes):
+                told = self._position
+                report(Progress(told, offer.nbytes))
         return int(landing.publish())
 
 

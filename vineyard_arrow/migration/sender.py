@@ -53,9 +53,10 @@ def _agree(line: Line, tree: Tree, token: bytes, codec: str | None) -> int | m.D
     """Where to send the payload from, or that it is there already."""
     line.prove(token)
     line.send(m.Offer(tree.root, len(tree.entries), tree.payload.nbytes, codec))
-    answer: m.Ready | m.Done = line.expect(m.Ready, m.Done)
+    answer = line.expect(m.Ready, m.Done)
     if isinstance(answer, m.Done):
         return answer
+    assert isinstance(answer, m.Ready)
     if answer.manifest:
         group: list[m.Entry] = []
         nbytes = 0

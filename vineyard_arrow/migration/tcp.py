@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from ..errors import ConfigError, ConnectionLostError, DeadlineExceededError
 from .transports import DroppedError, transport
 
-BUFFER_NBYTES = 4 << 20
 _MAX_DRAINED = 64 << 20
 
 
@@ -27,7 +26,11 @@ def _translated() -> Iterator[None]:
 
 
 class TcpChannel:
-    """A connected socket."""
+    """A connected socket.
+
+    The sizes of its buffers are left to the kernel: 2.8 GB/s on loopback, where 4 MiB on either
+    side give 2.2 (larger than the caches), and so does waiting for whole blocks.
+    """
 
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
         self._sock = sock
@@ -85,7 +88,6 @@ class TcpListener:
         try:
             family, _, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
             self._sock = socket.socket(family, socket.SOCK_STREAM)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_NBYTES)
             self._sock.bind(place)
             self._sock.listen(8)
         except OSError as error:
@@ -122,5 +124,4 @@ class TcpTransport:
             raise DeadlineExceededError(f"nobody answers at {address}") from None
         except OSError as error:
             raise ConnectionLostError(f"no receiver listens at {address}: {error}") from None
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_NBYTES)
         return TcpChannel(sock, timeout_s)
