@@ -239,6 +239,19 @@ def test_metadata_tells_where_it_came_from(client: Client, there: Client) -> Non
     assert there_meta.uid == os.geteuid()
 
 
+def test_labels_of_a_put_are_bounded(client: Client) -> None:
+    oid = client.put(1)
+    pin = client._a.hold(int(oid))
+    streams = client._a.messages(int(oid), pin)
+    (other,) = client._a._take_ids(1)
+    item = p.PutItem(other, "t", streams, [], 0, 0, 0, 0, 1, labels={"k": "v" * 100_000})
+    with pytest.raises(InvalidObjectError, match="labels of over"):
+        client._a.request(p.Put([item]))
+    item.labels = {"k": "v", "none": ""}
+    client._a.request(p.Put([item]))
+    assert client.get_meta(ObjectID(other)).labels == {"k": "v"}
+
+
 class Private:
     """Pickled."""
 

@@ -171,6 +171,39 @@ def test_a_sender_that_comes_again_with_another_object(
         receiver.progress(1)
 
 
+def test_ends_that_are_started_apart(far: Daemon, daemon: Daemon, tree: Tree) -> None:
+    """As between hosts: who follows one end need not see the other."""
+    with start_receiver(far.socket, token=TOKEN, transport="tcp", timeout_s=TIMEOUT_S) as receiver:
+        address = receiver.next(deadline()).address
+        with start_sender(
+            daemon.socket,
+            tree.root,
+            address=address,
+            token=TOKEN,
+            transport="tcp",
+            codec=None,
+            timeout_s=TIMEOUT_S,
+        ) as sender:
+            new = follow(receiver, None, None, TIMEOUT_S)
+            assert follow(sender, None, None, TIMEOUT_S) == new
+    check_arrived(far, new)
+
+
+def test_two_migrations_of_one_object_at_a_time(far: Daemon, tree: Tree, stack: ExitStack) -> None:
+    receivers = [Far(stack, far), Far(stack, far)]
+    lines = [receiver.offer(tree) for receiver in receivers]
+    ids = []
+    for line in lines:
+        send(line, tree, 0, tree.payload.nbytes)
+        ids.append(line.expect(m.Done).id)
+    assert ids[0] == ids[1]
+    for receiver in receivers:
+        receiver.end.close()
+    assert far.fds
+    assert far.status().memory_used <= tree.payload.nbytes + 2 * 4096
+    check_arrived(far, ids[0])
+
+
 class Near:
     """A real sender, whose receiver is the test."""
 

@@ -1,8 +1,7 @@
 """A migration from the side of who wants it: starts both processes and follows their reports.
 
-`start_receiver` and `start_sender` each start one end beside its instance. Whoever has another
-way to start a process on another host starts that end so, and hands on the same orders and
-reports (`endpoint`); nothing else here asks where an end runs.
+`start_receiver` and `start_sender` each start one end beside its instance, and are all that a
+service on another host needs to call. The ends find each other by address and token alone.
 """
 
 from __future__ import annotations
@@ -211,8 +210,13 @@ def migrate(
         return follow(receiver, sender, progress, limit)
 
 
-def follow(receiver: End, sender: End, progress: Progress | None, timeout_s: float) -> ObjectID:
+def follow(
+    receiver: End, sender: End | None, progress: Progress | None, timeout_s: float
+) -> ObjectID:
     """Wait until an object has come, or something went wrong at either end.
+
+    ``sender`` is None if it was started elsewhere: what goes wrong there the receiver hears, or
+    its own deadline passes. If the receiver is elsewhere, follow the sender in its place.
 
     Raises
     ------
@@ -221,13 +225,13 @@ def follow(receiver: End, sender: End, progress: Progress | None, timeout_s: flo
     DeadlineExceededError
         If neither end got on for ``timeout_s``.
     """
-    watched = [receiver, sender]
+    watched = [receiver] if sender is None else [receiver, sender]
     lost: VineyardArrowError | None = None
     while True:
         deadline = time.monotonic() + timeout_s + _GRACE_S
         if not any(end.has_report for end in watched):
             select.select(watched, [], [], max(0.0, deadline - time.monotonic()))
-        if sender in watched and sender.has_report:
+        if sender is not None and sender in watched and sender.has_report:
             try:
                 sender.next(deadline)  # it has finished: so has the receiver, or will
             except VineyardArrowError as error:
