@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def test_graphs(client: Client, there: Client) -> None:
     rng = np.random.default_rng(1)
     vertices = pa.table({"id": np.arange(1000), "w": rng.random(1000)})
     edges = pa.table({"src": rng.integers(0, 1000, 20_000), "dst": rng.integers(0, 1000, 20_000)})
-    graph = Graph.from_tables({"v": vertices}, {("v", "e", "v"): edges}, oid="id")
+    graph = Graph.from_tables({"v": vertices}, {("v", "e", "v"): edges}, oid="id", client=client)
     there_graph = there.get(client.migrate(client.put(graph), to=there))
     there_graph.validate()
     assert there_graph.vertices("v").equals(client_table(graph))
@@ -328,3 +329,15 @@ def test_a_transport_of_another_package(
     monkeypatch.setattr(transports, "_transports", dict(transports._transports))
     assert there.get(client.migrate(client.put("mine"), to=there, transport="mine")) == "mine"
     assert log.read_text() == "connected\n"
+
+
+def test_the_page(client: Client, there: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of docs/migration.md runs as it stands."""
+    monkeypatch.setattr(transports, "_transports", dict(transports._transports))
+    text = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {"client": client, "there": there}
+    for block in blocks:
+        exec(block, names)
+    assert "patient" in transports._transports
