@@ -19,7 +19,8 @@ from ..errors import ConfigError, ConnectionLostError, DeadlineExceededError
 from .transports import DroppedError, transport
 
 _SCHEMA = pa.schema([pa.field("bytes", pa.uint8(), nullable=False)])
-_AHEAD = 2  # blocks that wait on either side of a connection
+_BATCH = 1 << 20  # bytes; gRPC and Arrow's allocator keep dozens about
+_AHEAD = 2  # batches that wait on either side of a connection
 _CLOSE_S = 1.0
 _END = object()
 
@@ -49,9 +50,10 @@ class FlightChannel:
         """See `Channel.send`."""
         if self._broken is not None:
             raise DroppedError(f"a connection of the migration broke off: {self._broken}")
-        whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        whole = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         try:
-            self._outgoing.put(whole, timeout=self._timeout_s)
+            for begin in range(0, len(whole), _BATCH):
+                self._outgoing.put(whole[begin : begin + _BATCH], timeout=self._timeout_s)
         except queue.Full:
             raise DeadlineExceededError("the other end of the migration does not read") from None
 
