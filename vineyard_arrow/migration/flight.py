@@ -19,7 +19,7 @@ from ..errors import ConfigError, ConnectionLostError, DeadlineExceededError
 from .transports import DroppedError, transport
 
 _SCHEMA = pa.schema([pa.field("bytes", pa.uint8(), nullable=False)])
-_BATCH = 1 << 20  # bytes; gRPC and Arrow's allocator keep dozens about
+_BATCH = 512 << 10  # bytes; gRPC and Arrow's allocator keep dozens about
 _AHEAD = 2  # batches that wait on either side of a connection
 _CLOSE_S = 1.0
 _END = object()
