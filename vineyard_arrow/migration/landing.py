@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import InvalidObjectError, ProtocolError
+from ..errors import AccessDeniedError, InvalidObjectError, ProtocolError
 from ..ipc import _core
 from ..ipc import protocol as p
 from ..objects import ObjectID
@@ -182,9 +182,12 @@ def rename_members(streams: bytes, new: dict[int, int]) -> bytes:
 @contextlib.contextmanager
 def _alone(socket: Path) -> Iterator[None]:
     """No other receiver of this daemon puts meanwhile: the same object might come by two."""
-    fd = os.open(socket.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fd = os.open(socket.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise AccessDeniedError(f"cannot lock the folder of {socket}: {error}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # the holder waits for its daemon with a deadline
         yield
     finally:
         os.close(fd)

@@ -51,6 +51,7 @@ class End:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            process_group=0,  # a Ctrl-C is for who migrates, and ends both through us
             cwd="/",
             env=child_environment(),
         )
