@@ -423,7 +423,7 @@ def test_the_token_is_in_no_listing(far: Daemon, stack: ExitStack) -> None:
 
 
 def test_a_sender_that_stops(far: Daemon, tree: Tree, stack: ExitStack) -> None:
-    receiver = Far(stack, far, timeout_s=0.5)
+    receiver = Far(stack, far, timeout_s=1.0)
     line = receiver.offer(tree)
     send(line, tree, 0, m.BLOCK)
     with pytest.raises(DeadlineExceededError):
@@ -434,12 +434,12 @@ def test_a_sender_that_stops(far: Daemon, tree: Tree, stack: ExitStack) -> None:
 
 def test_no_sender_at_all(far: Daemon, stack: ExitStack) -> None:
     with pytest.raises(DeadlineExceededError, match="no sender came"):
-        Far(stack, far, timeout_s=0.1).end.next(deadline())
+        Far(stack, far, timeout_s=1.0).end.next(deadline())
 
 
 def test_a_receiver_that_stops(daemon: Daemon, client: Client, stack: ExitStack) -> None:
-    oid = client.put(np.zeros(64 * MIB, np.uint8))  # more than sockets hold
-    sender = Near(stack, daemon, int(oid), timeout_s=0.5)
+    oid = client.put(np.zeros(32 * MIB, np.uint8))  # more than sockets hold
+    sender = Near(stack, daemon, int(oid), timeout_s=1.0)
     sender.manifest()
     with pytest.raises(DeadlineExceededError):
         sender.end.next(deadline())
