@@ -107,12 +107,12 @@ def rate_of(nbytes: int, times: Sequence[float]) -> str:
     return f"{nbytes / statistics.median(times) / 1e9:.1f} GB/s"
 
 
-def rss_anon() -> int:
-    """Memory that belongs to this process alone."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def rss_anon(pid: int | str = "self") -> int:
+    """Memory that belongs to a process alone."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * KIB
-    raise OSError("/proc/self/status has no RssAnon")
+    raise OSError(f"/proc/{pid}/status has no RssAnon")
 
 
 def back_memory(nbytes: int) -> None:

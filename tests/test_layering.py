@@ -39,7 +39,7 @@ LAYERS = [
     {"service", "ipc.process"},
     {"client"},
     {"rpc"},
-    {"integrations"},
+    {"integrations", "migration"},
     {"daemon", "shared_memory"},
     {"codegen"},
     {"cli", "__main__"},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
@@ -388,6 +389,58 @@ class Client:
             except InvalidObjectError:
                 out.append(unreadable_meta(info))
         return out
+
+    def migrate(
+        self,
+        key: Key,
+        *,
+        to: Client | str | os.PathLike[str],
+        transport: str = "tcp",
+        compression: str | None = None,
+        progress: Callable[[int, int], Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> ObjectID:
+        """Copy an object with all its members to another instance; return its id there.
+
+        Done by a process at each end. All of it appears at once, at the end, or nothing. What
+        has a copy there that came like this is not copied again, and its id returned.
+
+        Parameters
+        ----------
+        key : ObjectID, int or str
+            An id, its printed form, or a name. Names and labels stay here.
+        to : Client, str or path
+            A client of the other instance, or its socket.
+        transport : str
+            How bytes travel: ``"tcp"``, ``"flight"``, or what `vineyard_arrow.migration.transport`
+            has registered.
+        compression : {"zstd", "lz4"}, optional
+            Pays off on networks slower than some 100 MB/s.
+        progress : callable, optional
+            Called with bytes done and bytes in all, after every few MiB.
+        timeout_s : float, optional
+            How long either end may get on with nothing, the client's own timeout by default.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If there is no such object here.
+        StoreFullError
+            If it does not fit there.
+        ConnectionLostError
+            If a process at either end, or the instance there, dies. Nothing is kept.
+        """
+        from .migration import migrate
+
+        return migrate(
+            self,
+            key,
+            to=to,
+            transport=transport,
+            compression=compression,
+            progress=progress,
+            timeout_s=timeout_s,
+        )
 
     # ---- streams
 

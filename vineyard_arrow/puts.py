@@ -19,7 +19,7 @@ from .errors import InvalidObjectError, ProtocolError, VineyardArrowError
 from .ipc import _core
 from .ipc import protocol as p
 from .ipc.memory import Memory, Writer
-from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record
+from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record, check_labels
 from .sessions import Session
 from .streaming import Streaming
 
@@ -195,6 +195,7 @@ class Puts:
             [i.id for i in items], [i.name for i in items if i.name is not None]
         )
         for i, item in enumerate(items):
+            check_labels(item.labels)
             if item.members:
                 self._catalog.check_members(item.members, (before.id for before in items[:i]))
         claims = [c for item in items for c in item.claims]
@@ -246,7 +247,7 @@ class Puts:
                     item.copied,
                     item.gathered,
                     item.shared,
-                    self._user_of(session, segments),
+                    self._user_of(session, segments) if item.vouched else _core.SEVERAL_USERS,
                     signature,
                 ),
                 item.name,
@@ -265,6 +266,7 @@ class Puts:
             place,
             name_place,
             members=item.members,
+            labels={k: v for k, v in item.labels.items() if v},
             signature=signature,
         )
 

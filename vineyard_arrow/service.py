@@ -29,7 +29,7 @@ from .ipc import protocol as p
 from .ipc.blocks import Block, Blocks
 from .ipc.hugepages import SharedFiles
 from .ipc.memory import Memory, Writer
-from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record
+from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record, check_labels
 from .puts import Puts
 from .sessions import Session
 from .streaming import Streaming
@@ -37,7 +37,6 @@ from .streaming import Streaming
 IDS_PER_LEASE = 1 << 16
 MAX_ID_LEASES = 1024  # so many ids a client may have taken and not used yet
 MAX_SEGMENTS = 200  # descriptors in one reply: the kernel passes 253
-MAX_LABELS_NBYTES = 64 << 10
 TRIM_WAITS_S = (0.002, 0.01, 0.05, 0.2)
 
 
@@ -494,8 +493,7 @@ class Service:
         if record is None:
             raise self.finds.missing(m.id)
         labels = {k: v for k, v in {**record.labels, **m.labels}.items() if v}
-        if sum(len(k) + len(v) for k, v in labels.items()) > MAX_LABELS_NBYTES:
-            raise InvalidObjectError(f"labels of over {MAX_LABELS_NBYTES} characters")
+        check_labels(labels)
         record.labels = labels
         return p.Done(), []
 

@@ -7,7 +7,7 @@ Arrow's C++ API. Input is checked, and errors are worded, in Python above it. `M
 means the store has no room; `RuntimeError` carries the operating system's or Arrow's words.
 """
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -78,6 +78,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         void confirm(const vector[Range]&)
         void abandon(const vector[Range]&)
         vector[Range] sealed_in_use()
+        cbool allocate_extent(uint64_t, Range*) except +
         void trim()
     cdef cppclass CPool "vineyard::Pool"(CMemoryPool):
         pass
@@ -146,6 +147,10 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         cbool dictionaries
         int64_t rows, num_batches
     vector[Range] c_buffer_ranges "vineyard::buffer_ranges"(uint8_t*, uint64_t, uint64_t) except +
+    vector[Range] c_buffer_places "vineyard::buffer_places"(uint8_t*, uint64_t, uint64_t) except +
+    cdef struct Move:
+        pass
+    void c_relocate "vineyard::relocate"(uint8_t*, uint64_t, uint64_t, const Move*, size_t) except +
     vector[RawPart] split_parts(uint8_t*, uint64_t) except +
     shared_ptr[CSchema] read_schema(const RawPart&) except +
     shared_ptr[CTable] read_table(const RawPart&, const shared_ptr[CSchema]&, const shared_ptr[CBuffer]&, cbool) except +
@@ -276,6 +281,39 @@ def buffer_ranges(const uint8_t[::1] streams, uint64_t space):
     if streams.shape[0] == 0:
         raise RuntimeError("object metadata is empty")
     return from_ranges(c_buffer_ranges(<uint8_t*>&streams[0], streams.shape[0], space))
+
+
+def buffer_places(const uint8_t[::1] streams, uint64_t space):
+    """Ranges (offset, nbytes) of the store that the buffers of these messages are, each once."""
+    if streams.shape[0] == 0:
+        raise RuntimeError("object metadata is empty")
+    return from_ranges(c_buffer_places(<uint8_t*>&streams[0], streams.shape[0], space))
+
+
+def relocate(bytes streams, uint64_t space, const uint64_t[:, ::1] moves):
+    """These messages, with their buffers where `moves` brought them: rows (from, nbytes, to), ascending.
+
+    RuntimeError if one lies in no single move.
+    """
+    if len(streams) == 0 or moves.shape[1] != 3:
+        raise RuntimeError("object metadata is empty, or a move has not three numbers")
+    cdef bytes out = PyBytes_FromStringAndSize(<char*>streams, len(streams))
+    cdef const Move* first = <const Move*>&moves[0, 0] if moves.shape[0] else NULL
+    c_relocate(<uint8_t*><char*>out, len(out), space, first, moves.shape[0])
+    return out
+
+
+def members_place(const uint8_t[::1] streams):
+    """Where in these messages the descriptor of the object's members is: (begin, end), or None."""
+    cdef CMembers members
+    if streams.shape[0] == 0:
+        raise RuntimeError("object metadata is empty")
+    cdef uint8_t* data = <uint8_t*>&streams[0]
+    cdef vector[RawPart] raw = split_parts(data, streams.shape[0])
+    if raw.size() < 2 or not c_read_members(raw.back(), &members):
+        return None
+    cdef Py_ssize_t begin = <uint8_t*>members.params.data() - data
+    return begin, begin + <Py_ssize_t>members.params.size()
 
 
 cdef class SchemaEntry:
@@ -679,6 +717,30 @@ cdef class Attachment:
                 from_ranges(c_buffer_ranges(blob.streams, header.stream_nbytes, self.a.space)))
 
 
+    def messages(self, uint64_t key, Pin pin not None):
+        """A copy of the messages of a pinned object; MISS, or segments to be mapped, as `read`."""
+        cdef Blob blob
+        cdef vector[uint32_t] missing
+        cdef uint64_t version = 0
+        if self.open_blob(key, pin, &blob, &missing, &version).get() == NULL:
+            return MISS
+        if not missing.empty():
+            return tuple(missing)
+        return PyBytes_FromStringAndSize(<char*>blob.streams, blob.header.stream_nbytes)
+
+    def buffer(self, uint64_t offset, uint64_t nbytes, Pin pin not None):
+        """A range of the store that an object pinned by `pin` lies in, as a read-only buffer."""
+        for begin, size, _ in self.segments.values():
+            if begin <= offset and offset - begin <= size and nbytes <= size - (offset - begin):
+                return pa.foreign_buffer(<uint64_t>self.a.base + offset, nbytes, pin)
+        raise ValueError("a range lies in no mapped segment")
+
+    @property
+    def space(self):
+        """Size of the address space."""
+        return self.a.space
+
+
 cdef class WeakAttachment:
     """Finds an attachment again for as long as anything needs it, and keeps none alive."""
 
@@ -726,6 +788,20 @@ cdef _Written written_schema(schema, str typename, bytes params):
         _written.clear()
     _written[key] = entry
     return entry
+
+
+cdef class Reserved:
+    """Memory of this process's lease that a put copies to: a writable buffer.
+
+    To be written only until its plan is decided.
+    """
+
+    cdef Attachment attachment
+    cdef uint8_t* at
+    cdef readonly uint64_t offset, nbytes
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.at, self.nbytes, False, flags)
 
 
 cdef class Plan:
@@ -788,6 +864,22 @@ cdef class Plan:
                 self.plan.place_standalone(<uint8_t*>view.buf, offset)
         finally:
             PyBuffer_Release(&view)
+
+    def reserve(self, uint64_t nbytes):
+        """Memory to be filled, one claim more of this plan; MemoryError when full."""
+        cdef Reserved extent = Reserved.__new__(Reserved)
+        cdef Range place
+        cdef cbool found
+        with nogil:
+            found = self.attachment.a.lease.allocate_extent(nbytes, &place)
+        if not found:
+            raise MemoryError
+        self.plan.claims.push_back(place)
+        extent.attachment = self.attachment
+        extent.at = self.attachment.a.lease.writable(place.offset)
+        extent.offset = place.offset
+        extent.nbytes = nbytes
+        return extent
 
     def streams(self):
         cdef string s = self.plan.streams()

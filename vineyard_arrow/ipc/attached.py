@@ -258,6 +258,10 @@ class Attached:
 
         return self._look(key, look)[0]  # type: ignore[no-any-return]
 
+    def messages(self, key: int, pin: _core.Pin) -> bytes:
+        """The messages of object ``key``, as they are stored; what they refer to gets mapped."""
+        return self._look(key, lambda: self._core.messages(key, pin))  # type: ignore[no-any-return]
+
     def _look(self, key: int, look: Callable[[], Any], root: int | None = None) -> Any:
         if self.connection.lost == "forked":
             self._reconnect()

@@ -323,8 +323,8 @@ class Plan {
 
 // ---- where buffers lie ---------------------------------------------------------------
 
-// Ranges of the store that the buffers of these messages need, merged by page, ascending.
-inline std::vector<Range> buffer_ranges(uint8_t* data, uint64_t nbytes, uint64_t space) {
+// Ranges of the store that the buffers of these messages are, ascending, each once.
+inline std::vector<Range> buffer_places(uint8_t* data, uint64_t nbytes, uint64_t space) {
   std::vector<Range> all;
   for (StreamCursor cursor(data, nbytes); !cursor.done();) {
     auto [at, n] = cursor.next();
@@ -340,7 +340,16 @@ inline std::vector<Range> buffer_ranges(uint8_t* data, uint64_t nbytes, uint64_t
       all.push_back({static_cast<uint64_t>(e.offset), static_cast<uint64_t>(e.length)});
     }
   }
-  std::sort(all.begin(), all.end(), [](const Range& a, const Range& b) { return a.offset < b.offset; });
+  auto key = [](const Range& r) { return std::pair(r.offset, r.nbytes); };
+  std::sort(all.begin(), all.end(), [&](const Range& a, const Range& b) { return key(a) < key(b); });
+  all.erase(std::unique(all.begin(), all.end(), [&](const Range& a, const Range& b) { return key(a) == key(b); }),
+            all.end());
+  return all;
+}
+
+// The same, merged by page: what must be sealed.
+inline std::vector<Range> buffer_ranges(uint8_t* data, uint64_t nbytes, uint64_t space) {
+  std::vector<Range> all = buffer_places(data, nbytes, space);
   std::vector<Range> out;
   for (auto& r : all) {
     if (!out.empty()) {
@@ -354,6 +363,34 @@ inline std::vector<Range> buffer_ranges(uint8_t* data, uint64_t nbytes, uint64_t
     out.push_back(r);
   }
   return out;
+}
+
+// A range of the store whose bytes now lie elsewhere.
+struct Move {
+  uint64_t from, nbytes, to;
+};
+
+// Lets the buffers of these messages lie where `moves`, ascending, have brought them. Throws if
+// one does not lie within a single move.
+inline void relocate(uint8_t* data, uint64_t nbytes, uint64_t space, const Move* moves, size_t n_moves) {
+  buffer_places(data, nbytes, space);  // all make sense
+  for (StreamCursor cursor(data, nbytes); !cursor.done();) {
+    auto [at, n] = cursor.next();
+    FlatMessage flat(at, n);
+    for (uint64_t i = 0; i < flat.num_buffers(); i++) {
+      BufferEntry e = flat.buffer(i);
+      if (!e.length) {
+        flat.set_offset(i, 0);
+        continue;
+      }
+      uint64_t from = decode_offset(e.offset), end = from + e.length;
+      const Move* m = std::upper_bound(moves, moves + n_moves, from,
+                                       [](uint64_t o, const Move& move) { return o < move.from; });
+      if (m == moves || (--m, end > m->from + m->nbytes))
+        throw std::runtime_error("a buffer lies where nothing was received");
+      flat.set_offset(i, encode_offset(m->to + (from - m->from)));
+    }
+  }
 }
 
 // ---- private copies ------------------------------------------------------------------------

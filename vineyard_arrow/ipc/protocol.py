@@ -92,6 +92,8 @@ class PutItem(_Message, tag="item"):
     members: list[Id] = []  # objects that this one is composed of; they must be there
     signature: Id = 0  # that of the object it is a copy of, if it is one
     stream: Id = 0  # append it to this stream; it is then no object by itself
+    labels: Mapping[str, str] = {}  # its first labels, there as soon as it is
+    vouched: bool = True  # if not, it counts as put by several users
 
 
 class Put(_Message, tag="put"):

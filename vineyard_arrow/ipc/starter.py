@@ -77,9 +77,6 @@ def start_daemon(arguments: list[str], path: Path, timeout_s: float) -> int:
         If it is not up in time.
     """
     ready, told = os.pipe2(os.O_CLOEXEC)
-    # The daemon runs this very package, wherever it was imported from.
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     log = os.open(f"{path}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(
@@ -90,7 +87,7 @@ def start_daemon(arguments: list[str], path: Path, timeout_s: float) -> int:
             pass_fds=[told],
             start_new_session=True,
             cwd="/",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=child_environment(),
         )
     finally:
         os.close(told)
@@ -98,6 +95,13 @@ def start_daemon(arguments: list[str], path: Path, timeout_s: float) -> int:
     # The process forks at once and its parent ends: init reaps the daemon, not we.
     process.wait()
     return await_ready(ready, path, timeout_s)
+
+
+def child_environment() -> dict[str, str]:
+    """That of a process that runs this very package, wherever it was imported from."""
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def await_ready(fd: int, path: Path, timeout_s: float) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -28,6 +28,7 @@ from ..machine import counted
 from ..objects import ObjectID
 
 MAX_NAME_NBYTES = 4096
+MAX_LABELS_NBYTES = 64 << 10
 MAX_COMPARED = 50  # names: with more, a miss would take milliseconds
 OURS = "vineyard."
 _ID = re.compile("o[0-9a-fA-F]{16}")
@@ -53,6 +54,12 @@ class Record:
     labels: dict[str, str] = field(default_factory=dict)
     signature: int = 0
     deep: bool = False  # once deleted: members that nothing else needs go with it
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """InvalidObjectError if these labels are too many for one object."""
+    if sum(len(k) + len(v) for k, v in labels.items()) > MAX_LABELS_NBYTES:
+        raise InvalidObjectError(f"labels of over {MAX_LABELS_NBYTES} characters")
 
 
 @dataclass(slots=True)
