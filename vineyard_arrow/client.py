@@ -24,7 +24,7 @@ from .handles import ObjectHandle
 from .ipc import protocol as p
 from .ipc.connection import seconds
 from .ipc.process import attach
-from .objects import Member, ObjectID, ObjectMeta
+from .objects import InstanceInfo, Member, ObjectID, ObjectMeta
 from .reading import Check, stored_object, value_of
 from .registry import (
     Encoder,
@@ -571,6 +571,18 @@ class Client:
     def instance(self) -> int:
         """Number of the instance this client is attached to."""
         return self._a.instance
+
+    def instances(self) -> list[InstanceInfo]:
+        """All instances of the cluster that are up, by number; without a cluster, this one.
+
+        As far as the daemon has heard: if the cluster's metadata cannot be reached (see
+        `status`), how it was then.
+        """
+        reply, _ = self._a.request(p.ListInstances())
+        return [
+            InstanceInfo(i.number, i.host, i.pid, i.socket, i.rpc, i.version, i.lease)
+            for i in reply.instances
+        ]
 
     def status(self) -> p.Status:
         """The daemon's figures; see `vineyard_arrow.ipc.protocol.Status`. Sizes are in bytes."""

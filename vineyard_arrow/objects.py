@@ -12,7 +12,7 @@ from .errors import InvalidObjectError, ObjectNotFoundError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Member", "ObjectID", "ObjectMeta", "PartMeta"]
+__all__ = ["InstanceInfo", "Member", "ObjectID", "ObjectMeta", "PartMeta"]
 
 _DIGITS = frozenset("0123456789abcdefABCDEF")
 
@@ -76,6 +76,37 @@ class Member(NamedTuple):
 
     id: ObjectID
     typename: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceInfo:
+    """An instance of a cluster that is up.
+
+    Attributes
+    ----------
+    number : int
+        The top 24 bits of the ids of its objects; fresh whenever it starts.
+    host : str
+        Name of its machine.
+    pid : int
+        Of its daemon, there.
+    socket : str
+        Path of its socket, there.
+    rpc : str
+        ``host:port`` where it serves over TCP; empty if it does not.
+    version : str
+        Of this package.
+    lease : int
+        What the cluster knows it by: it is counted out when that ends.
+    """
+
+    number: int
+    host: str
+    pid: int
+    socket: str
+    rpc: str
+    version: str
+    lease: int
 
 
 # What meta["..."] also answers to, as Vineyard's does; a user's own keys are others.

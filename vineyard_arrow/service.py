@@ -9,13 +9,13 @@ from __future__ import annotations
 import fcntl
 import heapq
 import os
-import secrets
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from . import __version__
+from .cluster import Cluster
 from .errors import (
     InvalidObjectError,
     ObjectNotFoundError,
@@ -63,6 +63,8 @@ class Service:
         ``watch(fd, function)``: call when the descriptor is readable; None ends it.
     connect : callable
         Makes a connected socket pair, serves one end, returns (session, other end).
+    cluster : Cluster
+        That this instance is in; its descriptor is watched here. Whoever made it closes it.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Service:
         watch: Callable[[int, Callable[[], None] | None], None],
         connect: Callable[[Session], tuple[Session, int]],
         stop: Callable[[], None],
+        cluster: Cluster,
         rpc: Callable[[], str] = str,
     ) -> None:
         self._files = files
@@ -85,7 +88,8 @@ class Service:
         self._stop = stop
         self.started = time.monotonic()
         self.memory = Memory(files, limit, idle_s, min(limit, 4 << 30) + (64 << 20))
-        self.instance = secrets.randbelow((1 << 24) - 1) + 1
+        self.cluster = cluster
+        self.instance = cluster.number
         self._next_id = 1
         self._next_client = 1
         self._slots = max_objects
@@ -134,6 +138,7 @@ class Service:
         )
         self._tidying = False
         self._closing = False
+        watch(cluster.fd, cluster.drain)
 
     # ---- sessions
 
@@ -583,8 +588,17 @@ class Service:
             sum(len(stream.batches) for stream in self.streaming),
             sum(stream.stored for stream in self.streaming),
             self.rpc(),
+            self.cluster.where,
+            len(self.cluster.states()),
+            self.cluster.member.fenced,
+            self.cluster.unavailable_s,
         )
         return status, []
+
+    def _list_instances(
+        self, session: Session, _: int, m: p.ListInstances
+    ) -> tuple[Any, list[int]]:
+        return p.Instances(self.cluster.states()), []
 
     def _trim(self, session: Session, _: int, m: p.Trim) -> tuple[Any, list[int]]:
         self.memory.ask_trim()
@@ -604,6 +618,7 @@ class Service:
 
     def close(self) -> None:
         """Close every descriptor; what clients have mapped stays as it is."""
+        self._watch(self.cluster.fd, None)
         for session in list(self.sessions):
             self.left(session)
         self.blocks.close()
@@ -643,6 +658,7 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.OpenBlock: Service._open_block,
     p.UnlinkBlock: Service._unlink_block,
     **dict.fromkeys(_STREAMING, Service._stream),
+    p.ListInstances: Service._list_instances,
     p.GetStatus: Service._status,
     p.Trim: Service._trim,
     p.Stop: Service._stop_daemon,
@@ -650,5 +666,6 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
 # What a connection may ask without attaching a process.
 _UNATTACHED = {
     *(p.Hello, p.Find, p.GetStatus, p.Stop, p.ListObjects, p.ListNames, p.Trim, p.Clear),
+    p.ListInstances,
     *_STREAMING,
 }

@@ -245,6 +245,10 @@ class ListStreams(_Message, tag="streams"):
     pattern: str
 
 
+class ListInstances(_Message, tag="instances"):
+    """Instances of the cluster, as far as this one has heard."""
+
+
 class GetStatus(_Message, tag="status"):
     pass
 
@@ -379,6 +383,20 @@ class Objects(_Message, tag="listed"):
     total: int
 
 
+class InstanceState(_Message, tag="instance"):
+    number: int
+    host: str
+    pid: int
+    socket: str
+    rpc: str
+    version: str
+    lease: int
+
+
+class Instances(_Message, tag="all-instances"):
+    instances: list[InstanceState]
+
+
 class ClientInfo(_Message, tag="client"):
     client: int
     pid: int
@@ -428,6 +446,10 @@ class Status(_Message, tag="state"):
     stream_batches: int  # that are in the store; they are not among the objects
     stream_nbytes: int  # of their extents
     rpc: str = ""  # where it is served over TCP, or why it is not at the moment
+    meta: str = ""  # where the metadata of the cluster is
+    cluster_instances: int = 0  # in the cluster, as far as this one has heard
+    fenced: bool = False  # the cluster counted this instance out
+    unavailable_s: float | None = None  # for how long the cluster's metadata was not reached
 
 
 class Done(_Message, tag="done"):
@@ -473,6 +495,7 @@ Request = (
     | EndStream
     | DropStream
     | ListStreams
+    | ListInstances
     | GetStatus
     | Trim
     | Clear
@@ -494,6 +517,7 @@ Reply = (
     | Names
     | Objects
     | ObjectInfo
+    | Instances
     | Status
     | Done
     | Retired

@@ -60,6 +60,7 @@ class InstanceRecord:
     pid: int
     socket: str = ""
     rpc: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,12 @@ def register(layout: Layout, instance: InstanceRecord) -> Transaction:
     """Make an instance known; a conflict means that this lease is registered already."""
     key = layout.instance(instance.iid)
     return Transaction((absent(key),), (Put(key, _json(instance), instance.iid),))
+
+
+def announce(layout: Layout, instance: InstanceRecord) -> Transaction:
+    """Say something new of an instance; a conflict means that it isn't registered."""
+    key = layout.instance(instance.iid)
+    return Transaction((exists(key),), (Put(key, _json(instance), instance.iid),))
 
 
 def persist(layout: Layout, record: ObjectRecord) -> Transaction:

@@ -171,6 +171,7 @@ Passed = (
     | p.EndStream
     | p.DropStream
     | p.ListStreams
+    | p.ListInstances
     | p.GetStatus
     | p.Trim
     | p.Clear
