@@ -100,8 +100,8 @@ class Cluster:
 
     def _apply(self, changes: Changes) -> None:
         for event in changes.events:
-            record = self._parsed(event.item) if event.item is not None else None
             if event.key.startswith(self.layout.prefix + "i/"):
+                record = self._parsed(event.item) if event.item is not None else None
                 if isinstance(record, InstanceRecord):
                     self._instances[event.key] = record
                 else:
