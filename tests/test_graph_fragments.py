@@ -435,10 +435,10 @@ def test_one_by_one_and_tied_later(client: Client) -> None:
 
 def test_fragments_are_opened_when_asked_for(client: Client, requests: list[str]) -> None:
     got = client.get(client.put(partition(several(client), 4, client=client)))
-    assert got._fragments == {}
+    assert got._opened == {}
     assert (got.num_vertices(), got.num_edges()) == (65, 210)
     assert got[2].fid == got[-2].fid == 2
-    assert list(got._fragments) == [2]
+    assert list(got._opened) == [2]
     assert [f.fid for f in got[1:3]] == [1, 2]
     with pytest.raises(IndexError):
         got[4]

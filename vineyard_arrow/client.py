@@ -178,6 +178,7 @@ class Client:
         resolver: Resolver | None = None,
         trusted: bool | None = None,
         validate: Check = "structure",
+        fetch: bool = False,
     ) -> Any:
         """The value of an object, over the store's own memory: nothing is copied.
 
@@ -207,6 +208,9 @@ class Client:
             costs nothing to speak of; "full" that no offset and no index does either, which
             looks at all of them. Whoever may write the store's memory can do so after the
             check, unless ``mode="copy"``: then what is checked is the copy.
+        fetch : bool
+            If the object lives on another instance of the cluster, copy it to this one's
+            memory first, once: later gets find the copy. See docs/distributed.md.
 
         Raises
         ------
@@ -226,9 +230,15 @@ class Client:
         try:
             raw = attached.read(object_id, mode)
         except ObjectNotFoundError:
-            if not timeout_s:
+            if fetch and ObjectID(object_id).instance != self.instance:
+                from .fetching import fetched
+
+                object_id = fetched(self, ObjectID(object_id))
+            elif timeout_s:
+                object_id = attached.wait_for(object_id, timeout_s)
+            else:
                 raise
-            raw = attached.read(attached.wait_for(object_id, timeout_s), mode)
+            raw = attached.read(object_id, mode)
         stored = stored_object(self, object_id, raw, mode, trusted, validate)
         return value_of(stored, as_, resolver)
 
@@ -441,6 +451,60 @@ class Client:
             progress=progress,
             timeout_s=timeout_s,
         )
+
+    # ---- the cluster
+
+    def where(self, key: Key) -> InstanceInfo:
+        """The instance that owns an object, by its id; no data is touched.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If that instance is not in the cluster.
+        """
+        from .fetching import owner_of
+
+        return owner_of(self, ObjectID(self._resolve(key)))
+
+    def create_global(
+        self,
+        partitions: Sequence[Any],
+        *,
+        bounds: Sequence[tuple[Any, Any]] | None = None,
+        key: str | None = None,
+        offsets: Sequence[Sequence[int]] | None = None,
+        name: str | None = None,
+    ) -> ObjectID:
+        """Put an object made of partitions that may live on several instances; return its id.
+
+        Parameters
+        ----------
+        partitions : sequence
+            In order. Ids or names of objects, here or on other instances, or values, which are
+            put here. All of them tables (or record batches), frames of one library, or NumPy
+            arrays: a `GlobalTable`, `GlobalDataFrame` or `GlobalTensor` is what a get gives.
+        bounds : sequence of (lower, upper), optional
+            For tables and frames: the least and the greatest value of column ``key`` in each.
+            They are taken as told.
+        key : str, optional
+            The column that ``bounds`` are of.
+        offsets : sequence of tuple of int, optional
+            For arrays: where the first element of each lies in the whole. They have to make a
+            grid. By default they follow each other along the first axis.
+        name : str, optional
+            As in `put`.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If a partition is not there.
+        InvalidObjectError
+            If they do not fit together.
+        """
+        from .distributed import global_of
+
+        made = global_of(self, partitions, bounds=bounds, key=key, offsets=offsets)
+        return self.put(made, name=name)
 
     # ---- streams
 

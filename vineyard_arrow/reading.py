@@ -92,6 +92,16 @@ class Source:
         """A handle on an object."""
         return self._client.get_object(key)
 
+    def get_fetched(self, stored: StoredObject, key: int) -> Any:
+        """The value of another object, got as this one; copied here if it lives elsewhere."""
+        return self._client.get(
+            key,
+            mode=stored.mode,  # type: ignore[arg-type]
+            trusted=stored.trusted,
+            validate="full" if stored.validate else "structure",
+            fetch=True,
+        )
+
     def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:
         """The parts of an object once more, in memory that may be written."""
         return self._client._a.private(stored.id, stored.parts)

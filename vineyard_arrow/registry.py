@@ -118,6 +118,9 @@ class Source(Protocol):
     def get_object(self, key: int) -> Any:
         """A handle on an object."""
 
+    def get_fetched(self, stored: StoredObject, key: int) -> Any:
+        """The value of another object, got as this one; copied here if it lives elsewhere."""
+
     def read_private(self, stored: StoredObject) -> Sequence[StoredPart]:
         """The same parts over memory private to this get, copy-on-write."""
 
@@ -401,7 +404,8 @@ _BUILDER_MODULES = {
     "torch": "torch",
     "vineyard_arrow": "object",
     "xarray": "xarray",
-    # Modules of ours, loaded with the first graph or fragment alone.
+    # Modules of ours, loaded with the first such value alone.
+    "vineyard_arrow.distributed": "distributed",
     "vineyard_arrow.graph.graph": "graph",
     "vineyard_arrow.graph.edge_cut": "fragments",
     "vineyard_arrow.graph.global_graph": "fragments",
@@ -429,6 +433,9 @@ _RESOLVER_MODULES |= dict.fromkeys(
 _RESOLVER_MODULES |= dict.fromkeys(("tensor",), "numpy")
 _RESOLVER_MODULES |= {"object": "object", "shared": "shared", "graph": "graph"}
 _RESOLVER_MODULES |= dict.fromkeys(("fragment", "global_graph"), "fragments")
+_RESOLVER_MODULES |= dict.fromkeys(
+    ("global_table", "global_dataframe", "global_tensor"), "distributed"
+)
 
 
 # Forms through which any other is reached, and the typename whose resolvers start there.

@@ -6,14 +6,15 @@ for, so fragments may lie on other instances, as far as what opens them reaches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from ..errors import InvalidGraphError, ObjectNotFoundError, StoreFullError, VertexNotFoundError
+from ..errors import InvalidGraphError, StoreFullError, VertexNotFoundError
 from ..objects import ObjectID
+from ..partitions import GlobalObject, Open
 from .arrays import Array, allocate, combined, taken, values_of
 from .balance import check_number, moved_owners
 from .edge_cut import Figures, Fragment
@@ -30,11 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GlobalGraph"]
 
-Open = Callable[[int, ObjectID], Any]
-"""What gets fragment ``fid`` by its object id."""
 
-
-class GlobalGraph(Sequence[Fragment]):
+class GlobalGraph(GlobalObject[Fragment]):
     """A graph in fragments, by fid: a sequence that opens them when asked for.
 
     Made by `partition`, got from a store, or of fragments that were put one by one, each got
@@ -61,6 +59,7 @@ class GlobalGraph(Sequence[Fragment]):
         If they are not all of one partition.
     """
 
+    _word, _whole = "fragment", "graph"
     origin: Origin | None = None
 
     def __init__(self, fragments: Sequence[Fragment]) -> None:
@@ -75,11 +74,10 @@ class GlobalGraph(Sequence[Fragment]):
                 raise InvalidGraphError(f"fragment {fid} has other labels than fragment 0")
         if not fragments:
             raise InvalidGraphError("a graph in no fragments")
-        self._fragments: dict[int, Fragment] = dict(enumerate(fragments))
         self.figures = [fragment.figures() for fragment in fragments]
         origins = (fragment.origin for fragment in fragments)
-        self.object_ids = [origin and ObjectID(origin.id) for origin in origins]
-        self._open: Open | None = None
+        ids = [origin and ObjectID(origin.id) for origin in origins]
+        self._begin(ids, dict(enumerate(fragments)), None)
 
     @classmethod
     def stored(
@@ -87,8 +85,8 @@ class GlobalGraph(Sequence[Fragment]):
     ) -> GlobalGraph:
         """Of fragments that are got by ``open_`` when they are asked for."""
         self = cls.__new__(cls)
-        self._fragments = {}
-        self.figures, self.object_ids, self._open = list(figures), list(object_ids), open_
+        self.figures = list(figures)
+        self._begin(object_ids, {}, open_)
         return self
 
     # ---- fragments
@@ -98,19 +96,14 @@ class GlobalGraph(Sequence[Fragment]):
         """How many fragments there are."""
         return len(self.figures)
 
-    def __len__(self) -> int:
-        return len(self.figures)
-
-    def __getitem__(self, fid: Any) -> Any:
-        if isinstance(fid, slice):
-            return [self.fragment(i) for i in range(*fid.indices(self.fnum))]
-        return self.fragment(fid + self.fnum if -self.fnum <= fid < 0 else fid)
-
-    def __iter__(self) -> Iterator[Fragment]:
-        return map(self.fragment, range(self.fnum))
-
-    def fragment(self, fid: int) -> Fragment:
+    def fragment(self, fid: int, *, fetch: bool = False) -> Fragment:
         """Fragment ``fid``: got from its store the first time.
+
+        Parameters
+        ----------
+        fid : int
+        fetch : bool
+            Copy it to the client's store if it lives on another instance, see `Client.get`.
 
         Raises
         ------
@@ -121,24 +114,17 @@ class GlobalGraph(Sequence[Fragment]):
         InvalidGraphError
             If another object is in its place.
         """
-        if not 0 <= fid < self.fnum:
-            raise VertexNotFoundError(f"no fragment {fid}: there are {self.fnum}")
-        found = self._fragments.get(fid)
-        if found is None:
-            assert self._open is not None
-            object_id = self.object_ids[fid]
-            assert object_id is not None
-            try:
-                found = self._open(fid, object_id)
-            except ObjectNotFoundError as error:
-                raise ObjectNotFoundError(
-                    f"fragment {fid} ({object_id}) of this graph is gone: {error.message}",
-                    "it was deleted, or its instance is not there",
-                ) from None
-            if not isinstance(found, Fragment) or (found.fid, found.fnum) != (fid, self.fnum):
-                raise InvalidGraphError(f"{object_id} is {found!r}, not fragment {fid}")
-            self._fragments[fid] = found
+        found: Fragment = self._one(fid, fetch)
         return found
+
+    def _one(self, index: int, fetch: bool = False) -> Any:
+        if not 0 <= index < self.fnum:
+            raise VertexNotFoundError(f"no fragment {index}: there are {self.fnum}")
+        return super()._one(index, fetch)
+
+    def _check(self, index: int, found: Any) -> None:
+        if not isinstance(found, Fragment) or (found.fid, found.fnum) != (index, self.fnum):
+            raise InvalidGraphError(f"{self.object_ids[index]} is {found!r}, not fragment {index}")
 
     def num_vertices(self) -> int:
         """Vertices of the whole graph, of all labels. No fragment is opened."""

@@ -7,19 +7,18 @@ members too: kept with it, and deleted with it.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import pyarrow as pa
 
-from ..errors import InvalidGraphError, ObjectNotFoundError, VineyardArrowError
+from ..errors import InvalidGraphError, VineyardArrowError
 from ..graph.edge_cut import Figures, Fragment
 from ..graph.global_graph import GlobalGraph
 from ..graph.graph import Graph
 from ..graph.vertex_map import VertexMap
-from ..objects import ObjectID
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .graph import origin_of
+from .partitions import prefix_of, put_partitions, stored_partitions
 
 __all__: list[str] = []
 
@@ -30,15 +29,10 @@ _FIGURES = ("inner", "outer", "edges", "cut")
 _SCHEMA = pa.schema([("object", pa.uint64()), *((name, pa.int64()) for name in _FIGURES)])
 
 
-def _prefix(encoder: Encoder) -> dict[str, str]:
-    """Of the names of members, where other values of the same object have some already."""
-    return {"prefix": f"{len(encoder.parts)}/"} if encoder.members else {}
-
-
 @builtin_registry.builder(Fragment)
 def build_fragment(fragment: Fragment, encoder: Encoder) -> Part:
     """The description; graph, tables and ids become members."""
-    prefix = _prefix(encoder)
+    prefix = prefix_of(encoder)
     for name, value in fragment.members().items():
         encoder.put_member(prefix.get("prefix", "") + name, value)
     labels = [each.name for each in fragment.graph.schema.vertices]
@@ -82,20 +76,8 @@ def resolve_fragment(part: StoredPart, stored: StoredObject) -> Fragment:
 @builtin_registry.builder(GlobalGraph)
 def build_global_graph(graph: GlobalGraph, encoder: Encoder) -> Part:
     """The table of fragments; those that are in no store yet are put."""
-    prefix = _prefix(encoder)
-    ids = []
-    for fid, object_id in enumerate(graph.object_ids):
-        name = f"{prefix.get('prefix', '')}{fid}"
-        if object_id is None:
-            object_id = encoder.put_member(name, graph.fragment(fid))
-        else:
-            try:
-                encoder.add_member(name, object_id)
-            except ObjectNotFoundError:  # it may live elsewhere
-                new_id = encoder.new_id
-                if new_id is None or object_id.instance == ObjectID(new_id()).instance:
-                    raise
-        ids.append(int(object_id))
+    prefix = prefix_of(encoder)
+    ids = put_partitions(graph, encoder, prefix.get("prefix", ""))
     figures = [[getattr(each, name) for each in graph.figures] for name in _FIGURES]
     arrays = [pa.array(ids, pa.uint64()), *(pa.array(column, pa.int64()) for column in figures)]
     batch = pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
@@ -110,23 +92,9 @@ def resolve_global_graph(part: StoredPart, stored: StoredObject) -> GlobalGraph:
         raise _no_sense("its table is of another schema, or has nulls")
     if not table.num_rows or stored.source is None:
         raise _no_sense("there are no fragments")
-    source, handles = stored.source, {}
-    for fid, number in enumerate(table["object"].to_pylist()):
-        name = f"{prefix}{fid}"
-        if name in stored.composed_of:
-            if stored.composed_of[name][0] != number:
-                raise _no_sense(f"fragment {fid} is not its member of that number")
-            with contextlib.suppress(ObjectNotFoundError):  # which is told when it is asked for
-                handles[fid] = source.get_object(number)  # a pin: it stays, deleted or not
     columns = [table[name].to_pylist() for name in _FIGURES]
     figures = [Figures(*row) for row in zip(*columns, strict=True)]
-    options = {"mode": stored.mode, "trusted": stored.trusted}
-    options["validate"] = "full" if stored.validate else "structure"
-
-    def open_(fid: int, object_id: ObjectID) -> Any:
-        return (handles.get(fid) or source.get_object(object_id)).get(**options)
-
-    ids = [ObjectID(number) for number in table["object"].to_pylist()]
+    ids, open_ = stored_partitions(table["object"].to_pylist(), stored, prefix)
     graph = GlobalGraph.stored(ids, figures, open_)
     graph.origin = origin_of(part, stored)
     return graph

@@ -1,0 +1,133 @@
+"""Dask over global objects: real workers in processes of their own, beside two real daemons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from conftest import Daemon
+
+import vineyard_arrow
+from vineyard_arrow.client import Client
+from vineyard_arrow.metadata.etcd.server import EtcdServers
+
+pytest.importorskip("dask.dataframe")
+distributed = pytest.importorskip("distributed")
+
+from vineyard_arrow.integrations import dask as vd  # noqa: E402
+
+SMALL = ("--memory-limit", "128MiB", "--pages", "small")
+
+
+def attach(socket: str) -> int:
+    os.environ["VINEYARD_ARROW_SOCKET"] = socket
+    return vineyard_arrow.default_client().instance
+
+
+def place(frame: pd.DataFrame) -> pd.DataFrame:
+    """Where a partition was seen, and by whom."""
+    column = frame["k"].array.__arrow_array__().chunk(0)
+    values = np.frombuffer(column.buffers()[1], np.int64)
+    client = vineyard_arrow.default_client()
+    for meta in client.list_objects("table"):
+        memory = client.get(meta.id)["k"].chunk(0).buffers()[1]
+        if memory.address == values.ctypes.data:
+            return pd.DataFrame({"instance": [client.instance], "shared": [True]})
+    return pd.DataFrame({"instance": [client.instance], "shared": [False]})
+
+
+@pytest.fixture(scope="module")
+def cluster(folder) -> Iterator[tuple[Daemon, Daemon, object]]:
+    from conftest import run_daemon
+
+    with EtcdServers(options=["--unsafe-no-fsync"]) as etcd:
+        meta = ("--meta", f"etcd://{etcd.address}/dask")
+        daemons = [run_daemon(folder, f"dask{i}", *SMALL, *meta) for i in range(2)]
+        try:
+            with (
+                distributed.LocalCluster(
+                    n_workers=2,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    memory_limit="1GiB",
+                ) as local,
+                distributed.Client(local) as scheduler,
+            ):
+                workers = sorted(scheduler.scheduler_info()["workers"])
+                for worker, daemon in zip(workers, daemons, strict=True):
+                    scheduler.run(attach, str(daemon.socket), workers=[worker])
+                yield *daemons, scheduler
+        finally:
+            for daemon in daemons:
+                daemon.kill()
+
+
+@pytest.fixture
+def pair(cluster) -> Iterator[tuple[Client, Client]]:
+    with cluster[0].connect() as a, cluster[1].connect() as b:
+        yield a, b
+
+
+def rows(start: int, count: int) -> pa.Table:
+    return pa.table(
+        {"k": pa.array(range(start, start + count), pa.int64()), "v": np.arange(count) * 0.5}
+    )
+
+
+def test_partitions_are_read_in_place(pair: tuple[Client, Client]) -> None:
+    a, b = pair
+    oid = a.create_global([a.put(rows(0, 1000)), b.put(rows(1000, 2000))])
+    frame = vd.from_global(a, oid)
+    assert frame.npartitions == 2
+    assert int(frame["k"].sum().compute()) == 2999 * 3000 // 2
+    meta = pd.DataFrame({"instance": pd.Series(dtype=int), "shared": pd.Series(dtype=bool)})
+    seen = frame.map_partitions(place, meta=meta).compute()
+    assert seen["instance"].tolist() == [a.instance, b.instance]
+    assert seen["shared"].all()
+
+
+def test_results_stay_where_they_are_computed(pair: tuple[Client, Client]) -> None:
+    a, b = pair
+    oid = a.create_global([a.put(rows(0, 10)), b.put(rows(10, 10))])
+    frame = vd.from_global(str(a._a.socket), oid)
+    new = vd.to_global(frame.assign(w=frame["v"] * 2), name="doubled", client=a)
+    g = a.get("doubled")
+    assert g.origin is None or new
+    assert [p.instance for p in g.partitions] == [a.instance, b.instance]
+    assert g.partitions[1].get(fetch=True)["w"].tolist() == [float(i) for i in range(10)]
+
+
+def test_an_array_and_back(pair: tuple[Client, Client]) -> None:
+    a, b = pair
+    whole = np.arange(35.0).reshape(5, 7)
+    ids = [a.put(whole[:2].copy()), b.put(whole[2:].copy())]
+    array = vd.from_global(a, a.create_global(ids))
+    assert array.chunks == ((2, 3), (7,))
+    np.testing.assert_array_equal(array.compute(), whole)
+    g = a.get(vd.to_global(array + 1, client=a))
+    assert (g.shape, g.chunks) == ((5, 7), ((2, 3), (7,)))
+    np.testing.assert_array_equal(
+        np.concatenate([p.get(fetch=True) for p in g.partitions]), whole + 1
+    )
+
+
+def test_a_worker_elsewhere_fetches(pair: tuple[Client, Client], cluster) -> None:
+    a, b = pair
+    oid = b.put(rows(0, 7))
+    scheduler = cluster[2]
+    worker = next(w for w, (number, _) in scheduler.run(vd._worker).items() if number == a.instance)
+    got = scheduler.submit(vd._read, int(oid), workers=[worker], pure=False).result()
+    assert got["k"].tolist() == list(range(7))
+
+
+def test_thresholds_that_shared_pages_reach(pair: tuple[Client, Client]) -> None:
+    a, _ = pair
+    whole = a.get(a.create_global([a.put(rows(0, 1000))]))
+    with pytest.warns(vd.SharedPagesWarning, match=r"16,000 bytes"):
+        vd._warn_of_pages({"x": (a.instance, 15_999.0)}, whole.partitions)
+    vd._warn_of_pages({"x": (a.instance, 16_000.0)}, whole.partitions)

@@ -1,0 +1,352 @@
+"""Tables, frames and tensors made of partitions on several instances.
+
+Each is a sequence of its partitions, and knows where and how large they are without touching
+them. The partitions are ordinary objects; what they have in common with the fragments of a
+graph is in `partitions`. It schedules nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from .errors import InvalidObjectError, ObjectNotFoundError
+from .objects import ObjectID
+from .partitions import GlobalObject, Open
+
+if TYPE_CHECKING:
+    from .client import Client
+
+__all__ = ["GlobalDataFrame", "GlobalTable", "GlobalTensor", "Partition", "Place"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is known of a partition without opening it.
+
+    Attributes
+    ----------
+    nbytes : int
+        Its payload.
+    shape : tuple of int
+        Its rows; of a tensor, its extent in each dimension.
+    offset : tuple of int
+        Where its first row or element lies in the whole.
+    bounds : tuple or None
+        Least and greatest key, as its maker told.
+    """
+
+    nbytes: int
+    shape: tuple[int, ...]
+    offset: tuple[int, ...]
+    bounds: tuple[Any, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition of a global object: where it is, and what gets it.
+
+    Attributes
+    ----------
+    index : int
+    id : ObjectID or None
+        None while it is in no store.
+    place : Place
+    """
+
+    index: int
+    id: ObjectID | None
+    place: Place
+    _whole: GlobalObject[Any]
+
+    @property
+    def instance(self) -> int | None:
+        """Number of the instance that owns it."""
+        return None if self.id is None else self.id.instance
+
+    @property
+    def nbytes(self) -> int:
+        """Payload in bytes."""
+        return self.place.nbytes
+
+    @property
+    def num_rows(self) -> int:
+        """Its extent in the first dimension."""
+        return self.place.shape[0]
+
+    def get(self, *, fetch: bool = False) -> Any:
+        """Its value: of the client's own store not copied; with ``fetch``, from anywhere.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If it is gone, or lives elsewhere and is not to be fetched.
+        """
+        return self._whole._one(self.index, fetch)
+
+
+class _Distributed(GlobalObject[Any]):
+    """What tables, frames and tensors have in common.
+
+    Parameters
+    ----------
+    values : sequence
+        Partitions that are in no store yet: a put of the whole puts them as its members.
+
+    Attributes
+    ----------
+    empty
+        A value without rows, of the type and schema of the partitions.
+    places : list of Place
+    key : str or None
+        The column that bounds are of.
+    """
+
+    _kinds: ClassVar[frozenset[str]]
+    empty: Any
+    places: list[Place]
+    key: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        object_ids: Sequence[ObjectID | None],
+        places: Sequence[Place],
+        empty: Any,
+        key: str | None = None,
+        *,
+        opened: dict[int, Any] | None = None,
+        open_: Open | None = None,
+    ) -> Any:
+        """Of partitions that are in a store, or open already."""
+        self = cls()
+        self._begin(object_ids, opened or {}, open_)
+        self.places, self.empty, self.key = list(places), empty, key
+        self._check_places()
+        return self
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """All partitions, by index; none is opened."""
+        return [
+            Partition(i, object_id, place, self)
+            for i, (object_id, place) in enumerate(zip(self.object_ids, self.places, strict=True))
+        ]
+
+    def local_partitions(self, client: Client) -> Iterator[Partition]:
+        """Those that the instance of ``client`` owns."""
+        return (p for p in self.partitions if p.instance == client.instance)
+
+    def where(self, key: int | str) -> int:
+        """The number of the instance that owns the partition of this object id.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If it is none of this object's.
+        """
+        object_id = ObjectID(key)
+        if object_id not in self.object_ids:
+            raise ObjectNotFoundError(f"{object_id} is no partition of this object")
+        return object_id.instance
+
+    @property
+    def nbytes(self) -> int:
+        """Payload of all partitions, in bytes."""
+        return sum(place.nbytes for place in self.places)
+
+    def _check_places(self) -> None:
+        """Raise unless the partitions make a whole."""
+        start = 0
+        for place in self.places:
+            if len(place.shape) != 1 or place.offset != (start,) or place.shape[0] < 0:
+                raise InvalidObjectError("the partitions of this object do not follow each other")
+            start += place.shape[0]
+
+    def _check(self, index: int, found: Any) -> None:
+        place = self.places[index]
+        if _kind(found) not in self._kinds or _shape(found)[: len(place.shape)] != place.shape:
+            raise InvalidObjectError(
+                f"{self.object_ids[index]} is a {type(found).__name__}, not partition {index}"
+            )
+
+    def __repr__(self) -> str:
+        instances = len({object_id.instance for object_id in self.object_ids if object_id})
+        return (
+            f"<{type(self).__name__}: {len(self)} partitions on {instances} instances,"
+            f" {self.nbytes:,} bytes>"
+        )
+
+
+class GlobalTable(_Distributed):
+    """A table in partitions that are `pyarrow.Table`s or record batches of one schema."""
+
+    _kinds = frozenset({"table"})
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all partitions."""
+        return sum(place.shape[0] for place in self.places)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of every partition."""
+        return self.empty.schema
+
+
+class GlobalDataFrame(_Distributed):
+    """A frame in partitions that are all pandas' or all polars'."""
+
+    _kinds = frozenset({"pandas", "polars"})
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all partitions."""
+        return sum(place.shape[0] for place in self.places)
+
+
+class GlobalTensor(_Distributed):
+    """An array in chunks that make a grid."""
+
+    _kinds = frozenset({"numpy"})
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of every chunk."""
+        return self.empty.dtype  # type: ignore[no-any-return]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole."""
+        return tuple(sum(sizes) for sizes in self.chunks)
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Sizes of the chunks along each axis, as Dask has them."""
+        axes = range(len(self.places[0].shape))
+        sizes = [{p.offset[axis]: p.shape[axis] for p in self.places} for axis in axes]
+        return tuple(tuple(size for _, size in sorted(each.items())) for each in sizes)
+
+    def _check_places(self) -> None:
+        ndim = len(self.places[0].shape)
+        found = {place.offset: place.shape for place in self.places}
+        if not ndim or any(len(o) != ndim or len(s) != ndim for o, s in found.items()):
+            raise InvalidObjectError("the chunks of this tensor differ in their dimensions")
+        starts = [np.cumsum([0, *sizes]).tolist() for sizes in self.chunks]
+        grid = {
+            tuple(starts[a][i] for a, i in enumerate(at)): tuple(
+                self.chunks[a][i] for a, i in enumerate(at)
+            )
+            for at in product(*(range(len(sizes)) for sizes in self.chunks))
+        }
+        if found != grid or len(found) != len(self.places):
+            raise InvalidObjectError(
+                "the chunks of this tensor make no grid", "give offsets that leave no gap"
+            )
+
+
+# ---- making
+
+
+def global_of(
+    client: Client,
+    partitions: Sequence[Any],
+    *,
+    bounds: Sequence[tuple[Any, Any]] | None = None,
+    key: str | None = None,
+    offsets: Sequence[Sequence[int]] | None = None,
+) -> GlobalTable | GlobalDataFrame | GlobalTensor:
+    """The global object of these partitions, to be put; see `Client.create_global`."""
+    from .fetching import owner_of, reached
+
+    if not partitions:
+        raise InvalidObjectError("a global object of no partitions")
+    for name, given in (("bounds", bounds), ("offsets", offsets)):
+        if given is not None and len(given) != len(partitions):
+            raise InvalidObjectError(f"{len(given)} {name} for {len(partitions)} partitions")
+    if (bounds is None) != (key is None):
+        raise InvalidObjectError("bounds are of a column: give both bounds and key")
+    ids: list[ObjectID | None] = []
+    opened, emptied, places = {}, [], []
+    start = 0
+    with contextlib.ExitStack() as stack:
+        clients = {client.instance: client}
+        for i, given in enumerate(partitions):
+            object_id = ObjectID(client._resolve(given)) if isinstance(given, int | str) else None
+            ids.append(object_id)
+            if object_id is None:
+                value, nbytes = given, _nbytes(given)
+                opened[i] = value
+            else:
+                number = object_id.instance
+                if number not in clients:
+                    info = owner_of(client, object_id)
+                    clients[number] = stack.enter_context(reached(client, info))
+                value = clients[number].get(object_id)
+                nbytes = clients[number].get_meta(object_id).nbytes
+            shape = _shape(value)
+            offset = (start, *[0] * (len(shape) - 1)) if offsets is None else tuple(offsets[i])
+            places.append(Place(nbytes, shape, offset, bounds and tuple(bounds[i])))  # type: ignore[arg-type]
+            start += shape[0]
+            emptied.append(_empty(value))
+    kind = _same(emptied)
+    cls = {"table": GlobalTable, "numpy": GlobalTensor}.get(kind, GlobalDataFrame)
+    return cls.of(ids, places, emptied[0], key, opened=opened)  # type: ignore[no-any-return]
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, pa.Table | pa.RecordBatch):
+        return "table"
+    if isinstance(value, np.ndarray) and value.ndim:
+        return "numpy"
+    library = type(value).__module__.partition(".")[0]
+    if library in ("pandas", "polars") and type(value).__name__ == "DataFrame":
+        return library
+    raise InvalidObjectError(
+        f"a {type(value).__name__} is no partition", "use tables, frames or arrays"
+    )
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return value.shape if _kind(value) == "numpy" else (value.shape[0],)
+
+
+def _nbytes(value: Any) -> int:
+    kind = _kind(value)
+    if kind == "pandas":
+        return int(value.memory_usage(deep=False).sum())
+    return int(value.estimated_size() if kind == "polars" else value.nbytes)
+
+
+def _empty(value: Any) -> Any:
+    kind = _kind(value)
+    if kind == "table":
+        return value.schema.empty_table()
+    if kind == "numpy":
+        return np.empty((0,) * value.ndim, value.dtype)
+    return value.iloc[:0].copy() if kind == "pandas" else value.clear()
+
+
+def _same(emptied: Sequence[Any]) -> str:
+    """The kind of all of them; InvalidObjectError if they differ."""
+    first = emptied[0]
+    kind = _kind(first)
+    for i, each in enumerate(emptied):
+        same = _kind(each) == kind
+        if same and kind == "table":
+            same = each.schema.equals(first.schema)
+        elif same and kind == "numpy":
+            same = each.dtype == first.dtype and each.ndim == first.ndim
+        elif same and kind == "pandas":
+            same = each.dtypes.equals(first.dtypes)
+        elif same:
+            same = each.schema == first.schema
+        if not same:
+            raise InvalidObjectError(f"partition {i} is of another type or schema than the first")
+    return kind

@@ -1,0 +1,89 @@
+"""Where objects of a cluster live, and how they come from there.
+
+An id says which instance owns it, the cluster where that is. What is reached by its socket
+migrates; what is reached over TCP alone is got, and put here. Either copy has a label with the
+id that it is a copy of, by which it is found the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import (
+    AccessDeniedError,
+    ConfigError,
+    ConnectionLostError,
+    ObjectNotFoundError,
+)
+from .migration.landing import ORIGIN
+from .objects import InstanceInfo, ObjectID
+
+if TYPE_CHECKING:
+    from .client import Client
+
+__all__ = ["fetched", "owner_of", "reached"]
+
+
+def owner_of(client: Client, object_id: ObjectID) -> InstanceInfo:
+    """See `Client.where`."""
+    for info in client.instances():
+        if info.number == object_id.instance:
+            return info
+    raise ObjectNotFoundError(
+        f"{object_id} is of instance {object_id.instance:06x}, which is not in the cluster",
+        "it has left, or was started anew, and its objects are gone",
+    )
+
+
+@contextlib.contextmanager
+def reached(client: Client, info: InstanceInfo) -> Iterator[Client]:
+    """A client of another instance: by its socket if that is on this host, else over TCP.
+
+    Raises
+    ------
+    ConnectionLostError
+        If it is reached by neither.
+    """
+    from .client import connect
+
+    timeout_s = client._a.timeout_s
+    far = None
+    if Path(info.socket).exists():
+        with contextlib.suppress(ConfigError, AccessDeniedError, ConnectionLostError):
+            far = connect(info.socket, autostart=False, timeout_s=timeout_s)
+        if far is not None and far.instance != info.number:  # another host's has that path
+            far.close()
+            far = None
+    if far is None and info.rpc:
+        far = connect(rpc=info.rpc, timeout_s=timeout_s)
+    if far is None:
+        raise ConnectionLostError(
+            f"instance {info.number:06x} on {info.host} is not reached from here",
+            "start its daemon with --rpc",
+        )
+    with far:
+        yield far
+
+
+def fetched(client: Client, object_id: ObjectID) -> ObjectID:
+    """The id, in the client's store, of a copy of an object of another instance.
+
+    Raises
+    ------
+    ObjectNotFoundError
+        If there is none, or its instance is not in the cluster.
+    ConnectionLostError
+        If that is not reached.
+    """
+    for meta in client.list_objects(labels={ORIGIN: str(object_id)}, limit=1):
+        assert meta.id is not None
+        return meta.id
+    with reached(client, owner_of(client, object_id)) as far:
+        if all(isinstance(each._a.socket, Path) for each in (client, far)):
+            return far.migrate(object_id, to=client)
+        copy = client.put(far.get(object_id))
+    client.label(copy, {ORIGIN: str(object_id)})
+    return copy

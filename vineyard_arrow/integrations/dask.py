@@ -1,0 +1,214 @@
+"""Global objects as Dask's frames and arrays, and back.
+
+Workers read partitions from the instance beside them, which is that of their own default client
+(``VINEYARD_ARROW_SOCKET``), without copying. A worker that is given a partition of another
+instance fetches it. Scheduling is Dask's. See docs/distributed.md.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from .. import default_client
+from ..distributed import GlobalTensor, Partition
+from ..errors import InvalidObjectError, LibraryNotFoundError
+from ..objects import ObjectID
+
+try:
+    import dask
+except ModuleNotFoundError as error:
+    raise LibraryNotFoundError(
+        "dask is needed for this, but it is not installed", "pip install 'vineyard-arrow[dask]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from ..client import Client, Key
+
+__all__ = ["SharedPagesWarning", "from_global", "to_global"]
+
+
+class SharedPagesWarning(UserWarning):
+    """Pages of the store may make Dask pause or restart a worker that has memory to spare."""
+
+
+def from_global(source: Client | str | os.PathLike[str], key: Key) -> Any:
+    """A global object as a Dask frame or array, a partition for each of its own.
+
+    With a ``distributed.Client``, partitions are opened at once, by workers beside them if there
+    are any; that maps memory and copies nothing. Else they are opened when they are computed.
+    Those of tables and polars frames become pandas frames over Arrow memory (``ArrowDtype``).
+
+    Parameters
+    ----------
+    source : Client, str or path
+        A client, or the socket of an instance, that has the object.
+    key : ObjectID, int or str
+        Of a `GlobalTable`, `GlobalDataFrame` or `GlobalTensor`.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame or dask.array.Array
+
+    Warns
+    -----
+    SharedPagesWarning
+        If the partitions of a worker reach one of its ``distributed.worker.memory`` thresholds.
+
+    Raises
+    ------
+    InvalidObjectError
+        If the object is another.
+    """
+    whole = _global_of(source, key)
+    parts = _opened(whole.partitions)
+    if isinstance(whole, GlobalTensor):
+        return _array(whole, parts)
+    import dask.dataframe as dd
+
+    return dd.from_delayed(
+        parts, meta=_pandas(whole.empty), divisions=_divisions(whole), verify_meta=False
+    )
+
+
+def to_global(
+    collection: Any, *, name: str | None = None, client: Client | None = None
+) -> ObjectID:
+    """Compute a Dask frame or array; put its partitions where they are computed.
+
+    Parameters
+    ----------
+    collection : dask.dataframe.DataFrame or dask.array.Array
+    name : str, optional
+        As in `Client.put`.
+    client : Client, optional
+        Whose store gets the object that ties the partitions; the default client's, if not given.
+
+    Returns
+    -------
+    ObjectID
+        Of a `GlobalDataFrame` or `GlobalTensor`.
+    """
+    client = default_client() if client is None else client
+    delayed = collection.to_delayed()
+    offsets = None
+    if isinstance(delayed, np.ndarray):
+        starts = [np.cumsum([0, *sizes]) for sizes in collection.chunks]
+        offsets = [
+            tuple(int(starts[a][i]) for a, i in enumerate(at)) for at in np.ndindex(delayed.shape)
+        ]
+        delayed = delayed.ravel().tolist()
+    put = dask.delayed(_put, pure=False)
+    ids = dask.compute(*[put(each) for each in delayed])
+    return client.create_global([ObjectID(i) for i in ids], offsets=offsets, name=name)
+
+
+def _global_of(source: Any, key: Any) -> Any:
+    from ..client import connect
+    from ..distributed import GlobalDataFrame, GlobalTable
+
+    if isinstance(source, str | os.PathLike):
+        with connect(source, autostart=False) as client:
+            return _global_of(client, key)
+    whole = source.get(key)
+    if not isinstance(whole, GlobalTable | GlobalDataFrame | GlobalTensor):
+        raise InvalidObjectError(f"{key} is a {type(whole).__name__}, not a global object")
+    return whole
+
+
+def _divisions(whole: Any) -> tuple[Any, ...]:
+    return (None,) * (len(whole) + 1)
+
+
+def _opened(partitions: Sequence[Partition]) -> list[Any]:
+    """What stands for the value of each partition in a Dask graph."""
+    try:
+        from distributed import get_client
+
+        scheduler = get_client()
+    except (ImportError, ValueError):  # there is none: threads or processes of this host
+        return [dask.delayed(_read)(int(p.id or 0)) for p in partitions]
+    beside = scheduler.run(_worker)
+    _warn_of_pages(beside, partitions)
+    futures = []
+    for p in partitions:
+        workers = [address for address, (number, _) in beside.items() if number == p.instance]
+        futures.append(
+            scheduler.submit(
+                _read,
+                int(p.id or 0),
+                workers=workers or None,
+                allow_other_workers=bool(workers),
+                pure=False,
+            )
+        )
+    return futures
+
+
+def _warn_of_pages(beside: dict[str, tuple[int, float]], partitions: Sequence[Partition]) -> None:
+    """Say so if a worker that maps all that is beside it looks as if it ran out of memory."""
+    for number in {p.instance for p in partitions}:
+        limits = [limit for owner, limit in beside.values() if owner == number]
+        nbytes = sum(p.nbytes for p in partitions if p.instance == number)
+        if limits and nbytes / len(limits) > min(limits):
+            warnings.warn(
+                f"{nbytes:,} bytes of shared pages count as memory of {len(limits)} workers beside"
+                f" instance {number:06x}, which Dask spills, pauses or restarts from"
+                f" {min(limits):,.0f} on: raise or switch off distributed.worker.memory.target,"
+                " spill, pause and terminate",
+                SharedPagesWarning,
+                stacklevel=4,
+            )
+
+
+# ---- on workers
+
+
+def _worker(dask_worker: Any) -> tuple[int, float]:
+    """The instance beside this worker, and the bytes from which Dask acts on its memory."""
+    manager = dask_worker.memory_manager
+    fractions = [
+        getattr(manager, f"memory_{name}_fraction", None) for name in ("target", "spill", "pause")
+    ]
+    fractions.append(dask.config.get("distributed.worker.memory.terminate", None))
+    given = [fraction for fraction in fractions if fraction]
+    limit = manager.memory_limit
+    acts = min(given) * limit if given and limit else float("inf")
+    return default_client().instance, acts
+
+
+def _read(object_id: int) -> Any:
+    return _pandas(default_client().get(object_id, fetch=True))
+
+
+def _put(value: Any) -> int:
+    return int(default_client().put(value))
+
+
+def _pandas(value: Any) -> Any:
+    """A table or polars frame as a pandas frame over the same memory; all else as it is."""
+    import pandas as pd
+
+    if type(value).__module__.partition(".")[0] == "polars":
+        value = value.to_arrow()
+    if isinstance(value, pa.Table | pa.RecordBatch):
+        return value.to_pandas(types_mapper=pd.ArrowDtype)
+    return value
+
+
+def _array(whole: GlobalTensor, parts: Sequence[Any]) -> Any:
+    import dask.array as da
+
+    sizes = [len(each) for each in whole.chunks]
+    blocks = np.empty(sizes, object)
+    starts = [np.cumsum([0, *each]).tolist() for each in whole.chunks]
+    for place, part in zip(whole.places, parts, strict=True):
+        at = tuple(starts[axis].index(start) for axis, start in enumerate(place.offset))
+        delayed = dask.delayed(part) if not hasattr(part, "dask") else part
+        blocks[at] = da.from_delayed(delayed, place.shape, dtype=whole.dtype)
+    return da.block(blocks.tolist())

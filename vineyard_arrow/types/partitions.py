@@ -1,0 +1,70 @@
+"""How partitions of global objects are kept: by id in a table, as members if they are local."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import InvalidObjectError, ObjectNotFoundError
+from ..objects import ObjectID
+from ..partitions import GlobalObject, Open
+from ..registry import Encoder, StoredObject
+
+__all__ = ["prefix_of", "put_partitions", "stored_partitions"]
+
+
+def prefix_of(encoder: Encoder) -> dict[str, str]:
+    """Of the names of members, where other values of the same object have some already."""
+    return {"prefix": f"{len(encoder.parts)}/"} if encoder.members else {}
+
+
+def put_partitions(value: GlobalObject[Any], encoder: Encoder, prefix: str) -> list[int]:
+    """The ids of all partitions; those that are in no store yet are put."""
+    ids = []
+    for index, object_id in enumerate(value.object_ids):
+        name = f"{prefix}{index}"
+        if object_id is None:
+            object_id = encoder.put_member(name, value[index])
+        else:
+            try:
+                encoder.add_member(name, object_id)
+            except ObjectNotFoundError:  # it may live elsewhere
+                new_id = encoder.new_id
+                if new_id is None or object_id.instance == ObjectID(new_id()).instance:
+                    raise
+        ids.append(int(object_id))
+    return ids
+
+
+def stored_partitions(
+    numbers: Sequence[int], stored: StoredObject, prefix: str
+) -> tuple[list[ObjectID], Open]:
+    """Ids of partitions as they were read, and what opens them.
+
+    Raises
+    ------
+    InvalidObjectError
+        If members and table do not agree.
+    """
+    source, handles = stored.source, {}
+    assert source is not None
+    for index, number in enumerate(numbers):
+        name = f"{prefix}{index}"
+        if name in stored.composed_of:
+            if stored.composed_of[name][0] != number:
+                raise InvalidObjectError(
+                    f"{ObjectID(stored.id)} makes no sense: partition {index} is not its member"
+                    " of that number"
+                )
+            with contextlib.suppress(ObjectNotFoundError):  # which is told when it is asked for
+                handles[index] = source.get_object(number)  # a pin: it stays, deleted or not
+    options = {"mode": stored.mode, "trusted": stored.trusted}
+    options["validate"] = "full" if stored.validate else "structure"
+
+    def open_(index: int, object_id: ObjectID, fetch: bool) -> Any:
+        if index not in handles and fetch:
+            return source.get_fetched(stored, object_id)
+        return (handles.get(index) or source.get_object(object_id)).get(**options)
+
+    return [ObjectID(number) for number in numbers], open_
