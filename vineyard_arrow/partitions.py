@@ -63,7 +63,8 @@ class GlobalObject(Sequence[T]):
                 found = self._open(index, object_id, fetch)
             except ObjectNotFoundError as error:
                 raise ObjectNotFoundError(
-                    f"{self._word} {index} ({object_id}) of this {self._whole} is gone: {error.message}",
+                    f"{self._word} {index} ({object_id}) of this {self._whole} is gone:"
+                    f" {error.message}",
                     error.hint or "it was deleted, or lives elsewhere: fetch=True gets it",
                 ) from None
             self._check(index, found)
