@@ -70,7 +70,7 @@ def commands() -> dict[str, list[str]]:
 
 def is_here(text: str) -> bool:
     """Whether the daemon can be told of a cluster already, if this is how."""
-    return "meta" in SETTINGS or re.match("(--|# )meta ?=", text) is None
+    return "meta" in SETTINGS or re.match("(--|# )meta(_[a-z_]+)? ?=", text) is None
 
 
 # ---- what the files name is there
@@ -112,7 +112,7 @@ def test_the_configuration_file_has_settings_only(tmp_path, monkeypatch) -> None
     monkeypatch.setenv("VINEYARD_ARROW_CONFIG", str(file))
     for name in SETTINGS:
         monkeypatch.delenv(f"VINEYARD_ARROW_{name.upper()}", raising=False)
-    assert config.daemon_config().rpc == ("0.0.0.0", 7070)
+    assert config.daemon_config().rpc == ("node-1.example", 7070)
 
 
 # ---- systemd
@@ -187,6 +187,8 @@ def test_compose_has_a_majority_and_limits_that_hold() -> None:
         own = parse_size(each["mem_limit"].replace("m", "MiB")) - parse_size(limit)
         assert own >= 512 << 20
         assert each["healthcheck"]["test"] == ["CMD", "vineyard-arrow", "status"]
+        host, _, port = each["environment"]["VINEYARD_ARROW_RPC"].rpartition(":")
+        assert (host, port) == (each["hostname"], "7070")
         assert each["ulimits"]["nofile"] >= 65536
         assert set(each["depends_on"]) == set(etcds)
     (mount,) = services()["client"]["volumes"]
