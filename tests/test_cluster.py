@@ -75,18 +75,18 @@ def pair(join) -> Iterator[tuple[Client, Client]]:
         yield a, b
 
 
-def heard(client: Client, key: object, timeout_s: float = 10.0) -> ObjectMeta:
+def heard(client: Client, key: object) -> ObjectMeta:
     """What a client's instance knows of an object, once it has heard of it."""
-    return until(lambda: client.get_meta(key) if client.exists(key) else None, timeout_s)
+    until(lambda: client.exists(key))
+    return client.get_meta(key)
 
 
-def until(what: Callable[[], object], timeout_s: float = DEADLINE_S) -> object:
+def until(what: Callable[[], object]) -> None:
     """For what other processes do, without an event to wait for."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := what()):
+    deadline = time.monotonic() + DEADLINE_S
+    while not what():
         assert time.monotonic() < deadline, "it did not happen"
         threading.Event().wait(0.01)
-    return found
 
 
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", "y", None]}, metadata={"k": "v"})
@@ -108,7 +108,8 @@ class TestPersist:
         a.persist(oid)
         a.persist(oid)
         here, there = a.get_meta(oid), heard(b, oid)
-        assert here.persisted and there.persisted
+        assert here.persisted
+        assert there.persisted
         for name in ("typename", "nbytes", "schema", "num_rows", "created", "labels", "names"):
             assert getattr(here, name) == getattr(there, name), name
         assert (there.instance, there.signature) == (a.instance, here.signature)
