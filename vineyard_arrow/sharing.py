@@ -529,7 +529,7 @@ class Sharing:
         if here == new or (dropped and fenced):
             return
         if here is not None:
-            if record is None or not record.persisted:
+            if record is None or here in self._busy or not record.persisted:
                 return  # of an object that only this instance knows: it hides the other
             self._catalog.drop_name(name)
         if new is not None and self._catalog.get(new) is not None:
