@@ -48,7 +48,7 @@ from .errors import (
     VineyardArrowError,
     WorkerFailedError,
 )
-from .objects import ObjectID, ObjectMeta
+from .objects import InstanceInfo, ObjectID, ObjectMeta
 
 if TYPE_CHECKING:
     from .client import Client
@@ -77,6 +77,7 @@ __all__ = [
     "ConnectionLostError",
     "DeadlineExceededError",
     "Encoder",
+    "InstanceInfo",
     "InvalidGraphError",
     "InvalidObjectError",
     "LabelNotFoundError",

@@ -19,7 +19,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from vineyard_arrow.config_values import PARSERS, is_loopback, rpc_address, socket_path
+from vineyard_arrow.config_values import (
+    PARSERS,
+    EtcdPlace,
+    is_loopback,
+    rpc_address,
+    socket_path,
+)
 from vineyard_arrow.errors import ConfigError
 from vineyard_arrow.machine import format_size, parse_size
 
@@ -73,6 +79,19 @@ class DaemonConfig:
         Files with certificate chain and key in PEM: they are served over TLS.
     rpc_open : bool
         Serve other machines without a token.
+    meta : EtcdPlace or None
+        Where the metadata of the cluster is: None keeps it in the daemon, which is then a
+        cluster by itself. Given as ``embedded``, ``etcd://host:port,host:port/cluster``, or
+        ``etcd`` for ``etcd://127.0.0.1:2379/default``.
+    meta_ca_file, meta_cert_file, meta_key_file : Path or None
+        PEM files: the authority that etcd's certificates are checked by, which makes the
+        connection an encrypted one, and the daemon's own certificate with its key.
+    meta_login_file, meta_token_file : Path or None
+        A file of one line: ``user:password``, or a token, to be let in to etcd by.
+    meta_lease_s : float
+        Seconds without a word after which the cluster counts this instance out.
+    start_etcd : bool
+        Start an etcd of one member, which ends with the daemon, and its data with it.
     """
 
     socket: Path
@@ -90,6 +109,14 @@ class DaemonConfig:
     rpc_cert_file: Path | None = None
     rpc_key_file: Path | None = None
     rpc_open: bool = False
+    meta: EtcdPlace | None = None
+    meta_ca_file: Path | None = None
+    meta_cert_file: Path | None = None
+    meta_key_file: Path | None = None
+    meta_login_file: Path | None = None
+    meta_token_file: Path | None = None
+    meta_lease_s: float = 10.0
+    start_etcd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +204,7 @@ def daemon_config(**arguments: object) -> DaemonConfig:
     if "socket" not in values:
         values["socket"] = _default_socket(create=True)
     _check_rpc(values, origins)
+    _check_meta(values, origins)
     return DaemonConfig(**values)
 
 
@@ -194,6 +222,23 @@ def _check_rpc(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
             " all data",
             "set rpc_token_file to a file with a token, or rpc_open to true if that is meant",
         )
+
+
+def _check_meta(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    if ("meta_cert_file" in values) != ("meta_key_file" in values):
+        raise ConfigError(
+            "a certificate needs its key", "set meta_cert_file and meta_key_file, or none"
+        )
+    if "meta_login_file" in values and "meta_token_file" in values:
+        raise ConfigError("etcd takes a login or a token, not both", "set one of the two files")
+    if values.get("meta") is not None:
+        return
+    for name in ("start_etcd", *(n for n in values if n.startswith("meta_"))):
+        if values.get(name):
+            raise ConfigError(
+                f"{name} (from {origins[name]}) has no effect without an etcd",
+                "set meta to etcd://host:port/cluster",
+            )
 
 
 def client_config(**arguments: object) -> ClientConfig:

@@ -11,12 +11,14 @@ import grp
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from vineyard_arrow.machine import SIZE_SYNTAX, parse_size, total_memory
 
-__all__ = ["PARSERS", "is_loopback", "rpc_address", "socket_path"]
+__all__ = ["PARSERS", "EtcdPlace", "is_loopback", "meta_place", "rpc_address", "socket_path"]
 
 _SOCKET_PATH_NBYTES = 107  # sun_path of unix(7), less its final NUL
 
@@ -44,6 +46,30 @@ def rpc_address(value: object) -> tuple[str, int]:
         ):
             return bare, int(port)
     raise ValueError("host:port, such as 127.0.0.1:7070")
+
+
+class EtcdPlace(NamedTuple):
+    """A cluster in an etcd."""
+
+    endpoints: tuple[str, ...]  # host:port each
+    cluster: str
+
+
+def meta_place(value: object) -> EtcdPlace | None:
+    """Read where metadata is: None for the daemon itself."""
+    if value == "embedded":
+        return None
+    if value == "etcd":
+        return EtcdPlace(("127.0.0.1:2379",), "default")
+    if isinstance(value, str) and value.startswith("etcd://"):
+        hosts, _, cluster = value.removeprefix("etcd://").partition("/")
+        try:
+            places = [rpc_address(host) for host in hosts.split(",")]
+        except ValueError:
+            places = []
+        if places and re.fullmatch(r"[A-Za-z0-9._-]{0,64}", cluster):
+            return EtcdPlace(tuple(hosts.split(",")), cluster or "default")
+    raise ValueError("embedded, etcd, or etcd://host:port,host:port/cluster")
 
 
 def is_loopback(host: str) -> bool:
@@ -159,4 +185,12 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "rpc_cert_file": _path,
     "rpc_key_file": _path,
     "rpc_open": _switch,
+    "meta": meta_place,
+    "meta_ca_file": _path,
+    "meta_cert_file": _path,
+    "meta_key_file": _path,
+    "meta_login_file": _path,
+    "meta_token_file": _path,
+    "meta_lease_s": _seconds(zero=False),
+    "start_etcd": _switch,
 }

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .cluster import Cluster
 from .config import DaemonConfig
 from .errors import ConfigError, VineyardArrowError
 from .ipc import server
@@ -27,6 +28,7 @@ from .ipc.hugepages import HugePagesUnavailable, MemFiles, SharedFiles, open_hug
 from .ipc.loop import Loop
 from .ipc.protocol import UNASKED, encode, failure
 from .ipc.starter import no_folder
+from .joining import open_cluster
 from .machine import check_memory_limit, format_size, total_memory
 from .rpc.supervisor import Supervisor
 from .service import Service
@@ -106,18 +108,21 @@ def serve(config: DaemonConfig, ready: Callable[[], None] | None = None) -> None
     ------
     ConfigError
         If the socket is taken or the machine cannot give what was asked for.
+    MetadataUnavailableError, AccessDeniedError, MetadataFullError
+        If the cluster cannot be joined.
     """
     limit = check_memory_limit(config.memory_limit)
     with _sole_owner(config.socket):
         files = _open_files(config, limit)  # forks: before anything starts a thread
         _start_logging(config)
         _raise_descriptor_limit()
-        listener = server.listen(config.socket, config.mode, config.group)
-        try:
-            _run(config, files, limit, listener, ready)
-        finally:
-            listener.close()
-            config.socket.unlink(missing_ok=True)
+        with open_cluster(config) as cluster:
+            listener = server.listen(config.socket, config.mode, config.group)
+            try:
+                _run(config, files, limit, listener, cluster, ready)
+            finally:
+                listener.close()
+                config.socket.unlink(missing_ok=True)
 
 
 def _raise_descriptor_limit() -> None:
@@ -131,6 +136,7 @@ def _run(
     files: SharedFiles,
     limit: int,
     listener: socket.socket,
+    cluster: Cluster,
     ready: Callable[[], None] | None,
 ) -> None:
     loop = Loop()
@@ -189,6 +195,12 @@ def _run(
         failed = error
         if error is not None:
             loop.stop()
+        elif rpc is not None:
+            cluster.announce(rpc.place, announced)
+
+    def announced(error: VineyardArrowError | None) -> None:
+        if error is not None:
+            rpc_began(error)
         elif ready is not None:
             ready()
 
@@ -203,6 +215,7 @@ def _run(
         watch,
         connect,
         loop.stop,
+        cluster,
         lambda: "" if rpc is None else rpc.state,
     )
     server.accept_all(loop, listener, accepted)

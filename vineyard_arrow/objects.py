@@ -12,7 +12,7 @@ from .errors import InvalidObjectError, ObjectNotFoundError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Member", "ObjectID", "ObjectMeta", "PartMeta"]
+__all__ = ["InstanceInfo", "Member", "ObjectID", "ObjectMeta", "PartMeta"]
 
 _DIGITS = frozenset("0123456789abcdefABCDEF")
 
@@ -78,6 +78,37 @@ class Member(NamedTuple):
     typename: str
 
 
+@dataclass(frozen=True, slots=True)
+class InstanceInfo:
+    """An instance of a cluster that is up.
+
+    Attributes
+    ----------
+    number : int
+        The top 24 bits of the ids of its objects; fresh whenever it starts.
+    host : str
+        Name of its machine.
+    pid : int
+        Of its daemon, there.
+    socket : str
+        Path of its socket, there.
+    rpc : str
+        ``host:port`` where it serves over TCP; empty if it does not.
+    version : str
+        Of this package.
+    lease : int
+        What the cluster knows it by: it is counted out when that ends.
+    """
+
+    number: int
+    host: str
+    pid: int
+    socket: str
+    rpc: str
+    version: str
+    lease: int
+
+
 # What meta["..."] also answers to, as Vineyard's does; a user's own keys are others.
 _RESERVED = ("id", "typename", "nbytes", "instance_id", "signature")
 
@@ -119,6 +150,14 @@ class ObjectMeta:
         Equal for copies of one content, made by `Client.shallow_copy`, however often and
         whether or not the first one is still there: that one's id. What is put anew, be it
         over the same memory, is a content of its own. It is the word of who put the copy.
+    persisted : bool
+        Whether the cluster knows it: `Client.persist`.
+    is_global : bool
+        Whether it is an object of the cluster, with members on any instance:
+        `Client.create_global`.
+    missing : tuple of str
+        Members, by name, that are gone: deleted by force, or with their instance. Told of
+        objects of the cluster that are not of this instance, and of global ones.
     uid : int or None
         The user whose process put it; None if that of another user can write it too (some of
         its payload lies in memory of theirs).
@@ -150,6 +189,8 @@ class ObjectMeta:
         self.names: tuple[str, ...] = ()
         self.labels: dict[str, str] = {}
         self.signature: ObjectID | None = None
+        self.persisted = self.is_global = False
+        self.missing: tuple[str, ...] = ()
         self.uid: int | None = None
         self.copied = self.gathered = self.shared = 0
         self._values: dict[str, Any] = {}

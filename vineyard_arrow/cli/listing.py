@@ -76,9 +76,19 @@ def _status_lines(socket: str, s: p.Status) -> list[Block]:
         ("pages", s.page_kind),
         ("protection", s.protection),
     ]
+    rows.insert(1, ("cluster", _cluster(s)))
     if s.rpc:
         rows.insert(1, ("rpc", s.rpc))
     return [*memory_head(s), Pairs(rows), Line(), *client_grid(s)]
+
+
+def _cluster(s: p.Status) -> str:
+    told = f"{s.meta}, {counted(s.cluster_instances, 'instance')}"
+    if s.fenced:
+        told += "; FENCED: the cluster counted this instance out, it joins again by itself"
+    if s.unavailable_s is not None:
+        told += f"; metadata not reached for {duration(s.unavailable_s)}"
+    return told
 
 
 def _flow(s: p.Status) -> str:

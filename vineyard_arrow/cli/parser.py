@@ -19,6 +19,14 @@ DAEMON_SETTINGS = (
     "rpc_cert_file",
     "rpc_key_file",
     "rpc_open",
+    "meta",
+    "meta_ca_file",
+    "meta_cert_file",
+    "meta_key_file",
+    "meta_login_file",
+    "meta_token_file",
+    "meta_lease_s",
+    "start_etcd",
 )
 
 READABLE = ".parquet, .pq, .csv, .tsv, .jsonl, .ndjson, .json, .arrow, .ipc, .feather"
@@ -111,9 +119,18 @@ def _add_daemon_options(parser: argparse.ArgumentParser) -> None:
         "rpc_cert_file": "file with the certificate (PEM) to serve them over TLS by",
         "rpc_key_file": "file with its key",
         "rpc_open": "true: serve other machines without a token",
+        "meta": "embedded, or etcd://host:port,host:port/cluster to join a cluster",
+        "meta_ca_file": "file with the authority (PEM) that etcd's certificates are checked by",
+        "meta_cert_file": "file with the daemon's own certificate for etcd",
+        "meta_key_file": "file with its key",
+        "meta_login_file": "file with one line, user:password, to be let in to etcd by",
+        "meta_token_file": "file with a token for that",
+        "meta_lease_s": "seconds without a word after which the cluster counts this out (10)",
+        "start_etcd": "start a throwaway etcd that ends with the daemon; with --meta etcd",
     }
     for name in DAEMON_SETTINGS:
-        parser.add_argument("--" + name.replace("_", "-"), metavar="X", help=texts[name])
+        how = {"action": "store_const", "const": True} if name == "start_etcd" else {"metavar": "X"}
+        parser.add_argument("--" + name.replace("_", "-"), help=texts[name], **how)
 
 
 def _add_values(command: object) -> None:

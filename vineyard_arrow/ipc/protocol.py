@@ -113,6 +113,25 @@ class Delete(_Message, tag="delete"):
     deep: bool = True
 
 
+class Persist(_Message, tag="persist"):
+    """Let the cluster know objects, with all their members."""
+
+    ids: list[Id]
+    timeout_s: float
+
+
+class CreateGlobal(_Message, tag="create-global"):
+    """Make an object of members that the cluster knows. Comes as `Created`."""
+
+    typename: str
+    data: bytes  # its messages, without payload
+    members: list[Id]
+    created_ns: Figure
+    name: str | None
+    labels: Mapping[str, str]
+    timeout_s: float
+
+
 class Find(_Message, tag="find"):
     """Wait up to `timeout_s` for an object, by id or by name.
 
@@ -150,6 +169,7 @@ class ListObjects(_Message, tag="objects"):
     labels: Mapping[str, str] = {}
     signature: Id = 0  # only those of it, if it is not 0
     newest: bool = False  # those put last, the last one first; by id if not
+    cluster: bool = False  # those too that the cluster knows of other instances
 
 
 class Describe(_Message, tag="describe"):
@@ -243,6 +263,10 @@ class DropStream(_Message, tag="drop-stream"):
 
 class ListStreams(_Message, tag="streams"):
     pattern: str
+
+
+class ListInstances(_Message, tag="instances"):
+    """Instances of the cluster, as far as this one has heard."""
 
 
 class GetStatus(_Message, tag="status"):
@@ -351,6 +375,10 @@ class Streams(_Message, tag="all-streams"):
     streams: list[StreamState]
 
 
+class Created(_Message, tag="created"):
+    id: int
+
+
 class Found(_Message, tag="found"):
     id: int
 
@@ -372,11 +400,29 @@ class ObjectInfo(_Message, tag="object"):
     parents: int  # objects that it is a member of
     labels: dict[str, str]
     signature: int
+    persisted: bool = False
+    is_global: bool = False
+    lost: list[int] = []  # members that are no longer in the cluster
+    data: bytes = b""  # the messages of an object that is not here
 
 
 class Objects(_Message, tag="listed"):
     objects: list[ObjectInfo]
     total: int
+
+
+class InstanceState(_Message, tag="instance"):
+    number: int
+    host: str
+    pid: int
+    socket: str
+    rpc: str
+    version: str
+    lease: int
+
+
+class Instances(_Message, tag="all-instances"):
+    instances: list[InstanceState]
 
 
 class ClientInfo(_Message, tag="client"):
@@ -428,6 +474,10 @@ class Status(_Message, tag="state"):
     stream_batches: int  # that are in the store; they are not among the objects
     stream_nbytes: int  # of their extents
     rpc: str = ""  # where it is served over TCP, or why it is not at the moment
+    meta: str = ""  # where the metadata of the cluster is
+    cluster_instances: int = 0  # in the cluster, as far as this one has heard
+    fenced: bool = False  # the cluster counted this instance out
+    unavailable_s: float | None = None  # for how long the cluster's metadata was not reached
 
 
 class Done(_Message, tag="done"):
@@ -454,6 +504,8 @@ Request = (
     | DropStrict
     | Put
     | Delete
+    | Persist
+    | CreateGlobal
     | Find
     | PutName
     | DropName
@@ -473,6 +525,7 @@ Request = (
     | EndStream
     | DropStream
     | ListStreams
+    | ListInstances
     | GetStatus
     | Trim
     | Clear
@@ -490,10 +543,12 @@ Reply = (
     | Batches
     | StreamState
     | Streams
+    | Created
     | Found
     | Names
     | Objects
     | ObjectInfo
+    | Instances
     | Status
     | Done
     | Retired

@@ -37,7 +37,15 @@ from .backend import (
 )
 from .groups import GroupCommit
 from .mirror import Mirror
-from .records import InstanceRecord, Layout, is_owned, refer_again, register, republish
+from .records import (
+    InstanceRecord,
+    Layout,
+    announce,
+    is_owned,
+    refer_again,
+    register,
+    republish,
+)
 
 log = logging.getLogger("vineyard_arrow.metadata")
 PAUSE_S = 0.5
@@ -133,6 +141,11 @@ class Membership:
         if isinstance(verdict, Committed):
             self.mirror.wait(verdict.revision, deadline - time.monotonic())
         return verdict
+
+    def announce(self, rpc: str) -> Future[Verdict]:
+        """Say where the instance serves over TCP; whenever it joins again it says so, too."""
+        self.record = replace(self.record, rpc=rpc)
+        return self._groups.submit(announce(self._layout, self.record))
 
     def wait_joined(self, timeout_s: float) -> None:
         """Return when the instance is not fenced; MetadataUnavailableError if not in time."""

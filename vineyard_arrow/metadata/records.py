@@ -60,6 +60,7 @@ class InstanceRecord:
     pid: int
     socket: str = ""
     rpc: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,12 @@ def register(layout: Layout, instance: InstanceRecord) -> Transaction:
     return Transaction((absent(key),), (Put(key, _json(instance), instance.iid),))
 
 
+def announce(layout: Layout, instance: InstanceRecord) -> Transaction:
+    """Say something new of an instance; a conflict means that it isn't registered."""
+    key = layout.instance(instance.iid)
+    return Transaction((exists(key),), (Put(key, _json(instance), instance.iid),))
+
+
 def persist(layout: Layout, record: ObjectRecord) -> Transaction:
     """Make an object known, with its names, and refer to its members.
 
@@ -238,6 +245,12 @@ def put_name(layout: Layout, name: str, record: ObjectRecord | GlobalRecord) -> 
         object_id, fence = record.id, [exists(layout.instance(record.iid))]
     compares = (*fence, exists(key), absent(layout.name(name)))
     return Transaction(compares, (_name_put(layout, name, object_id, lease),))
+
+
+def relabel(layout: Layout, item: Item, record: ObjectRecord) -> Transaction:
+    """Give an object, whose key was read, other labels: those of ``record``."""
+    fence = (exists(layout.instance(record.iid)),) if item.lease else ()
+    return Transaction((*fence, unchanged(item)), (Put(item.key, _value(record), item.lease),))
 
 
 def drop_name(item: Item) -> Transaction:

@@ -62,9 +62,13 @@ class Supervisor:
     @property
     def state(self) -> str:
         """Where it serves, or why it does not."""
+        return self.place if self._serves else f"not at {self.place}: {self._why}"
+
+    @property
+    def place(self) -> str:
+        """Where it is to serve, the port given by the system once it did."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        place = f"{host}:{self._port}"
-        return place if self._serves else f"not at {place}: {self._why}"
+        return f"{host}:{self._port}"
 
     def start(self) -> None:
         """Start a process."""
