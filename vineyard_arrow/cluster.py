@@ -278,9 +278,14 @@ class Cluster:
     def announce(self, rpc: str, told: Callable[[VineyardArrowError | None], None]) -> None:
         """Let the cluster know where this instance serves over TCP; ``told`` once it does."""
 
+        def settle(outcome: Outcome) -> None:
+            if isinstance(outcome, VineyardArrowError):
+                told(outcome)
+            else:
+                self._when(outcome.revision, lambda: told(None))  # who asks here sees it, too
+
         def done(future: Future[Verdict]) -> None:
-            error = future.exception()
-            self._post(lambda: told(error if isinstance(error, VineyardArrowError) else None))
+            self._post(lambda: settle(_outcome(future)))
 
         self.member.announce(rpc).add_done_callback(done)
 
