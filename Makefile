@@ -15,7 +15,7 @@ NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*
 SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
-.PHONY: demo demo-graph test bench check asan build clean prerequisites
+.PHONY: demo demo-graph test stress test-etcd bench check asan build clean prerequisites
 
 build: $(VENV)/.built
 
@@ -26,7 +26,16 @@ demo-graph: build
 	$(PY) docs/examples/demo_graph.py
 
 test: build
-	$(PY) -m pytest -q -n 2 --dist loadfile tests
+	$(PY) -m pytest -q -n 2 --dist loadfile -m 'not stress' tests
+
+# What takes minutes by itself.
+stress: build
+	$(PY) -m pytest -q -m stress tests
+
+# Of the backend of metadata, on a server that is installed: VINEYARD_ETCD=/usr/bin/etcd, say.
+test-etcd: build
+	@echo "etcd: $(VINEYARD_ETCD)" && "$(VINEYARD_ETCD)" --version
+	VINEYARD_ETCD="$(VINEYARD_ETCD)" $(PY) -m pytest -q tests/test_metadata_etcd.py
 
 bench: build $(VENV)/.peers
 	$(PY) -m pytest benchmarks -q --benchmark-json=$(BENCH_JSON)

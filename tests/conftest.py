@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +19,11 @@ from vineyard_arrow.client import Client, connect
 from vineyard_arrow.ipc import protocol as p
 from vineyard_arrow.ipc.connection import Connection
 from vineyard_arrow.ipc.starter import start_daemon
+
+if TYPE_CHECKING:
+    from vineyard_arrow.metadata.etcd.backend import EtcdBackend
+    from vineyard_arrow.metadata.etcd.client import EtcdAddress
+    from vineyard_arrow.metadata.etcd.server import EtcdServers
 
 START_S = 20.0
 DEADLINE_S = 20.0  # of whatever another process is to do
@@ -173,6 +179,43 @@ def make_daemon(folder: Path) -> Iterator[Callable[..., Daemon]]:
         daemon.stop()
         for path in folder.glob(daemon.socket.name + "*"):
             path.unlink()
+
+
+# So a single server elects itself at once, and gives leases of 1 s.
+QUICK_ETCD = ("--unsafe-no-fsync", "--heartbeat-interval=10", "--election-timeout=100")
+
+
+@pytest.fixture(scope="session")
+def etcd() -> Iterator[EtcdServers]:
+    """One server for all tests that do it no harm."""
+    from vineyard_arrow.metadata.etcd.server import EtcdServers
+
+    with EtcdServers(options=QUICK_ETCD) as servers:
+        yield servers
+
+
+@pytest.fixture
+def own_etcd(request: pytest.FixtureRequest) -> Iterator[EtcdServers]:
+    """A server of the test's own; options by ``indirect``."""
+    from vineyard_arrow.metadata.etcd.server import EtcdServers
+
+    with EtcdServers(options=[*QUICK_ETCD, *getattr(request, "param", [])]) as servers:
+        yield servers
+
+
+@pytest.fixture
+def connect_etcd() -> Iterator[Callable[[EtcdAddress], EtcdBackend]]:
+    from vineyard_arrow.metadata.etcd.backend import EtcdBackend
+
+    made: list[EtcdBackend] = []
+
+    def make(address: EtcdAddress) -> EtcdBackend:
+        made.append(EtcdBackend(address))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 class Gate:

@@ -14,6 +14,7 @@ from vineyard_arrow.errors import (
     InvalidObjectError,
     LeaseLostError,
     MetadataUnavailableError,
+    VineyardArrowError,
 )
 from vineyard_arrow.metadata.backend import (
     Backend,
@@ -48,6 +49,16 @@ ABOUT = InstanceRecord(0, 0, "here", 1)
 def record(member: Membership, number: int, **more: object) -> ObjectRecord:
     iid = member.record.iid
     return ObjectRecord(member.record.number << 40 | number, iid, "t", 1, 2, data=b"d", **more)
+
+
+def within(seconds: float, call: Callable[[], object], error: type[VineyardArrowError]) -> float:
+    """How long the call took to fail with this error; less than the time given."""
+    start = time.monotonic()
+    with pytest.raises(error):
+        call()
+    taken = time.monotonic() - start
+    assert taken < seconds
+    return taken
 
 
 def wait_for(what: Callable[[], object]) -> None:

@@ -386,30 +386,32 @@ def test_many_names(client: Client) -> None:
 # ---- the store as a whole
 
 
-def test_status(client: Client, daemon: Daemon) -> None:
-    client.put_many([table_of(), 1], names=["a", None])
-    status = client.status()
-    assert status.pid == daemon.pid
-    assert status.version == vineyard_arrow.__version__
-    assert (status.objects, status.names) == (2, 1)
-    assert status.memory_limit == 1 << 30
-    assert status.memory_used <= status.memory_charged <= status.memory_limit
-    assert status.memory_committed >= status.memory_used > 8 * ROWS
-    assert status.page_kind == "memfd"
-    assert status.protection
-    (own,) = status.clients
-    assert (own.pid, own.pins) == (os.getpid(), 0)
-    table = client.get("a")
-    assert client.status().clients[0].pins == 1
-    assert table.num_rows == ROWS
-    del table
-    assert client.status().clients[0].pins == 0
-    assert {s.kind for s in status.segments} == {"catalog", "lease"}
-    before = client.status()
-    client.put(table_of())
-    after = client.status()
-    assert after.copied - before.copied == 8 * ROWS
-    assert after.puts - before.puts == 1
+def test_status(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon("--memory-limit", "1GiB", "--pages", "small")  # others tell lies in theirs
+    with daemon.connect() as client:
+        client.put_many([table_of(), 1], names=["a", None])
+        status = client.status()
+        assert status.pid == daemon.pid
+        assert status.version == vineyard_arrow.__version__
+        assert (status.objects, status.names) == (2, 1)
+        assert status.memory_limit == 1 << 30
+        assert status.memory_used <= status.memory_charged <= status.memory_limit
+        assert status.memory_committed >= status.memory_used > 8 * ROWS
+        assert status.page_kind == "memfd"
+        assert status.protection
+        (own,) = status.clients
+        assert (own.pid, own.pins) == (os.getpid(), 0)
+        table = client.get("a")
+        assert client.status().clients[0].pins == 1
+        assert table.num_rows == ROWS
+        del table
+        assert client.status().clients[0].pins == 0
+        assert {s.kind for s in status.segments} == {"catalog", "lease"}
+        before = client.status()
+        client.put(table_of())
+        after = client.status()
+        assert after.copied - before.copied == 8 * ROWS
+        assert after.puts - before.puts == 1
 
 
 def test_clear(client: Client) -> None:

@@ -9,6 +9,7 @@ import random
 import shutil
 import struct
 import subprocess
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from test_protocol import stream_of
 
+from vineyard_arrow.cluster import Cluster
 from vineyard_arrow.errors import (
     InvalidObjectError,
     ObjectExistsError,
@@ -26,6 +28,8 @@ from vineyard_arrow.ipc import protocol as p
 from vineyard_arrow.ipc.hugepages import MemFiles
 from vineyard_arrow.ipc.memory import PAGE, Memory, Segment, Writer
 from vineyard_arrow.metadata.catalog import Catalog, Record
+from vineyard_arrow.metadata.embedded import EmbeddedBackend
+from vineyard_arrow.metadata.records import InstanceRecord, Layout
 from vineyard_arrow.service import Service
 from vineyard_arrow.sessions import Session
 
@@ -398,12 +402,16 @@ class Desk:
     def __init__(self, **options: Any) -> None:
         self.timers: list[Any] = []
         settings = {"limit": 64 * MIB, "max_objects": 1000, "idle_s": 1.0} | options
+        about = InstanceRecord(0, 0, "desk", os.getpid(), "", "", "")
+        cluster = Cluster(EmbeddedBackend(), Layout("desk"), about, 10.0, "embedded")
+        weakref.finalize(self, cluster.close)
         self.service = Service(
             MemFiles(huge=False),
             call_later=self.call_later,
             watch=lambda fd, function: None,
             connect=lambda parent: pytest.fail("no fork here"),
             stop=lambda: None,
+            cluster=cluster,
             **settings,
         )
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"config", "config_values", "registry", "contexts", "codegen.model", "codegen.hints"},
     {"store", "partitions", "distributed"},
     {"graph"},
-    {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop", "ipc.schemas"},
+    {"ipc.protocol", "ipc.mounts", "ipc._core", "ipc.loop", "ipc.schemas", "ipc.stored"},
     {
         "ipc.connection",
         "ipc.hugepages",
@@ -36,6 +36,7 @@ LAYERS = [
     {"handles", "notebook"},
     {"streaming", "streams"},
     {"puts", "finds", "cluster"},
+    {"sharing"},
     {"service", "ipc.process"},
     {"client"},
     {"rpc"},

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from .blobs import Blob
-from .composition import create_metadata, members_part, shallow_copy
+from .composition import create_global, create_metadata, members_part, shallow_copy
 from .config import client_config
 from .config_values import rpc_address
 from .contexts import current_registry
@@ -297,9 +297,13 @@ class Client:
         self._a.request(p.Delete(ids, force, deep))
 
     def exists(self, key: Key) -> bool:
-        """Whether there is such an object or name."""
+        """Whether there is such an object or name, here or in the cluster."""
         try:
-            self._a.request(p.Find(self._resolve(key), None, 0.0))
+            object_id = self._resolve(key)
+            try:
+                self._a.request(p.Find(object_id, None, 0.0))
+            except ObjectNotFoundError:
+                self._a.request(p.Describe(object_id))  # on another instance, or global
         except ObjectNotFoundError:
             return False
         return True
@@ -333,7 +337,11 @@ class Client:
     # ---- metadata
 
     def get_meta(self, key: Key) -> ObjectMeta:
-        """What the catalog knows of an object. No data is touched."""
+        """What the catalog, or the cluster, knows of an object. No data is touched.
+
+        Of persisted objects of other instances it is told from what this one has heard, without
+        a round trip to anything but the daemon.
+        """
         object_id = self._resolve(key)
         info, _ = self._a.request(p.Describe(object_id))
         return catalogued_meta(self._a, info)
@@ -355,6 +363,82 @@ class Client:
             If metadata is a member of itself.
         """
         return create_metadata(self, meta, name)
+
+    # ---- the cluster
+
+    def persist(self, key: Key | Iterable[Key], *, timeout_s: float | None = None) -> None:
+        """Let the cluster know objects, with all their members; done again, it does nothing.
+
+        Their metadata can then be had on every instance, their names are names of the cluster,
+        and they can be members of global objects. The data stays where it is. They are known for
+        as long as this instance is up, or until they are deleted.
+
+        Parameters
+        ----------
+        key : ObjectID, int or str, or several
+        timeout_s : float, optional
+            Deadline, the client's own by default.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If there is no such object.
+        ObjectExistsError
+            If another object has one of their names in the cluster.
+        MetadataUnavailableError
+            If the cluster's metadata did not answer in time. It may still be carried out.
+        LeaseLostError
+            If the cluster has counted this instance out; it joins again by itself.
+        """
+        several: Any = key
+        if isinstance(key, str) or not isinstance(key, Iterable):
+            several = [key]
+        ids = [self._resolve(each) for each in several]
+        limit = self._limit(timeout_s)
+        self._a.ask(p.Persist(ids, limit), limit)
+
+    def create_global(
+        self,
+        meta: ObjectMeta,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> ObjectMeta:
+        """Make an object whose members may lie on any instances; return its metadata.
+
+        Members of this instance are persisted, those of others must be. The object itself is
+        there at once, or not at all, and with no instance in particular: it outlives all of them,
+        until somebody deletes it. Until then its members cannot be deleted; those of an instance
+        that is gone are named by `ObjectMeta.missing`.
+
+        Parameters
+        ----------
+        meta : ObjectMeta
+            Typename, values and members, not sealed; it stays as it is.
+        name : str, optional
+            A free name in the cluster to point to it.
+        labels : mapping, optional
+            First labels, see `label`.
+        timeout_s : float, optional
+            Deadline, the client's own by default.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If a member is unknown, here and in the cluster.
+        ObjectExistsError
+            If the name is taken.
+        InvalidObjectError
+            If there are too many members, or metadata among them that is not sealed.
+        MetadataUnavailableError, LeaseLostError
+            As `persist`.
+        """
+        limit = self._limit(timeout_s)
+        return create_global(self, meta, _checked(name), labels or {}, limit)
+
+    def _limit(self, timeout_s: float | None) -> float:
+        return self._a.timeout_s if timeout_s is None else seconds(timeout_s)
 
     def get_object(self, key: Key) -> ObjectHandle:
         """A handle on an object, with its members as attributes. Nothing is mapped yet."""
@@ -382,14 +466,17 @@ class Client:
         labels: Mapping[str, str] | None = None,
         signature: int = 0,
         limit: int = 1000,
+        cluster: bool = False,
     ) -> list[ObjectMeta]:
         """Objects with a name or typename that ``pattern`` matches (as in a shell), by id.
 
         Typenames of this package match with and without their prefix: ``"table"`` is
         ``"vineyard.table"``. ``labels``: only those that have all of these. ``signature``:
-        only the copies of one content, see `ObjectMeta`.
+        only the copies of one content, see `ObjectMeta`. ``cluster``: those too that the cluster
+        knows of other instances, and global ones.
         """
-        reply, _ = self._a.request(p.ListObjects(pattern, limit, labels or {}, signature))
+        message = p.ListObjects(pattern, limit, labels or {}, signature, cluster=cluster)
+        reply, _ = self._a.request(message)
         out = []
         for info in reply.objects:
             try:

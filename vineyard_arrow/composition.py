@@ -8,12 +8,16 @@ the stream's descriptor, in the order of the fields.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pyarrow as pa
 
 from .errors import InvalidObjectError
+from .ipc import _core
+from .ipc import protocol as p
 from .objects import Member, ObjectID, ObjectMeta
 from .registry import Part
 
@@ -87,6 +91,47 @@ def _create(
     object_id = client._put_parts(parts, members, name)
     created.append(object_id)
     return object_id
+
+
+def create_global(
+    client: Client, meta: ObjectMeta, name: str | None, labels: Mapping[str, str], timeout_s: float
+) -> ObjectMeta:
+    """Make an object of the cluster; see `Client.create_global`."""
+    if meta.id is not None:
+        raise InvalidObjectError(f"object {meta.id} is sealed", "make metadata anew")
+    ids: list[int] = []
+    for member in meta.members.values():
+        if member.id is None:
+            raise InvalidObjectError("a member that is not sealed yet", "create_metadata seals it")
+        ids.append(int(member.id))
+    if ids:
+        client._a.ask(p.Persist(ids, timeout_s), timeout_s)
+    members = {
+        name: Member(ObjectID(member.id), client.get_meta(member.id).typename)
+        for name, member in meta.members.items()
+    }
+    params = {VALUES: dict(meta._values)} if meta._values else {}
+    parts = [Part(meta.typename, pa.schema([]), [], params)]
+    if members:
+        parts.append(members_part(members))
+    message = p.CreateGlobal(
+        meta.typename,
+        b"".join(map(_without_data, parts)),
+        ids,
+        time.time_ns(),
+        name,
+        labels,
+        timeout_s,
+    )
+    return client.get_meta(int(client._a.ask(message, timeout_s).id))
+
+
+def _without_data(part: Part) -> bytes:
+    """The messages of a part that has no batches, as a store would have them."""
+    params = msgspec.json.encode(part.params) if part.params else None
+    sink = pa.BufferOutputStream()
+    pa.ipc.new_stream(sink, _core.stored_schema(part.schema, part.typename, params)).close()
+    return bytes(sink.getvalue())
 
 
 def shallow_copy(client: Client, key: Any, values: Mapping[str, Any] | None) -> ObjectID:

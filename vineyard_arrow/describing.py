@@ -7,14 +7,44 @@ from typing import Any
 
 from .composition import VALUES, members_of
 from .ipc import protocol as p
+from .ipc.stored import read_parts
 from .objects import ObjectID, ObjectMeta, PartMeta
 from .store import Store
 
 
 def catalogued_meta(store: Store, info: p.ObjectInfo) -> ObjectMeta:
     """All there is to know of an object that the catalog told of."""
+    if info.data:
+        return elsewhere_meta(info)
     return sealed_meta(
-        store, info.id, names=tuple(info.names), parents=info.parents, labels=info.labels
+        store,
+        info.id,
+        names=tuple(info.names),
+        parents=info.parents,
+        labels=info.labels,
+        persisted=info.persisted,
+    )
+
+
+def elsewhere_meta(info: p.ObjectInfo) -> ObjectMeta:
+    """What the cluster knows of an object of another instance, or of a global one."""
+    parts, members = read_parts(info.data)
+    lost = set(info.lost)
+    return ObjectMeta.sealed(
+        info.typename,
+        parts[0].params.get(VALUES, {}),
+        id=ObjectID(info.id),
+        instance=ObjectID(info.id).instance,
+        nbytes=info.nbytes,
+        parts=tuple(PartMeta(*part[:4]) for part in parts),
+        members=members_of(members),
+        created=datetime.fromtimestamp(info.created_ns / 1e9, UTC),
+        signature=ObjectID(info.signature),
+        names=tuple(info.names),
+        labels=info.labels,
+        persisted=True,
+        is_global=info.is_global,
+        missing=tuple(name for name, (member, _) in members.items() if member in lost),
     )
 
 

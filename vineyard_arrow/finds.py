@@ -31,6 +31,10 @@ class Finds:
         Publishes what lies in outboxes.
     waiting
         Called when somebody begins or ceases to wait.
+    name_elsewhere
+        The object that a name of the cluster points to, or None.
+    elsewhere
+        The error for an object that is on another instance, or None.
     """
 
     def __init__(
@@ -41,11 +45,14 @@ class Finds:
         call_later: Callable[[float, Callable[[], None]], Timer],
         take_mail: Callable[[], None],
         waiting: Callable[[], None],
+        name_elsewhere: Callable[[str], int | None],
+        elsewhere: Callable[[int], ObjectNotFoundError | None],
     ) -> None:
         self._catalog = catalog
         self._streaming = streaming
         self._instance = instance
         self._take_mail = take_mail
+        self._name_elsewhere, self._elsewhere = name_elsewhere, elsewhere
         self._waits = Waits(call_later, waiting, self._expired)
 
     @property
@@ -60,6 +67,8 @@ class Finds:
             raise ProtocolError("find needs an id or a name")
         found = self._catalog.find_name(key) if isinstance(key, str) else key
         if found is not None and self._catalog.is_readable(found):
+            return p.Found(found)
+        if isinstance(key, str) and (found := self._name_elsewhere(key)) is not None:
             return p.Found(found)
         if not m.timeout_s > 0:  # nor for NaN
             raise self.missing(key)
@@ -94,6 +103,8 @@ class Finds:
             )
         if isinstance(key, str):
             return self._catalog.no_name(key, "get(..., timeout_s=) waits for one")
+        if (error := self._elsewhere(key)) is not None:
+            return error
         hint = "it may have been deleted"
         if key >> 40 != self._instance:
             hint = "its id is of another instance: was the daemon restarted since?"

@@ -150,6 +150,14 @@ class ObjectMeta:
         Equal for copies of one content, made by `Client.shallow_copy`, however often and
         whether or not the first one is still there: that one's id. What is put anew, be it
         over the same memory, is a content of its own. It is the word of who put the copy.
+    persisted : bool
+        Whether the cluster knows it: `Client.persist`.
+    is_global : bool
+        Whether it is an object of the cluster, with members on any instance:
+        `Client.create_global`.
+    missing : tuple of str
+        Members, by name, that are gone: deleted by force, or with their instance. Told of
+        objects of the cluster that are not of this instance, and of global ones.
     uid : int or None
         The user whose process put it; None if that of another user can write it too (some of
         its payload lies in memory of theirs).
@@ -181,6 +189,8 @@ class ObjectMeta:
         self.names: tuple[str, ...] = ()
         self.labels: dict[str, str] = {}
         self.signature: ObjectID | None = None
+        self.persisted = self.is_global = False
+        self.missing: tuple[str, ...] = ()
         self.uid: int | None = None
         self.copied = self.gathered = self.shared = 0
         self._values: dict[str, Any] = {}

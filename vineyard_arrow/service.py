@@ -9,13 +9,14 @@ from __future__ import annotations
 import fcntl
 import heapq
 import os
+import struct
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from . import __version__
-from .cluster import Cluster
+from .cluster import Cluster, Known
 from .errors import (
     InvalidObjectError,
     ObjectNotFoundError,
@@ -30,18 +31,16 @@ from .ipc.blocks import Block, Blocks
 from .ipc.hugepages import SharedFiles
 from .ipc.memory import Memory, Writer
 from .metadata.catalog import MAX_NAME_NBYTES, Catalog, Record, check_labels
+from .metadata.records import ObjectRecord
 from .puts import Puts
-from .sessions import Session
+from .sessions import NoReply, Session
+from .sharing import Sharing, object_of
 from .streaming import Streaming
 
 IDS_PER_LEASE = 1 << 16
 MAX_ID_LEASES = 1024  # so many ids a client may have taken and not used yet
 MAX_SEGMENTS = 200  # descriptors in one reply: the kernel passes 253
 TRIM_WAITS_S = (0.002, 0.01, 0.05, 0.2)
-
-
-class NoReply(Exception):
-    """The reply comes later."""
 
 
 class Service:
@@ -132,6 +131,17 @@ class Service:
             call_later,
             lambda: self.puts.take_mail(),
             self._count_waiting,
+            cluster.names.get,
+            lambda object_id: self.sharing.missing(object_id),
+        )
+        self.sharing = Sharing(
+            cluster,
+            self.catalog,
+            self._messages_of,
+            call_later,
+            self.finds.published,
+            self._again,
+            self._after_delete,
         )
         self.puts = Puts(
             self.memory, self.catalog, self.sessions, self.finds.published, self.streaming
@@ -186,6 +196,11 @@ class Service:
             retired = self.memory.told_retired(session.writer)
             session.send(p.UNASKED, p.Retired(retired), [])
         session.send(number, reply, fds)
+
+    def _again(self, session: Session, number: int, request: Any) -> None:
+        """Carry out a request that had to wait."""
+        if session in self.sessions:
+            self.handle(session, number, request)
 
     def _attach(self, session: Session, pid: int, program: str) -> None:
         fds = [os.memfd_create("vineyard-client", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)]
@@ -429,16 +444,36 @@ class Service:
         self.puts.take_mail()
         return False
 
+    def _messages_of(self, record: Record) -> bytes:
+        """The messages of an object; they end what is stored of it (see `parts.h`)."""
+        offset, nbytes = record.place
+        data = os.pread(self.memory.catalog.rw_fd, nbytes, offset)
+        (stream_nbytes,) = struct.unpack_from("<Q", data, 8)
+        return data[nbytes - stream_nbytes :]
+
     def _put(self, session: Session, _: int, m: p.Put) -> tuple[Any, list[int]]:
+        for item in m.items:
+            if item.name is not None and item.name in self.cluster.names:
+                self.sharing.check_free(item.name)
         self.puts.put(session, m.items)
         return p.Done(), []
 
-    def _delete(self, session: Session, _: int, m: p.Delete) -> tuple[Any, list[int]]:
-        self.catalog.delete(m.ids, force=m.force, deep=m.deep)
-        self._after_delete()
+    def _delete(self, session: Session, number: int, m: p.Delete) -> tuple[Any, list[int]]:
+        if self.sharing.delete(session, number, m) is None:
+            self.catalog.delete(m.ids, force=m.force, deep=m.deep)
+            self._after_delete()
         return p.Done(), []
 
-    def _clear(self, session: Session, _: int, m: p.Clear) -> tuple[Any, list[int]]:
+    def _persist(self, session: Session, number: int, m: p.Persist) -> tuple[Any, list[int]]:
+        return self.sharing.persist(session, number, m), []
+
+    def _create_global(
+        self, session: Session, number: int, m: p.CreateGlobal
+    ) -> tuple[Any, list[int]]:
+        return self.sharing.create_global(session, number, m, self._new_id()), []
+
+    def _clear(self, session: Session, number: int, m: p.Clear) -> tuple[Any, list[int]]:
+        self.sharing.clear(session, number, m)
         self.streaming.clear()
         self.catalog.clear()
         self.blocks.clear()
@@ -460,19 +495,23 @@ class Service:
             for r in self.catalog.match(m.pattern)
             if wanted <= r.labels.items() and m.signature in (0, r.signature)
         ]
+        others = self.sharing.match(m) if m.cluster else []
         limit = max(m.limit, 0)
+        found: list[Record | Known] = [*records, *others]
         chosen = (
-            heapq.nlargest(limit, records, key=lambda r: (r.created_ns, r.id))
+            heapq.nlargest(limit, found, key=lambda r: (_about(r).created_ns, _about(r).id))
             if m.newest
-            else records[:limit]
+            else sorted(found, key=lambda r: _about(r).id)[:limit]
         )
-        return p.Objects([self._info(r) for r in chosen], len(records)), []
+        infos = [self._info(r) if isinstance(r, Record) else self.sharing.info(r) for r in chosen]
+        return p.Objects(infos, len(found)), []
 
     def _describe(self, session: Session, _: int, m: p.Describe) -> tuple[Any, list[int]]:
         record = self.catalog.get(m.id)
-        if record is None:
+        info = self.sharing.describe(m.id) if record is None else self._info(record)
+        if info is None:
             raise self.finds.missing(m.id)
-        return self._info(record), []
+        return info, []
 
     def _info(self, r: Record) -> p.ObjectInfo:
         pinned = [
@@ -491,9 +530,12 @@ class Service:
             r.parents,
             r.labels,
             r.signature,
+            r.persisted and self.sharing.is_known(r.id),
         )
 
-    def _label(self, session: Session, _: int, m: p.Label) -> tuple[Any, list[int]]:
+    def _label(self, session: Session, number: int, m: p.Label) -> tuple[Any, list[int]]:
+        if (reply := self.sharing.label(session, number, m)) is not None:
+            return reply, []
         record = self.catalog.get(m.id)
         if record is None:
             raise self.finds.missing(m.id)
@@ -504,18 +546,23 @@ class Service:
 
     # ---- names and waiting
 
-    def _put_name(self, session: Session, _: int, m: p.PutName) -> tuple[Any, list[int]]:
+    def _put_name(self, session: Session, number: int, m: p.PutName) -> tuple[Any, list[int]]:
+        if (reply := self.sharing.put_name(session, number, m)) is not None:
+            return reply, []
         self.puts.make_room(1, MAX_NAME_NBYTES)
         self.catalog.put_name(m.name, m.id)
         self.finds.published(m.id, m.name)
         return p.Done(), []
 
-    def _drop_name(self, session: Session, _: int, m: p.DropName) -> tuple[Any, list[int]]:
+    def _drop_name(self, session: Session, number: int, m: p.DropName) -> tuple[Any, list[int]]:
+        if (reply := self.sharing.drop_name(session, number, m)) is not None:
+            return reply, []
         self.catalog.drop_name(m.name)
         return p.Done(), []
 
     def _list_names(self, session: Session, _: int, m: p.ListNames) -> tuple[Any, list[int]]:
-        return p.Names(self.catalog.list_names(m.pattern)), []
+        names = self.cluster.match_names(m.pattern) | self.catalog.list_names(m.pattern)
+        return p.Names(dict(sorted(names.items()))), []
 
     def _find(self, session: Session, number: int, m: p.Find) -> tuple[Any, list[int]]:
         reply = self.finds.find(session, number, m)
@@ -627,6 +674,10 @@ class Service:
         os.close(self._index_ro)
 
 
+def _about(record: Record | Known) -> Record | ObjectRecord:
+    return record if isinstance(record, Record) else object_of(record)
+
+
 _STREAMING: dict[type, Callable[..., Any]] = {
     p.CreateStream: Streaming.create,
     p.OpenStream: Streaming.open,
@@ -644,6 +695,8 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.DropStrict: Service._drop_strict,
     p.Put: Service._put,
     p.Delete: Service._delete,
+    p.Persist: Service._persist,
+    p.CreateGlobal: Service._create_global,
     p.Clear: Service._clear,
     p.Find: Service._find,
     p.PutName: Service._put_name,
@@ -666,6 +719,6 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
 # What a connection may ask without attaching a process.
 _UNATTACHED = {
     *(p.Hello, p.Find, p.GetStatus, p.Stop, p.ListObjects, p.ListNames, p.Trim, p.Clear),
-    p.ListInstances,
+    *(p.ListInstances, p.Persist, p.CreateGlobal),
     *_STREAMING,
 }

@@ -10,6 +10,10 @@ from .errors import VineyardArrowError
 from .ipc.memory import Writer
 
 
+class NoReply(Exception):
+    """The reply comes later."""
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One connection. ``writer`` is None until it says hello (a waiting one never does)."""

@@ -68,6 +68,9 @@ class Store(Protocol):
     def request(self, message: Any, timeout_s: float | None = None) -> tuple[Any, list[int]]:
         """The reply to a message, and the descriptors that came with it."""
 
+    def ask(self, message: Any, timeout_s: float) -> Any:
+        """The reply to a message that waits so long by itself; other requests don't wait for it."""
+
     def take_id(self) -> int:
         """An id for an object to be put."""
 

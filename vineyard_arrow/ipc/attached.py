@@ -326,17 +326,20 @@ class Attached:
     def wait_for(self, key: int | str, timeout_s: float) -> int:
         """Wait for an object or a name, on a connection of its own; return the id."""
         timeout_s = seconds(timeout_s)
-        self.check_alive()
-        connection = self.open_connection()
         if isinstance(key, str):
             message = p.Find(None, key, timeout_s)
         else:
             message = p.Find(key, None, timeout_s)
+        return int(self.ask(message, timeout_s).id)
+
+    def ask(self, message: Any, timeout_s: float) -> Any:
+        """The reply to a message that has a deadline of its own, on a connection of its own."""
+        self.check_alive()
+        connection = self.open_connection()
         try:
-            reply, _ = connection.request(message, timeout_s + self.timeout_s)
+            return connection.request(message, timeout_s + self.timeout_s)[0]
         finally:
             connection.close()
-        return int(reply.id)
 
     def open_connection(self) -> Connection:
         """A further connection to the same daemon."""

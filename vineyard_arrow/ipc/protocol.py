@@ -113,6 +113,25 @@ class Delete(_Message, tag="delete"):
     deep: bool = True
 
 
+class Persist(_Message, tag="persist"):
+    """Let the cluster know objects, with all their members."""
+
+    ids: list[Id]
+    timeout_s: float
+
+
+class CreateGlobal(_Message, tag="create-global"):
+    """Make an object of members that the cluster knows. Comes as `Created`."""
+
+    typename: str
+    data: bytes  # its messages, without payload
+    members: list[Id]
+    created_ns: Figure
+    name: str | None
+    labels: Mapping[str, str]
+    timeout_s: float
+
+
 class Find(_Message, tag="find"):
     """Wait up to `timeout_s` for an object, by id or by name.
 
@@ -150,6 +169,7 @@ class ListObjects(_Message, tag="objects"):
     labels: Mapping[str, str] = {}
     signature: Id = 0  # only those of it, if it is not 0
     newest: bool = False  # those put last, the last one first; by id if not
+    cluster: bool = False  # those too that the cluster knows of other instances
 
 
 class Describe(_Message, tag="describe"):
@@ -355,6 +375,10 @@ class Streams(_Message, tag="all-streams"):
     streams: list[StreamState]
 
 
+class Created(_Message, tag="created"):
+    id: int
+
+
 class Found(_Message, tag="found"):
     id: int
 
@@ -376,6 +400,10 @@ class ObjectInfo(_Message, tag="object"):
     parents: int  # objects that it is a member of
     labels: dict[str, str]
     signature: int
+    persisted: bool = False
+    is_global: bool = False
+    lost: list[int] = []  # members that are no longer in the cluster
+    data: bytes = b""  # the messages of an object that is not here
 
 
 class Objects(_Message, tag="listed"):
@@ -476,6 +504,8 @@ Request = (
     | DropStrict
     | Put
     | Delete
+    | Persist
+    | CreateGlobal
     | Find
     | PutName
     | DropName
@@ -513,6 +543,7 @@ Reply = (
     | Batches
     | StreamState
     | Streams
+    | Created
     | Found
     | Names
     | Objects

@@ -53,6 +53,7 @@ class Record:
     parents: int = 0  # places at which it is a member
     labels: dict[str, str] = field(default_factory=dict)
     signature: int = 0
+    persisted: bool = False  # the cluster knows it, or may: it goes by its word alone
     deep: bool = False  # once deleted: members that nothing else needs go with it
 
 
@@ -251,6 +252,12 @@ class Catalog:
         ObjectInUseError
             If one is a member of an object that stays, unless ``force``.
         """
+        for record in self.check_delete(ids, force=force):
+            if record.id in self._objects:  # not gone with another of them already
+                self._remove(record, deep)
+
+    def check_delete(self, ids: Iterable[int], *, force: bool = False) -> list[Record]:
+        """What `delete` would delete; raises what it would raise."""
         records: dict[int, Record] = {}
         for object_id in ids:
             record = self._objects.get(object_id)
@@ -259,9 +266,35 @@ class Catalog:
             records[object_id] = record
         if not force:
             self._check_free(records)
-        for record in records.values():
-            if record.id in self._objects:  # not gone with another of them already
-                self._remove(record, deep)
+        return list(records.values())
+
+    def tree(self, ids: Iterable[int]) -> list[Record]:
+        """Objects and their members, however deep, each once and after its members."""
+        found: dict[int, Record] = {}
+        pending = [(object_id, False) for object_id in ids]
+        while pending:
+            object_id, ready = pending.pop()
+            record = self._objects.get(object_id)
+            if record is None or object_id in found:
+                continue
+            if ready:
+                found[object_id] = record
+            else:
+                pending.append((object_id, True))
+                pending += [(member, False) for member in record.members]
+        return list(found.values())
+
+    def doomed(self, ids: Iterable[int], *, deep: bool) -> list[Record]:
+        """These objects and the members that would go with them, parents before members."""
+        given = set(ids)
+        lost: Counter[int] = Counter()
+        out = []
+        for record in reversed(self.tree(given)):
+            goes_along = deep and not record.names and lost[record.id] == record.parents
+            if record.id in given or goes_along:
+                out.append(record)
+                lost.update(record.members)
+        return out
 
     def _check_free(self, records: dict[int, Record]) -> None:
         """Raise if one of them is a member of an object outside of them."""
@@ -309,7 +342,7 @@ class Catalog:
                 if member is None:
                     continue  # deleted by force
                 member.parents -= 1
-                if gone.deep and not member.parents and not member.names:
+                if gone.deep and not (member.parents or member.names or member.persisted):
                     del self._objects[member.id]
                     self._index.kill(member.slot)
                     member.deep = True
@@ -342,10 +375,7 @@ class Catalog:
         Our own typenames match with their prefix and without.
         """
         for _, record in sorted(self._objects.items()):
-            if pattern == "*" or any(
-                fnmatchcase(s, pattern)
-                for s in (record.typename, record.typename.removeprefix(OURS), *record.names)
-            ):
+            if matches(pattern, record.typename, record.names):
                 yield record
 
     # ---- names
@@ -405,6 +435,13 @@ class Catalog:
     def list_names(self, pattern: str) -> dict[str, int]:
         """Names that ``pattern`` matches, with the ids they point to, sorted."""
         return {n: e.id for n, e in sorted(self._names.items()) if fnmatchcase(n, pattern)}
+
+
+def matches(pattern: str, typename: str, names: Iterable[str]) -> bool:
+    """Whether a pattern (as in a shell) is that of a typename, ours without prefix, or a name."""
+    return pattern == "*" or any(
+        fnmatchcase(s, pattern) for s in (typename, typename.removeprefix(OURS), *names)
+    )
 
 
 def check_name(name: str) -> None:

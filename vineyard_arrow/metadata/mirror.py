@@ -32,7 +32,7 @@ class Mirror:
         Of the keys.
     on_change : callable, optional
         Called with each `Changes` after they were applied, from the mirror's thread. After a
-        list, with all that differs from before. It should only pass on.
+        list, with all that differs from before, be it nothing. It should only pass on.
     """
 
     def __init__(
@@ -172,8 +172,8 @@ class Mirror:
             self._unlisted_since = None
             self._changed.notify_all()
         keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-        if keys:
-            self._tell(Changes(listed.revision, tuple(Event(k, new.get(k)) for k in keys)))
+        # Told even if nothing differs: whoever counts revisions has come as far as this.
+        self._tell(Changes(listed.revision, tuple(Event(k, new.get(k)) for k in keys)))
 
     def _follow(self, after: int) -> None:
         """Apply what changes, until a close, an error, or a list that is asked for."""

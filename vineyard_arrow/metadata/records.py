@@ -247,6 +247,12 @@ def put_name(layout: Layout, name: str, record: ObjectRecord | GlobalRecord) -> 
     return Transaction(compares, (_name_put(layout, name, object_id, lease),))
 
 
+def relabel(layout: Layout, item: Item, record: ObjectRecord) -> Transaction:
+    """Give an object, whose key was read, other labels: those of ``record``."""
+    fence = (exists(layout.instance(record.iid)),) if item.lease else ()
+    return Transaction((*fence, unchanged(item)), (Put(item.key, _value(record), item.lease),))
+
+
 def drop_name(item: Item) -> Transaction:
     """Free a name, if it still is as ``item``, its key, was read."""
     return Transaction((unchanged(item),), deletes=(item.key,))

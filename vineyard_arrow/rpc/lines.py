@@ -210,6 +210,9 @@ class LineEnd:
             return p.Found(self._a.find_name(message.name)), NO_CHUNKS
         return self._a.request(message)[0], NO_CHUNKS
 
+    def _ask(self, message: p.Persist | p.CreateGlobal, _: Any) -> Reply:
+        return self._a.ask(message, message.timeout_s), NO_CHUNKS
+
     def _patiently(self, timeout_s: float, step: Callable[[float], Any]) -> Any:
         """A wait in steps, so that it ends soon after its client has."""
         deadline = time.monotonic() + timeout_s
@@ -298,4 +301,6 @@ _HANDLERS: dict[type, Callable[[LineEnd, Any, pa.Buffer | None], Reply]] = {
     m.Next: LineEnd._next,
     p.EndStream: LineEnd._end_stream,
     p.Find: LineEnd._find,
+    p.Persist: LineEnd._ask,
+    p.CreateGlobal: LineEnd._ask,
 }

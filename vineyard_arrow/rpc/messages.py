@@ -160,6 +160,8 @@ class Batch(_Message, tag="stream-batch"):
 Own = Greet | Read | Look | Hold | LetGo | Put | NewStream | Write | OldStream | Next
 Passed = (
     p.Delete
+    | p.Persist
+    | p.CreateGlobal
     | p.Find
     | p.PutName
     | p.DropName

@@ -176,6 +176,10 @@ class Remote:
         """The default pool of this process: nothing here is shared."""
         return pa.default_memory_pool()
 
+    def ask(self, message: Any, timeout_s: float) -> Any:
+        """The reply to a message that has a deadline of its own."""
+        return self.request(message, timeout_s + self.timeout_s)[0]
+
     def take_id(self) -> int:
         """An id for an object to be put."""
         with self._lock:
