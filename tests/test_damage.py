@@ -24,11 +24,12 @@ import scipy.sparse as sp
 import vineyard_arrow
 from vineyard_arrow import Part, types
 from vineyard_arrow.client import Client
+from vineyard_arrow.distributed import global_of
 from vineyard_arrow.errors import InvalidObjectError, VineyardArrowError
 from vineyard_arrow.graph import Graph
 from vineyard_arrow.graph.edge_cut import Fragment
-from vineyard_arrow.graph.global_graph import GlobalGraph
 from vineyard_arrow.graph.partition import partition
+from vineyard_arrow.partitions import GlobalObject
 from vineyard_arrow.registry import Encoder, Registry, StoredObject, builtin_registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # libraries warn of nonsense, too
@@ -64,6 +65,9 @@ def examples(client: Client) -> list[Any]:
         graph(client),
         (parts := partition(graph(client), 2, by="segment", client=client)),
         parts[0],
+        global_of(client, [TABLE, TABLE], key="a", bounds=[(0, 1), (2, 3)]),
+        global_of(client, [frame, frame]),
+        global_of(client, [np.eye(2), np.eye(2)]),
     ]
     with suppress(ImportError):
         import sparse
@@ -92,7 +96,7 @@ Whole = tuple[list[Part], dict[str, Any]]
 def wholes(client: Client) -> Iterator[Whole]:
     """Parts and members of each example."""
     for value in examples(client):
-        if isinstance(value, Graph | Fragment | GlobalGraph):
+        if isinstance(value, Graph | Fragment | GlobalObject):
             members = client.get_meta(client.put(value)).members
             encoder = Encoder(Registry(), None, new_id=partial(next, iter(range(99))))
             encoder.add(value)

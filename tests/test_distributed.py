@@ -42,7 +42,7 @@ def address(table: pa.Table) -> int:
 def test_a_table_on_two_instances(pair: tuple[Client, Client]) -> None:
     a, b = pair
     ids = [a.put(rows(0, 10_000)), b.put(rows(10_000, 20_000))]
-    oid = a.create_global(ids, key="k", bounds=[(0, 9_999), (10_000, 29_999)], name="whole")
+    oid = a.create_partitioned(ids, key="k", bounds=[(0, 9_999), (10_000, 29_999)], name="whole")
     g = a.get("whole")
     assert isinstance(g, GlobalTable)
     assert a.get_meta(oid).typename == "vineyard.global_table"
@@ -87,7 +87,7 @@ def replace_socket(info):
 def test_gone(pair: tuple[Client, Client]) -> None:
     a, b = pair
     ids = [a.put(rows(0, 5)), b.put(rows(5, 5))]
-    g = a.get(a.create_global(ids))
+    g = a.get(a.create_partitioned(ids))
     b.delete(ids[1])
     with pytest.raises(ObjectNotFoundError, match="partition 1"):
         g.partitions[1].get(fetch=True)
@@ -101,7 +101,7 @@ def test_frames(client: Client, library) -> None:
         library.DataFrame({"x": [1, 2], "s": ["a", "b"]}),
         library.DataFrame({"x": [3], "s": ["c"]}),
     ]
-    g = client.get(client.create_global(frames))
+    g = client.get(client.create_partitioned(frames))
     assert isinstance(g, GlobalDataFrame)
     assert g.num_rows == 3
     assert type(g.empty) is library.DataFrame
@@ -114,7 +114,7 @@ def test_a_grid(client: Client) -> None:
     whole = np.arange(35.0).reshape(5, 7)
     offsets = [(0, 0), (0, 3), (2, 0), (2, 3)]
     chunks = [whole[:2, :3], whole[:2, 3:], whole[2:, :3], whole[2:, 3:]]
-    g = client.get(client.create_global([c.copy() for c in chunks], offsets=offsets))
+    g = client.get(client.create_partitioned([c.copy() for c in chunks], offsets=offsets))
     assert isinstance(g, GlobalTensor)
     assert (g.shape, g.chunks, g.dtype) == ((5, 7), ((2, 3), (3, 4)), whole.dtype)
     for partition in g.partitions:
@@ -136,5 +136,5 @@ def test_what_makes_no_whole(client: Client) -> None:
         ([object()], {}),
     ]:
         with pytest.raises(InvalidObjectError):
-            client.create_global(bad, **options)
+            client.create_partitioned(bad, **options)
     assert client.status().objects == used

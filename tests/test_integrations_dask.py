@@ -13,8 +13,10 @@ from conftest import Daemon
 
 import vineyard_arrow
 from vineyard_arrow.client import Client
+from vineyard_arrow.errors import ObjectExistsError
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 
+dask = pytest.importorskip("dask")
 pytest.importorskip("dask.dataframe")
 distributed = pytest.importorskip("distributed")
 
@@ -81,7 +83,7 @@ def rows(start: int, count: int) -> pa.Table:
 
 def test_partitions_are_read_in_place(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    oid = a.create_global([a.put(rows(0, 1000)), b.put(rows(1000, 2000))])
+    oid = a.create_partitioned([a.put(rows(0, 1000)), b.put(rows(1000, 2000))])
     frame = vd.from_global(a, oid)
     assert frame.npartitions == 2
     assert int(frame["k"].sum().compute()) == 2999 * 3000 // 2
@@ -93,7 +95,7 @@ def test_partitions_are_read_in_place(pair: tuple[Client, Client]) -> None:
 
 def test_results_stay_where_they_are_computed(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    oid = a.create_global([a.put(rows(0, 10)), b.put(rows(10, 10))])
+    oid = a.create_partitioned([a.put(rows(0, 10)), b.put(rows(10, 10))])
     frame = vd.from_global(str(a._a.socket), oid)
     vd.to_global(frame.assign(w=frame["v"] * 2), name="doubled", client=a)
     g = a.get("doubled")
@@ -105,7 +107,7 @@ def test_an_array_and_back(pair: tuple[Client, Client]) -> None:
     a, b = pair
     whole = np.arange(35.0).reshape(5, 7)
     ids = [a.put(whole[:2].copy()), b.put(whole[2:].copy())]
-    array = vd.from_global(a, a.create_global(ids))
+    array = vd.from_global(a, a.create_partitioned(ids))
     assert array.chunks == ((2, 3), (7,))
     np.testing.assert_array_equal(array.compute(), whole)
     g = a.get(vd.to_global(array + 1, client=a))
@@ -126,7 +128,45 @@ def test_a_worker_elsewhere_fetches(pair: tuple[Client, Client], cluster) -> Non
 
 def test_thresholds_that_shared_pages_reach(pair: tuple[Client, Client]) -> None:
     a, _ = pair
-    whole = a.get(a.create_global([a.put(rows(0, 1000))]))
+    whole = a.get(a.create_partitioned([a.put(rows(0, 1000))]))
     with pytest.warns(vd.SharedPagesWarning, match=r"16,000 bytes"):
         vd._warn_of_pages({"x": (a.instance, 15_999.0)}, whole.partitions)
     vd._warn_of_pages({"x": (a.instance, 16_000.0)}, whole.partitions)
+
+
+def broken(block: np.ndarray) -> np.ndarray:
+    if block[0] >= 6:
+        raise RuntimeError("no such block")
+    return block
+
+
+def test_what_fails_leaves_nothing_behind(pair: tuple[Client, Client]) -> None:
+    import dask.array as da
+
+    a = pair[0]
+    a.put_name(a.put(1), "taken")
+    before = [client.status().objects for client in pair]
+    whole = da.arange(8, chunks=2)
+    with pytest.raises(RuntimeError, match="no such block"):
+        vd.to_global(whole.map_blocks(broken, dtype=whole.dtype, meta=np.empty(0, int)), client=a)
+    assert [client.status().objects for client in pair] == before
+    with pytest.raises(ObjectExistsError):
+        vd.to_global(whole, name="taken", client=a)
+    assert [client.status().objects for client in pair] == before
+
+
+def test_without_workers(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask.array as da
+
+    monkeypatch.setattr(vd, "_scheduler", lambda: None)
+    monkeypatch.setattr(vd, "default_client", lambda: client)
+    whole = da.arange(8, chunks=2)
+    oid = vd.to_global(whole, client=client)
+    with dask.config.set(scheduler="sync"):
+        np.testing.assert_array_equal(vd.from_global(client, oid).compute(), np.arange(8))
+    before = client.status().objects
+    with pytest.raises(RuntimeError, match="no such block"):
+        vd.to_global(
+            whole.map_blocks(broken, dtype=whole.dtype, meta=np.empty(0, int)), client=client
+        )
+    assert client.status().objects == before

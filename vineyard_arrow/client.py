@@ -539,7 +539,7 @@ class Client:
             timeout_s=timeout_s,
         )
 
-    # ---- the cluster
+    # ---- partitions on several instances
 
     def where(self, key: Key) -> InstanceInfo:
         """The instance that owns an object, by its id; no data is touched.
@@ -553,7 +553,7 @@ class Client:
 
         return owner_of(self, ObjectID(self._resolve(key)))
 
-    def create_global(
+    def create_partitioned(
         self,
         partitions: Sequence[Any],
         *,
@@ -562,7 +562,10 @@ class Client:
         offsets: Sequence[Sequence[int]] | None = None,
         name: str | None = None,
     ) -> ObjectID:
-        """Put an object made of partitions that may live on several instances; return its id.
+        """Put a table, frame or array whose partitions may live on several instances.
+
+        This instance keeps it, with the partitions that are its own. What belongs to no instance
+        and lives in the cluster's metadata is made by `create_global`.
 
         Parameters
         ----------

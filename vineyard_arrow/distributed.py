@@ -262,7 +262,7 @@ def global_of(
     key: str | None = None,
     offsets: Sequence[Sequence[int]] | None = None,
 ) -> GlobalTable | GlobalDataFrame | GlobalTensor:
-    """The global object of these partitions, to be put; see `Client.create_global`."""
+    """The global object of these partitions, to be put; see `Client.create_partitioned`."""
     from .fetching import owner_of, reached
 
     if not partitions:

@@ -18,10 +18,13 @@ import pyarrow as pa
 from .. import default_client
 from ..distributed import GlobalTensor, Partition
 from ..errors import InvalidObjectError, LibraryNotFoundError
+from ..fetching import owner_of, reached
 from ..objects import ObjectID
 
 try:
     import dask
+    from dask.base import compute
+    from dask.delayed import delayed as lazily
 except ModuleNotFoundError as error:
     raise LibraryNotFoundError(
         "dask is needed for this, but it is not installed", "pip install 'vineyard-arrow[dask]'"
@@ -79,7 +82,7 @@ def from_global(source: Client | str | os.PathLike[str], key: Key) -> Any:
 def to_global(
     collection: Any, *, name: str | None = None, client: Client | None = None
 ) -> ObjectID:
-    """Compute a Dask frame or array; put its partitions where they are computed.
+    """Compute a Dask frame or array; put its partitions where they are computed, or none of them.
 
     Parameters
     ----------
@@ -103,9 +106,41 @@ def to_global(
             tuple(int(starts[a][i]) for a, i in enumerate(at)) for at in np.ndindex(delayed.shape)
         ]
         delayed = delayed.ravel().tolist()
-    put = dask.delayed(_put, pure=False)
-    ids = dask.compute(*[put(each) for each in delayed])
-    return client.create_global([ObjectID(i) for i in ids], offsets=offsets, name=name)
+    scheduler = _scheduler()
+    if scheduler is None:  # computed by this process, and put with the whole: all or nothing
+        return client.create_partitioned(compute(*delayed), offsets=offsets, name=name)
+    put = lazily(_put, pure=False)
+    futures = scheduler.compute([put(each) for each in delayed])
+    try:
+        return client.create_partitioned(scheduler.gather(futures), offsets=offsets, name=name)
+    except BaseException:
+        _take_back(client, futures)
+        raise
+
+
+def _scheduler() -> Any:
+    """The current client of Dask's scheduler; None if there is none."""
+    try:
+        from distributed import get_client
+
+        return get_client()
+    except (ImportError, ValueError):
+        return None
+
+
+def _take_back(client: Client, futures: Sequence[Any]) -> None:
+    """Delete partitions that were put, once nobody puts any more."""
+    from distributed import wait
+
+    wait(futures)
+    for future in futures:
+        if future.status == "finished":
+            object_id = ObjectID(future.result())
+            if object_id.instance == client.instance:
+                client.delete(object_id)
+                continue
+            with reached(client, owner_of(client, object_id)) as far:
+                far.delete(object_id)
 
 
 def _global_of(source: Any, key: Any) -> Any:
@@ -127,12 +162,9 @@ def _divisions(whole: Any) -> tuple[Any, ...]:
 
 def _opened(partitions: Sequence[Partition]) -> list[Any]:
     """What stands for the value of each partition in a Dask graph."""
-    try:
-        from distributed import get_client
-
-        scheduler = get_client()
-    except (ImportError, ValueError):  # there is none: threads or processes of this host
-        return [dask.delayed(_read)(int(p.id or 0)) for p in partitions]
+    scheduler = _scheduler()
+    if scheduler is None:  # threads or processes of this host
+        return [lazily(_read)(int(p.id or 0)) for p in partitions]
     beside = scheduler.run(_worker)
     _warn_of_pages(beside, partitions)
     futures = []
@@ -186,8 +218,8 @@ def _read(object_id: int) -> Any:
     return _pandas(default_client().get(object_id, fetch=True))
 
 
-def _put(value: Any) -> int:
-    return int(default_client().put(value))
+def _put(value: Any) -> ObjectID:
+    return default_client().put(value)
 
 
 def _pandas(value: Any) -> Any:
@@ -209,6 +241,6 @@ def _array(whole: GlobalTensor, parts: Sequence[Any]) -> Any:
     starts = [np.cumsum([0, *each]).tolist() for each in whole.chunks]
     for place, part in zip(whole.places, parts, strict=True):
         at = tuple(starts[axis].index(start) for axis, start in enumerate(place.offset))
-        delayed = dask.delayed(part) if not hasattr(part, "dask") else part
+        delayed = lazily(part) if not hasattr(part, "dask") else part
         blocks[at] = da.from_delayed(delayed, place.shape, dtype=whole.dtype)
     return da.block(blocks.tolist())
