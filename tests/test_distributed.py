@@ -84,6 +84,16 @@ def replace_socket(info):
     return replace(info, socket="/nowhere/at/all")
 
 
+def test_the_whole_on_the_other_instance(pair: tuple[Client, Client]) -> None:
+    a, b = pair
+    ids = [a.put(rows(0, 10)), b.put(rows(10, 10))]
+    oid = a.create_partitioned(ids)
+    g = b.get(oid, fetch=True)
+    assert [p.instance for p in g.partitions] == [b.instance, b.instance]
+    assert [g[0], g[1]] == [rows(0, 10), rows(10, 10)]
+    assert g.object_ids[1] == ids[1]
+
+
 def test_gone(pair: tuple[Client, Client]) -> None:
     a, b = pair
     ids = [a.put(rows(0, 5)), b.put(rows(5, 5))]

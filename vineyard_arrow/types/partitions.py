@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import InvalidObjectError, ObjectNotFoundError
+from ..errors import ObjectNotFoundError
 from ..objects import ObjectID
 from ..partitions import GlobalObject, Open
 from ..registry import Encoder, StoredObject
@@ -40,25 +40,18 @@ def put_partitions(value: GlobalObject[Any], encoder: Encoder, prefix: str) -> l
 def stored_partitions(
     numbers: Sequence[int], stored: StoredObject, prefix: str
 ) -> tuple[list[ObjectID], Open]:
-    """Ids of partitions as they were read, and what opens them.
+    """Ids of partitions, and what opens them. A member is known by its record.
 
-    Raises
-    ------
-    InvalidObjectError
-        If members and table do not agree.
+    In an object that was copied to another instance the table has the ids of the originals.
     """
-    source, handles = stored.source, {}
+    source, handles, ids = stored.source, {}, [ObjectID(number) for number in numbers]
     assert source is not None
-    for index, number in enumerate(numbers):
+    for index in range(len(ids)):
         name = f"{prefix}{index}"
         if name in stored.composed_of:
-            if stored.composed_of[name][0] != number:
-                raise InvalidObjectError(
-                    f"{ObjectID(stored.id)} makes no sense: partition {index} is not its member"
-                    " of that number"
-                )
+            ids[index] = ObjectID(stored.composed_of[name][0])  # a copy has members of its own
             with contextlib.suppress(ObjectNotFoundError):  # which is told when it is asked for
-                handles[index] = source.get_object(number)  # a pin: it stays, deleted or not
+                handles[index] = source.get_object(ids[index])  # a pin: it stays, deleted or not
     options = {"mode": stored.mode, "trusted": stored.trusted}
     options["validate"] = "full" if stored.validate else "structure"
 
@@ -67,4 +60,4 @@ def stored_partitions(
             return source.get_fetched(stored, object_id)
         return (handles.get(index) or source.get_object(object_id)).get(**options)
 
-    return [ObjectID(number) for number in numbers], open_
+    return ids, open_
