@@ -375,7 +375,7 @@ def test_the_store_is_a_dict(daemon: Any, spawn: Any) -> None:  # noqa: F811
 @pytest.mark.stress
 @pytest.mark.timeout(300)
 def test_the_store_is_a_dict_for_10000_steps(daemon: Any, spawn: Any) -> None:  # noqa: F811
-    assert run(daemon, spawn, 110, 100) >= 10_000
+    assert run(daemon, spawn, 130, 100) >= 10_000
 
 
 def test_the_store_is_a_dict_on_huge_pages(huge_daemon: Any, spawn: Any) -> None:  # noqa: F811
