@@ -17,7 +17,13 @@ import pytest
 from conftest import DEADLINE_S, Daemon
 from test_cluster import SMALL, TABLE, heard, until
 
-from vineyard_arrow.errors import LeaseLostError, MetadataUnavailableError, VineyardArrowError
+from vineyard_arrow.errors import (
+    AccessDeniedError,
+    ConfigError,
+    LeaseLostError,
+    MetadataUnavailableError,
+    VineyardArrowError,
+)
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectMeta
 
@@ -174,3 +180,22 @@ def test_persists_race_deletes(join, etcd, connect_etcd, number) -> None:
                     {str(m.id) for m in client.list_objects(cluster=True) if m.persisted} == known
                 )
             )
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--meta-login-file", "root:wrong"),
+        ("--meta-token-file", "wrong"),
+        ("--meta-ca-file", "no certificate"),
+    ],
+)
+def test_what_etcd_does_not_accept_ends_the_start(
+    etcd, make_daemon, tmp_path, option, text
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises((AccessDeniedError, ConfigError, MetadataUnavailableError)) as caught:
+        make_daemon(*SMALL, "--meta", f"etcd://{etcd.address}/closed", option, str(path))
+    assert caught.value.hint
