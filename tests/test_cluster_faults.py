@@ -37,7 +37,7 @@ def join(
     etcd: EtcdServers, make_daemon: Callable[..., Daemon], request: pytest.FixtureRequest
 ) -> Callable[[], Daemon]:
     """Start an instance, with a short lease, of a cluster of the test's own."""
-    where = f"etcd://{etcd.address}/{request.node.originalname}"
+    where = f"etcd://{etcd.address}/{request.node.name.replace('[', '-').rstrip(']')}"
     return lambda: make_daemon(*SMALL, "--meta", where, "--meta-lease-s", LEASE_S)
 
 
