@@ -57,7 +57,7 @@ asan: build
 	$(PY) setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
 	for module in $(SANITIZED)/vineyard_arrow/graph/_*.so; do \
 	nm -D $$module | grep -q __asan || { echo "make: $$module is not sanitized" >&2; exit 1; }; done
-	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 \
+	cd $(SANITIZED) && LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	$(abspath $(PY)) -m pytest -q -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) --timeout 600 \
 	$(wildcard $(CURDIR)/tests/test_graph*.py)
