@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +217,31 @@ def connect_etcd() -> Iterator[Callable[[EtcdAddress], EtcdBackend]]:
     yield make
     for each in made:
         each.close()
+
+
+def stop_process(pid: int) -> None:
+    """SIGSTOP, and wait until every thread stands still: until then it may still answer."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + DEADLINE_S
+    while any(_state(task) not in "TtXZ" for task in Path(f"/proc/{pid}/task").iterdir()):
+        assert time.monotonic() < deadline, f"process {pid} does not stop"
+
+
+def _state(task: Path) -> str:
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that does nothing for as long as the block runs."""
+    stop_process(pid)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 class Gate:

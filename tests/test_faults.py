@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from conftest import stop_process, stopped
 
 from vineyard_arrow.client import Client, connect
 from vineyard_arrow.errors import (
@@ -422,14 +423,11 @@ def test_kill_while_waiting_for_credit(
         client.memory_trim()
         client.put(np.zeros(57 * MIB, np.uint8), name="mine")  # hardly any credit is left
         used = client.status().memory_used
-        os.kill(daemon.pid, signal.SIGSTOP)
-        try:
+        with stopped(daemon.pid):
             child.say("go")
             assert child.hear() == ["asking"]
             until(lambda: in_futex(child.pid), "the child does not wait")
             child.kill()
-        finally:
-            os.kill(daemon.pid, signal.SIGCONT)
         until(lambda: len(client.status().clients) == 1, "the dead client stays")
         assert client.status().memory_used <= used
         oid = client.put(np.ones(4 * MIB, np.uint8))
@@ -445,7 +443,7 @@ def test_waiting_writers_get_what_a_dead_one_leaves(
     child = spawn("sit", str(daemon.socket), "pool")
     child.hear()
     with daemon.connect() as client:
-        os.kill(daemon.pid, signal.SIGSTOP)
+        stop_process(daemon.pid)
         timer = threading.Timer(0.05, lambda: (child.kill(), os.kill(daemon.pid, signal.SIGCONT)))
         timer.start()
         try:
@@ -687,15 +685,6 @@ def test_a_second_daemon_is_refused(make_daemon: Callable[..., Any]) -> None:
 
 
 # ---- the daemon is silent
-
-
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_stopped_daemon_ends_in_the_deadline_and_goes_on(

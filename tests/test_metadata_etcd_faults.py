@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import QUICK_ETCD
+from conftest import QUICK_ETCD, stop_process
 from metadata_conformance import WAIT_S, fail, put
 from metadata_members import ABOUT, record, wait_for, within
 
@@ -81,10 +81,10 @@ def test_calls_fail_within_their_deadline_and_heal(own_etcd, connect_etcd) -> No
     backend.commit(put("/a"))
     (member,) = own_etcd.members
     member.stop()
-    within(2, lambda: backend.range("/a", timeout_s=0.3), MetadataUnavailableError)
-    within(2, lambda: backend.commit(put("/a"), timeout_s=0.3), MetadataUnavailableError)
-    within(2, lambda: backend.commit_each([put("/a")], timeout_s=0.3), MetadataUnavailableError)
-    within(2, lambda: backend.grant(5, fail, timeout_s=0.3), MetadataUnavailableError)
+    within(lambda: backend.range("/a", timeout_s=0.3), MetadataUnavailableError)
+    within(lambda: backend.commit(put("/a"), timeout_s=0.3), MetadataUnavailableError)
+    within(lambda: backend.commit_each([put("/a")], timeout_s=0.3), MetadataUnavailableError)
+    within(lambda: backend.grant(5, fail, timeout_s=0.3), MetadataUnavailableError)
     member.start()
     assert backend.range("/a", timeout_s=WAIT_S).items
     assert isinstance(backend.commit(put("/a")), Committed)
@@ -94,11 +94,11 @@ def test_a_server_that_stops_answering(own_etcd, connect_etcd) -> None:
     backend = connect_etcd(own_etcd.address)
     backend.commit(put("/a", b"1"))
     (member,) = own_etcd.members
-    member.send_signal(signal.SIGSTOP)
+    stop_process(member.pid)
     with pytest.raises(MetadataUnavailableError, match="no answer within"):
         backend.range("/a", timeout_s=0.3)
     late = Transaction((absent("/b"),), (Put("/b", b"2"),))
-    within(2, lambda: backend.commit(late, timeout_s=0.3), MetadataUnavailableError)
+    within(lambda: backend.commit(late, timeout_s=0.3), MetadataUnavailableError)
     member.send_signal(signal.SIGCONT)
     # It may have been carried out meanwhile: that is what the error leaves open.
     assert backend.range("/a", timeout_s=WAIT_S).items[0].value == b"1"
@@ -128,14 +128,14 @@ def test_a_commit_whose_answer_was_lost_is_recognized(own_etcd, connect_etcd) ->
 def test_a_lease_is_lost_by_the_clock_when_nothing_answers(own_etcd, connect_etcd) -> None:
     backend = connect_etcd(own_etcd.address)
     told = threading.Event()
-    start = time.monotonic()
     lease = backend.grant(2, told.set)
     assert not lease.lost
-    own_etcd.members[0].send_signal(signal.SIGSTOP)
+    stop_process(own_etcd.members[0].pid)
+    silent = time.monotonic()
     assert told.wait(WAIT_S)
     assert lease.lost
     # Its clock started when a keep-alive was sent, so it's over no later than etcd's.
-    assert time.monotonic() - start < 2 * lease.ttl_s + 1
+    assert lease.alive_until <= silent + lease.ttl_s
 
 
 def test_a_lease_outlives_a_restart_of_the_server(own_etcd, connect_etcd) -> None:
@@ -217,7 +217,7 @@ def test_a_member_that_is_cut_off_fences_itself_and_heals(own_etcd, connect_etcd
     made = record(one, 1, names=("n",))
     assert isinstance(one.commit(persist(layout, made)), Committed)
     (member,) = own_etcd.members
-    member.send_signal(signal.SIGSTOP)
+    stop_process(member.pid)
     wait_for(lambda: one.fenced)
     with pytest.raises(LeaseLostError):
         one.submit(persist(layout, record(one, 2)))
@@ -242,9 +242,8 @@ def test_a_member_that_is_cut_off_fences_itself_and_heals(own_etcd, connect_etcd
 
 def test_joining_fails_within_its_deadline(own_etcd, connect_etcd) -> None:
     backend = connect_etcd(own_etcd.address)
-    own_etcd.members[0].send_signal(signal.SIGSTOP)
+    stop_process(own_etcd.members[0].pid)
     within(
-        3,
         lambda: Membership(backend, Layout("c"), ABOUT, 5.0, timeout_s=0.5),
         MetadataUnavailableError,
     )
@@ -291,8 +290,8 @@ def test_the_leader_of_three_is_killed(three, connect_etcd) -> None:
     # Without a majority nothing is agreed on; that's said in time, and heals.
     other = (leader + 1) % 3
     three.members[other].stop()
-    within(4, lambda: backend.commit(put("/x"), 1.0), MetadataUnavailableError)
-    within(4, lambda: backend.range("/x", timeout_s=1.0), MetadataUnavailableError)
+    within(lambda: backend.commit(put("/x"), 1.0), MetadataUnavailableError)
+    within(lambda: backend.range("/x", timeout_s=1.0), MetadataUnavailableError)
     three.members[other].start()
     last = backend.commit(put("/y"), WAIT_S)
     assert drain(watch, last.revision)[-1].revision == last.revision
@@ -310,7 +309,7 @@ def test_a_member_that_stops_answering_is_left(three, connect_etcd, monkeypatch)
     start = backend.commit(put("/0")).revision
     watch = backend.watch("/", start - 1)
     assert watch.next(WAIT_S).revision == start
-    three.members[stopped].send_signal(signal.SIGSTOP)
+    stop_process(three.members[stopped].pid)
     last = backend.commit(put("/1"), WAIT_S).revision
     assert backend.client.channel.current != stopped
     assert drain(watch, last)[-1].revision == last

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Daemon, check_clean, run_daemon
+from conftest import Daemon, check_clean, run_daemon, stopped
 
 from vineyard_arrow import ObjectID, ObjectMeta
 from vineyard_arrow.client import Client
@@ -320,13 +320,10 @@ def test_a_receiver_is_killed(
 def test_a_receiver_is_killed_before_its_put(far: Daemon, tree: Tree, stack: ExitStack) -> None:
     receiver = Far(stack, far)
     line = receiver.offer(tree)
-    os.kill(far.pid, signal.SIGSTOP)
-    try:
+    with stopped(far.pid):
         send(line, tree, 0, tree.payload.nbytes)
         receiver.progress(tree.payload.nbytes)
         receiver.end.close()
-    finally:
-        os.kill(far.pid, signal.SIGCONT)
     check_nothing(far)
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_faults import Child, Lines, helper, spawn, stopped, until  # noqa: F401  # fixtures
+from conftest import stopped
+from test_faults import Child, Lines, helper, spawn, until  # noqa: F401  # fixtures
 from test_fork import in_child
 from test_ipc_memory import MIB, PAGE
 from test_outbox import OUT_ALLOWANCE, Box

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pytest
+from conftest import stopped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -832,7 +833,6 @@ def test_waiters_that_leave_do_not_disturb_the_put_they_wait_for(
     daemon: Any, innocent: Client
 ) -> None:
     """The daemon finds out that they are gone in the middle of the put that wakes them."""
-    import signal
 
     waiting = [Wire(daemon.socket) for _ in range(3)]
     for wire in waiting:
@@ -846,13 +846,10 @@ def test_waiters_that_leave_do_not_disturb_the_put_they_wait_for(
         at = writer.at
         writer.write(at, b"8 bytes.")
         item = writer.item(stream_of((at, 8)), [(at, PAGE)], name="wanted")
-        os.kill(daemon.pid, signal.SIGSTOP)
-        try:
+        with stopped(daemon.pid):
             writer.send(p.Put([item]))  # lies before the ends of the others
             for wire in waiting:
                 wire.close()
-        finally:
-            os.kill(daemon.pid, signal.SIGCONT)
         assert writer.answer() == p.Done()
     assert int(innocent.get_name("wanted")) == item.id
     assert innocent.get("wanted")["x"].to_pylist() == [int.from_bytes(b"8 bytes.", "little")]

@@ -20,7 +20,7 @@ import pyarrow.flight as flight
 import pytest
 import trustme
 from client_conformance import SCHEMA, TABLE, batch
-from conftest import DEADLINE_S
+from conftest import DEADLINE_S, stopped
 from rpc_harness import Served, serve, until
 from rpc_harness import served as served
 from rpc_harness import shared_served as shared_served
@@ -231,12 +231,8 @@ def test_a_store_that_does_not_answer(own: Callable[..., Served]) -> None:
     with served.connect(timeout_s=1.0) as client:
         oid = client.put(TABLE)
         pid = served.rpc_pid
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            with pytest.raises(DeadlineExceededError, match="in time"):
-                client.get(oid)
-        finally:
-            os.kill(pid, signal.SIGCONT)
+        with stopped(pid), pytest.raises(DeadlineExceededError, match="in time"):
+            client.get(oid)
         assert client.get(oid).equals(TABLE)
 
 

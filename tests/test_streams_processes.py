@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_faults import Child, Doomed, Lines, helper, spawn, stopped, until  # noqa: F401  # fixtures
+from conftest import stopped
+from test_faults import Child, Doomed, Lines, helper, spawn, until  # noqa: F401  # fixtures
 from test_fork import in_child
 
 from vineyard_arrow.client import Client, connect

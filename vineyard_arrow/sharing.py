@@ -609,7 +609,7 @@ def _limit(timeout_s: float) -> float:
 
 def _unavailable(timeout_s: float) -> MetadataUnavailableError:
     return MetadataUnavailableError(
-        f"the cluster's metadata did not answer within {timeout_s:g} s",
+        f"the cluster's metadata did not answer within {timeout_s:.3g} s",
         "it may still be carried out; local put and get go on",
     )
 

@@ -315,7 +315,7 @@ def error_of(error: Any, who: str, timeout_s: float) -> VineyardArrowError:
         if part in text:
             return kind(f"{who}: {text}", hint)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        text = f"no answer within {timeout_s:g} s"
+        text = f"no answer within {timeout_s:.3g} s"
     hint = "what is in this instance's own memory can still be put and got"
     if "handshake" in text.lower() or "certificate" in text.lower():
         hint = "look at the certificates, and at the authority they are checked by"
