@@ -173,7 +173,7 @@ def test_kill_of_a_writer_at_any_step(
 
 
 def child_take(lines: Lines, path: str, last: int) -> None:
-    """Read the stream "taken", and die at step ``last``, or when told."""
+    """Open the stream "taken"; once told, read it, and die at step ``last``, or when told."""
     taken = iter(range(last))
 
     def step(what: str) -> None:
@@ -183,6 +183,8 @@ def child_take(lines: Lines, path: str, last: int) -> None:
 
     client = connect(path, autostart=False)
     reader = client.open_stream("taken", timeout_s=10)
+    lines.say("there")
+    lines.hear()
     step("opened")
     attached, connection = client._a, reader._source.line.connection
     request, read = connection.request, attached.read_batch
@@ -222,7 +224,9 @@ def test_kill_of_a_reader_at_any_step(
         with client.create_stream(SCHEMA, name="taken", max_batches=2) as writer:
             other = client.open_stream("taken")
             doomed = spawn("test_streams_processes.take", str(daemon.socket), last)
-            until(lambda: len(client.list_streams()[0].readers) == 2, "it does not come")
+            assert doomed.hear() == ["there"]
+            assert len(client.list_streams()[0].readers) == 2
+            doomed.say("read")
             for i in range(6):  # no further than two batches while the doomed one lives
                 writer.write(build(client, i), timeout_s=10)
                 if i == 3:
@@ -249,6 +253,8 @@ def test_a_killed_reader_leaves_the_backlog_to_the_next(
         for i in range(2):
             writer.write(build(client, i))
         first = spawn("test_streams_processes.take", str(daemon.socket), 4)
+        assert first.hear() == ["there"]
+        first.say("read")
         assert first.hear() == ["pinned"]
         first.wait()
         writer.write(build(client, 2))
