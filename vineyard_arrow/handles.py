@@ -2,6 +2,9 @@
 
 Made by `Client.get_object`. It holds a pin, so object and members can be read for as long as
 it lives, deleted or not. Nothing is mapped or made before it is used.
+
+Pickled, it is the id alone. Where it is loaded it is a handle of the default client's store, so
+the data is read beside the process that asks for it; a copy is fetched if it lives elsewhere.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .describing import sealed_meta
-from .errors import ResolverNotFoundError, VineyardArrowError
+from .errors import ObjectNotFoundError, ResolverNotFoundError, VineyardArrowError
 from .objects import ObjectID, ObjectMeta
 from .reading import stored_object, value_of
 
@@ -59,6 +62,9 @@ class ObjectHandle:
     def nbytes(self) -> int:
         """Payload in bytes, that of members not counted."""
         return self.meta.nbytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (int(self.id),)
 
     # ---- members
 
@@ -155,3 +161,18 @@ class ObjectHandle:
         from .notebook import handle_html
 
         return handle_html(self)
+
+
+def _loaded(object_id: int) -> ObjectHandle:
+    """A handle that was pickled, perhaps beside another instance."""
+    from . import default_client
+
+    client = default_client()
+    try:
+        return client.get_object(object_id)
+    except ObjectNotFoundError:
+        if ObjectID(object_id).instance == client.instance:
+            raise
+        from .fetching import fetched
+
+        return client.get_object(fetched(client, ObjectID(object_id)))
