@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import os
@@ -19,7 +20,7 @@ from conftest import Daemon
 
 import vineyard_arrow
 from vineyard_arrow.client import Client
-from vineyard_arrow.errors import InvalidObjectError, ObjectExistsError
+from vineyard_arrow.errors import ConfigError, InvalidObjectError, ObjectExistsError
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 
 ray = pytest.importorskip("ray")
@@ -214,3 +215,17 @@ def test_what_fails_leaves_nothing_behind(pair: tuple[Client, Client]) -> None:
     with pytest.raises(Exception, match="no such block"):
         vr.to_global(dataset.map_batches(broken, batch_format="pyarrow", batch_size=None), client=a)
     assert [client.status().objects for client in pair] == before
+
+
+def test_a_node_without_a_store_starts_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VINEYARD_ARROW_SOCKET", str(folder / "nobody"))
+    with pytest.raises(ConfigError, match="no instance beside it"):
+        vr._Read(1)()
+    assert not (folder / "nobody").exists()
+
+
+def test_a_copy_of_a_handle_stays_with_its_client(client: Client) -> None:
+    handle = client.get_object(client.put(rows(0, 3)))
+    for each in (copy.copy(handle), copy.deepcopy([handle])[0]):
+        assert each._client is client
+        assert each.to_table().num_rows == 3

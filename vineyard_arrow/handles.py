@@ -66,6 +66,12 @@ class ObjectHandle:
     def __reduce__(self) -> tuple[Any, ...]:
         return _loaded, (int(self.id),)
 
+    def __copy__(self) -> ObjectHandle:
+        return self  # not by way of the default client, whose store may be another
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ObjectHandle:
+        return self
+
     # ---- members
 
     def member(self, name: str) -> ObjectHandle:

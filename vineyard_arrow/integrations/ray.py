@@ -17,7 +17,13 @@ import pyarrow as pa
 
 from .. import default_client
 from ..distributed import Partition
-from ..errors import ConfigError, ConnectionLostError, InvalidObjectError, LibraryNotFoundError
+from ..errors import (
+    ConfigError,
+    ConnectionLostError,
+    InvalidObjectError,
+    LibraryNotFoundError,
+    VineyardArrowError,
+)
 from ..fetching import reached
 from ..objects import ObjectID
 
@@ -71,7 +77,10 @@ def from_global(key: Key, *, client: Client | None = None) -> ray.data.Dataset:
     client = default_client() if client is None else client
     whole = client.get(key)
     if not isinstance(whole, GlobalTable | GlobalDataFrame):
-        raise InvalidObjectError(f"{key} is a {type(whole).__name__}, not a global table or frame")
+        raise InvalidObjectError(
+            f"{key} is a {type(whole).__name__}, not a global table or frame",
+            "pass handles of a tensor's chunks to tasks",
+        )
     schema = whole.schema if isinstance(whole, GlobalTable) else _schema(whole.empty)
     nodes = _nodes()
     groups: dict[str | None, list[Partition]] = {}
@@ -114,10 +123,14 @@ def to_global(
         dataset.write_datasink(sink)
         ids = [each for _, several in sorted(sink.written) for each in several]
         made = client.create_partitioned(ids, name=name)
-    except BaseException:
-        _take_back(client, sink.write_id, ())
+    except BaseException as error:
+        try:
+            _take_back(client, sink.write_id, ())
+        except VineyardArrowError as second:
+            error.add_note(f"what was put stays, labelled {WRITE}={sink.write_id}: {second}")
         raise
-    _take_back(client, sink.write_id, ids)  # of tasks that Ray ran once more
+    with contextlib.suppress(VineyardArrowError):  # the write itself has succeeded
+        _take_back(client, sink.write_id, ids)  # of tasks that Ray ran once more
     return made
 
 
@@ -155,7 +168,7 @@ class _GlobalDatasink(Datasink):  # type: ignore[misc]
         self.written: list[tuple[int, list[ObjectID]]] = []
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> tuple[int, list[ObjectID]]:
-        client = default_client()
+        client = _here()
         ids = []
         for block in blocks:
             if BlockAccessor.for_block(block).num_rows():
@@ -174,7 +187,7 @@ class _Read:
         self.object_id = object_id
 
     def __call__(self) -> list[Any]:
-        return [_block(default_client().get(self.object_id, fetch=True))]
+        return [_block(_here().get(self.object_id, fetch=True))]
 
 
 def _block(value: Any) -> Any:
@@ -227,6 +240,16 @@ def _beside() -> int | None:
             return client.instance
     except (ConfigError, ConnectionLostError):
         return None
+
+
+def _here() -> Client:
+    """The default client of a worker; it starts no daemon that nobody would find or stop."""
+    if _beside() is None:
+        raise ConfigError(
+            "this node of Ray has no instance beside it",
+            "start its daemon, and Ray with VINEYARD_ARROW_SOCKET set",
+        )
+    return default_client()
 
 
 def _take_back(client: Client, write_id: str, but: Sequence[ObjectID]) -> None:
