@@ -26,7 +26,7 @@ demo-graph: build
 	$(PY) docs/examples/demo_graph.py
 
 test: build
-	$(PY) -m pytest -q -n 2 --dist loadfile -m 'not stress' tests
+	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not stress' tests
 
 # What takes minutes by itself.
 stress: build
