@@ -159,6 +159,7 @@ def tie(client: Any, ids: list[Any]) -> None:
 
 def compute(clients: list[Any], folder: Path) -> None:
     """Delays by month over all flights, by workers beside the instances."""
+    os.environ["DASK_TEMPORARY_DIRECTORY"] = str(folder)  # else Dask leaves a folder behind
     import dask
     import distributed
 
