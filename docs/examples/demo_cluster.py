@@ -166,6 +166,8 @@ def compute(clients: list[Any], folder: Path) -> None:
     from vineyard_arrow.integrations.dask import from_global
 
     dask.config.set({"dataframe.convert-string": False})
+    # Workers are forked from one process that has imported what all of them need.
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     start_s = time.perf_counter()
     with (
