@@ -141,7 +141,7 @@ def test_partitions_that_the_cluster_does_not_know(pair: tuple[Client, Client]) 
     a, b = pair
     before = [client.status().objects for client in pair]
     oid = b.put(rows(0, 5))
-    with pytest.raises(ObjectNotFoundError, match="partition 1: .* not persisted") as caught:
+    with pytest.raises(ObjectNotFoundError, match=r"partition 1: .* not persisted") as caught:
         a.create_global([rows(0, 1), oid])
     assert "persist it there" in caught.value.hint
     b.delete(oid)

@@ -230,7 +230,7 @@ class Client(ClusterCalls):
         try:
             raw = attached.read(object_id, mode)
         except ObjectNotFoundError:
-            whole = global_object(self, object_id, mode, trusted)
+            whole = global_object(self, object_id, mode, trusted, validate)
             if whole is not None:
                 return value_of(whole, as_, resolver)
             if fetch and ObjectID(object_id).instance != self.instance:

@@ -51,7 +51,7 @@ def stored_object(
 
 
 def global_object(
-    client: Client, object_id: int, mode: str, trusted: bool | None = None
+    client: Client, object_id: int, mode: str, trusted: bool | None, validate: str
 ) -> StoredObject | None:
     """What the cluster knows of an object without data, for its resolver; None if it has data."""
     try:
@@ -61,7 +61,7 @@ def global_object(
     if not info.is_global:
         return None
     parts, members = read_parts(info.data)
-    return StoredObject(
+    stored = StoredObject(
         [StoredPart(each.typename, each.params, each.schema.empty_table()) for each in parts],
         current_registry(client._registry),
         Source(client),
@@ -71,6 +71,9 @@ def global_object(
         None,  # any user of the cluster may have made it
         members,
     )
+    if validate != "structure":
+        _validate(stored, validate)
+    return stored
 
 
 def value_of(
