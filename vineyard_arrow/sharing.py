@@ -496,6 +496,8 @@ class Sharing:
                     self._heard_own(self._cluster.parsed(event.item))
                 elif not fenced:
                     gone.append(ObjectID(event.key[len(own) :]))
+            elif event.key.startswith("o/", len(prefix)) and event.item is not None:
+                self._published(int(event.key.rpartition("/")[2][1:], 16), None)
             elif event.key.startswith("n/", len(prefix)):
                 self._heard_name(event.key[len(prefix) + 2 :], event.item is None, fenced)
             elif event.key.startswith("g/", len(prefix)) and event.item is None:
