@@ -8,6 +8,7 @@ this imports grpc. Knows nothing of transactions' meaning.
 from __future__ import annotations
 
 import itertools
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ _OPTIONS = (
     # Clients of one process share connections else, and the state of broken ones.
     ("grpc.use_local_subchannel_pool", 1),
 )
+_PEM = "PEM files are wanted: -----BEGIN CERTIFICATE-----"
 _TEXTS: tuple[tuple[str, type[VineyardArrowError], str | None], ...] = (
     (
         "database space exceeded",
@@ -282,7 +284,24 @@ def _credentials(address: EtcdAddress) -> Any:
         None if path is None else _read(path)
         for path in (address.ca_file, address.key_file, address.cert_file)
     ]
+    _check_pem(address)
     return grpc.ssl_channel_credentials(*pem)
+
+
+def _check_pem(address: EtcdAddress) -> None:
+    """Raise ConfigError for files that grpc would only complain of at every connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(address.ca_file)
+    except ssl.SSLError:
+        raise ConfigError(f"{address.ca_file}, for etcd, has no certificate", _PEM) from None
+    if address.cert_file is not None:
+        try:
+            context.load_cert_chain(address.cert_file, address.key_file, password=b"")
+        except ssl.SSLError as error:
+            files = f"{address.cert_file} and {address.key_file}, for etcd"
+            why = error.reason or "one is none"
+            raise ConfigError(f"{files}, are no certificate and its key: {why}", _PEM) from None
 
 
 def _read(path: Path) -> bytes:
@@ -316,7 +335,11 @@ def error_of(error: Any, who: str, timeout_s: float) -> VineyardArrowError:
             return kind(f"{who}: {text}", hint)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"no answer within {timeout_s:.3g} s"
-    hint = "what is in this instance's own memory can still be put and got"
-    if "handshake" in text.lower() or "certificate" in text.lower():
-        hint = "look at the certificates, and at the authority they are checked by"
+    lower = text.lower()
+    hint = None
+    if any(word in lower for word in ("certificate", "handshake", "hostname")):
+        hint = (
+            "look at the certificates and the authority they are checked by, for this host;"
+            " an etcd without TLS wants no such files"
+        )
     return MetadataUnavailableError(f"{who}: {text}", hint)
