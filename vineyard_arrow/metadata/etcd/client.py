@@ -60,10 +60,14 @@ _TEXTS: tuple[tuple[str, type[VineyardArrowError], str | None], ...] = (
     ("request is too large", InvalidObjectError, None),
     ("message larger than max", InvalidObjectError, None),
     ("duplicate key", InvalidObjectError, None),
-    ("authentication failed", AccessDeniedError, "look at the file of the user and password"),
-    ("user name is empty", AccessDeniedError, "this etcd wants a user and password, or a token"),
+    ("authentication failed", AccessDeniedError, "look at the file that --meta-login-file names"),
+    (
+        "user name is empty",
+        AccessDeniedError,
+        "this etcd wants a user and password (--meta-login-file), or a token (--meta-token-file)",
+    ),
     ("permission denied", AccessDeniedError, "grant this user the prefix of the cluster"),
-    ("invalid auth token", AccessDeniedError, "look at the file of the token"),
+    ("invalid auth token", AccessDeniedError, "look at the file that --meta-token-file names"),
 )
 
 
@@ -257,7 +261,12 @@ class EtcdClient(_Etcd3Client):  # type: ignore[misc]
                 if self.address.token_file is not None:
                     token = _line_of(self.address.token_file)
                 elif self.address.login_file is not None:
-                    user, _, password = _line_of(self.address.login_file).partition(":")
+                    user, colon, password = _line_of(self.address.login_file).partition(":")
+                    if not colon:
+                        raise ConfigError(
+                            f"{self.address.login_file}, for etcd, has no password",
+                            "write one line: user:password",
+                        )
                     request = rpc.AuthenticateRequest(name=user, password=password)
                     reply = self.auth_stub.Authenticate(request, timeout=max(0.001, timeout_s))
                     token = reply.token
@@ -308,7 +317,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read {path}, for etcd: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot read {path}, for etcd: {error.strerror}", "look at the --meta-*-file settings"
+        ) from None
 
 
 def _line_of(path: Path) -> str:
@@ -339,7 +350,7 @@ def error_of(error: Any, who: str, timeout_s: float) -> VineyardArrowError:
     hint = None
     if any(word in lower for word in ("certificate", "handshake", "hostname")):
         hint = (
-            "look at the certificates and the authority they are checked by, for this host;"
+            "look at what --meta-ca-file, --meta-cert-file and --meta-key-file name;"
             " an etcd without TLS wants no such files"
         )
     return MetadataUnavailableError(f"{who}: {text}", hint)
