@@ -12,9 +12,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from vineyard_arrow.ipc.starter import child_environment
+from conftest import START_S, Daemon
+
+from vineyard_arrow.ipc.starter import await_ready, child_environment
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
 
@@ -179,12 +182,27 @@ class Relay:
             target.shutdown(socket.SHUT_WR)
 
 
-def start_in(namespace: _Namespace, command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
-    """Start a program in a namespace; it is that very process."""
+def own_files(folder: Path, real: Path) -> list[str]:
+    """What to start a program by for which ``folder`` is what ``real`` is here."""
+    mount = 'mount --bind "$0" "$1" && shift && exec "$@"'
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, str(real), str(folder)]
+
+
+def start_in(enter: Sequence[str], command: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
+    """Start a program by way of another that makes namespaces, or enters them."""
     return subprocess.Popen(
-        [*namespace.enter, *command],
-        stdin=subprocess.DEVNULL,
-        env=child_environment() | {"NO_PROXY": "*"},
-        cwd=os.sep,
-        **how,
+        [*enter, *command], stdin=subprocess.DEVNULL, env=child_environment(), cwd="/", **how
     )
+
+
+def run_in(enter: Sequence[str], socket: Path, *options: str) -> Daemon:
+    """A daemon that is started so."""
+    ready, told = os.pipe2(os.O_CLOEXEC)
+    command = [sys.executable, "-m", "vineyard_arrow", "serve", "--socket", str(socket), *options]
+    with open(f"{socket}.log", "ab") as log:
+        process = start_in(
+            enter, [*command, "--ready-fd", str(told)], stdout=log, stderr=log, pass_fds=[told]
+        )
+    os.close(told)
+    process.wait()  # it forks, and goes on as the daemon
+    return Daemon(socket, await_ready(ready, socket, START_S))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from pathlib import Path
 
 import pytest
 from cluster_harness import ETCDCTL, LEASE_S, PATIENCE_S, SMALL, TABLE, agree, layout_of, patiently
-from conftest import QUICK_ETCD, START_S, Daemon
-from net_harness import NEAR, Hosts, Relay, start_in
+from conftest import QUICK_ETCD, Daemon
+from net_harness import NEAR, Hosts, Relay, run_in, start_in
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import LeaseLostError, MetadataUnavailableError, ObjectInUseError
-from vineyard_arrow.ipc.starter import await_ready
 from vineyard_arrow.metadata.etcd.server import EtcdServers, find_etcd
 from vineyard_arrow.objects import ObjectID, ObjectMeta
 
@@ -38,31 +36,13 @@ class Split:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
-def run_in(namespace: object, folder: Path, name: str, *options: str) -> Daemon:
-    """As `run_daemon`, in a network namespace: sockets of the file system are everywhere."""
-    socket = folder / name
-    ready, told = os.pipe2(os.O_CLOEXEC)
-    command = [sys.executable, "-m", "vineyard_arrow", "serve", "--socket", str(socket), *options]
-    with open(f"{socket}.log", "ab") as log:
-        process = start_in(
-            namespace,
-            [*command, "--ready-fd", str(told)],
-            stdout=log,
-            stderr=log,
-            pass_fds=[told],
-        )
-    os.close(told)
-    process.wait()  # it forks, and goes on as the daemon
-    return Daemon(socket, await_ready(ready, socket, START_S))
-
-
 @pytest.fixture
 def namespaces(folder: Path, tmp_path: Path) -> Iterator[Split]:
     """etcd and the other on one host, the lone one on another."""
     hosts = Hosts()
     url, peer = f"http://{NEAR}:2379", f"http://{NEAR}:2380"
     etcd = start_in(
-        hosts.near,
+        hosts.near.enter,
         [
             str(find_etcd().path),
             f"--data-dir={tmp_path / 'etcd'}",
@@ -87,7 +67,7 @@ def namespaces(folder: Path, tmp_path: Path) -> Iterator[Split]:
         )
         meta = (*SMALL, "--meta", f"etcd://{NEAR}:2379/split", "--meta-lease-s", LEASE_S)
         for name, where in (("lone", hosts.far), ("other", hosts.near)):
-            made.append(run_in(where, folder, f"{name}-{os.getpid()}", *meta))
+            made.append(run_in(where.enter, folder / f"{name}-{os.getpid()}", *meta))
         yield Split(*made, hosts, etcdctl)
     finally:
         for daemon in made:
