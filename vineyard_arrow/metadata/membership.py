@@ -49,7 +49,7 @@ from .records import (
 
 log = logging.getLogger("vineyard_arrow.metadata")
 PAUSE_S = 0.5
-AGAIN_KEYS = 1000  # put back at once, so that each is begun before its deadline
+AGAIN_KEYS = 256  # put back at once, so that each is begun before its deadline
 AGAIN_S = 60.0
 MAX_NUMBER = 1 << 24
 

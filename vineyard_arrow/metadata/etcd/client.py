@@ -350,7 +350,7 @@ def error_of(error: Any, who: str, timeout_s: float) -> VineyardArrowError:
     hint = None
     if any(word in lower for word in ("certificate", "handshake", "hostname")):
         hint = (
-            "look at what --meta-ca-file, --meta-cert-file and --meta-key-file name;"
-            " an etcd without TLS wants no such files"
+            "look at the certificates that --meta-ca-file, --meta-cert-file and --meta-key-file"
+            " name; an etcd without TLS wants no such files"
         )
     return MetadataUnavailableError(f"{who}: {text}", hint)
