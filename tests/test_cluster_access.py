@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from cluster_harness import SMALL, TABLE, agree, patiently
+from cluster_harness import SMALL, TABLE, agree, until
 from conftest import QUICK_ETCD, Daemon
 
 from vineyard_arrow.errors import AccessDeniedError, ConfigError, MetadataUnavailableError
@@ -93,15 +93,15 @@ def live(join: Callable[[], Daemon], backend: EtcdBackend, rounds: int) -> None:
     with join().connect() as a, join().connect() as b:
         kept = a.put(TABLE, name="kept")
         a.persist(kept)
-        patiently(lambda: b.exists(kept))
+        until(lambda: b.exists(kept))
         lease = next(info.lease for info in a.instances() if info.number == a.instance)
         for _ in range(rounds):
             for _ in range(2):  # it runs down and is renewed
-                patiently(lambda: 0 < left_s(lease) < LEASE_S - 1)
-                patiently(lambda: left_s(lease) >= LEASE_S - 1)
+                until(lambda: 0 < left_s(lease) < LEASE_S - 1)
+                until(lambda: left_s(lease) >= LEASE_S - 1)
             oid = a.put(TABLE)
             a.persist(oid)
-            patiently(lambda oid=oid: b.exists(oid))
+            until(lambda oid=oid: b.exists(oid))
             a.delete(oid)
         assert not a.status().fenced
         assert not b.status().fenced

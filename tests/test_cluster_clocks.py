@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cluster_harness import SMALL, TABLE, agree, patiently
+from cluster_harness import SMALL, TABLE, agree, until
 from conftest import Daemon
 from metadata_conformance import WAIT_S
 from net_harness import Relay
@@ -148,9 +148,9 @@ def renewed(backend: EtcdBackend, clients: list[Client], times: int) -> None:
     assert len(leases) == len(clients)
     for _ in range(times):
         for lease in leases:
-            patiently(lambda lease=lease: left_s(lease) < LEASE_S - 1)
+            until(lambda lease=lease: left_s(lease) < LEASE_S - 1)
         for lease in leases:
-            patiently(lambda lease=lease: left_s(lease) >= LEASE_S - 1)
+            until(lambda lease=lease: left_s(lease) >= LEASE_S - 1)
 
 
 def test_instances_whose_clocks_differ_by_hours(join, etcd, connect_etcd) -> None:
@@ -162,14 +162,14 @@ def test_instances_whose_clocks_differ_by_hours(join, etcd, connect_etcd) -> Non
         ids = [each.put(TABLE, name=f"of {i}") for i, each in enumerate(clients)]
         for each, oid in zip(clients, ids, strict=True):
             each.persist(oid)
-        patiently(lambda: all(each.exists(oid) for each in clients for oid in ids))
+        until(lambda: all(each.exists(oid) for each in clients for oid in ids))
         # What is created says the clock of its host, and that it is off matters to nothing else.
         assert a.get_meta(ids[2]).created - a.get_meta(ids[0]).created > timedelta(hours=4)
         meta = ObjectMeta("shop.sales")
         for i, oid in enumerate(ids):
             meta.add_member(str(i), oid)
         made = c.create_global(meta, name="sales")
-        patiently(lambda: all(each.exists("sales") for each in clients))
+        until(lambda: all(each.exists("sales") for each in clients))
         renewed(backend, clients, 1)
         agree(clients, backend)
         # Steps of days, both ways, in between two keep-alives.
@@ -181,14 +181,14 @@ def test_instances_whose_clocks_differ_by_hours(join, etcd, connect_etcd) -> Non
             each.persist(oid, timeout_s=WAIT_S)
         renewed(backend, clients, 2)
         assert not any(each.status().fenced for each in clients)
-        patiently(lambda: all(each.exists(oid) for each in clients for oid in late))
+        until(lambda: all(each.exists(oid) for each in clients for oid in late))
         for each in clients:
             listed = [m.id for m in each.list_objects(cluster=True)]
             assert listed == sorted([*ids, *late, made.id])
         agree(clients, backend)
         a.delete("sales")
         for each, oid in zip(clients, ids, strict=True):
-            patiently(lambda each=each: not each.exists(made.id))
+            until(lambda each=each: not each.exists(made.id))
             each.delete(oid)
         agree(clients, backend)
 
@@ -205,7 +205,7 @@ def test_who_is_cut_off_fences_itself_by_no_wall_clock(join, etcd, connect_etcd,
             gone = gone_at(b, a.instance)
             assert fenced_at(a) <= gone
             relay.heal()
-            patiently(lambda: not a.status().fenced and b.exists(kept))
+            until(lambda: not a.status().fenced and b.exists(kept))
             agree([a, b], connect_etcd(etcd.address))
     finally:
         relay.close()

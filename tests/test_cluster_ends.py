@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from cluster_harness import (
@@ -15,7 +15,7 @@ from cluster_harness import (
     Kept,
     agree,
     layout_of,
-    patiently,
+    until,
 )
 from conftest import QUICK_ETCD, Daemon
 from metadata_conformance import WAIT_S
@@ -62,12 +62,12 @@ def make_tangle(a: Client, b: Client) -> ObjectMeta:
     theirs = b.put(TABLE, name="theirs")
     b.label(theirs, {"year": "2026"})
     b.persist(theirs)
-    patiently(lambda: b.exists(root.id) and b.exists("leaf"))
+    until(lambda: b.exists(root.id) and b.exists("leaf"))
     meta = ObjectMeta("shop.sales")
     meta.add_member("north", root.id)
     meta.add_member("south", theirs)
     made = b.create_global(meta, name="sales", labels={"kind": "all"})
-    patiently(lambda: a.exists("sales"))
+    until(lambda: a.exists("sales"))
     return made
 
 
@@ -80,7 +80,7 @@ def test_a_killed_instance_is_gone_within_its_lease(join, etcd, connect_etcd) ->
             made = make_tangle(b, a)
             number = b.instance
             lease = next(info.lease for info in b.instances() if info.number == number)
-            patiently(lambda: c.exists("sales"))
+            until(lambda: c.exists("sales"))
             agree([a, b, c], backend)
             second.kill()
         request = rpc.LeaseTimeToLiveRequest(ID=lease, keys=True)
@@ -96,7 +96,7 @@ def test_a_killed_instance_is_gone_within_its_lease(join, etcd, connect_etcd) ->
             seen.append(client.call(client.leasestub.LeaseTimeToLive, request, WAIT_S).TTL)
             return seen[-1] < 0
 
-        patiently(ended)
+        until(ended)
         assert seen == sorted(seen, reverse=True)
         agree([a, c], backend)
         for each in (a, c):
@@ -134,8 +134,8 @@ def test_all_is_put_back_into_an_etcd_without_data(own_etcd, join, connect_etcd)
         shutil.rmtree(member.folder)
         member.start()
         own_etcd.wait(WAIT_S)
-        patiently(lambda: keys() == before)
-        patiently(lambda: not a.status().fenced and not b.status().fenced)
+        until(lambda: keys() == before)
+        until(lambda: not a.status().fenced and not b.status().fenced)
         agree([a, b], backend)
         for each in (a, b):
             assert each.get_meta("sales").missing == ()
@@ -209,7 +209,7 @@ def test_an_etcd_without_space(own_etcd, join, connect_etcd) -> None:
 
 
 @pytest.fixture
-def three() -> EtcdServers:
+def three() -> Iterator[EtcdServers]:
     """A majority that is slow to vote, as machines under load are."""
     options = [*QUICK_ETCD, "--heartbeat-interval=50", "--election-timeout=500"]
     with EtcdServers(3, unsafe=True, options=options) as servers:
@@ -227,8 +227,8 @@ def test_the_leader_of_three_is_killed_under_daemons(three, make_daemon, connect
             leader = leader_of(three, backend)
             three.members[leader].stop()
             oid = a.put(TABLE)
-            patiently(lambda oid=oid: persisted(a, oid))
-            patiently(lambda oid=oid: b.exists(oid))
+            until(lambda oid=oid: persisted(a, oid))
+            until(lambda oid=oid: b.exists(oid))
             assert a.get("leaf") == TABLE
             agree([a, b], backend)
             assert not a.status().fenced
@@ -247,8 +247,8 @@ def test_the_leader_of_three_is_killed_under_daemons(three, make_daemon, connect
         for member in two:
             member.start()
         three.wait(WAIT_S)
-        patiently(lambda: persisted(a, late))
-        patiently(lambda: b.exists(late))
+        until(lambda: persisted(a, late))
+        until(lambda: b.exists(late))
         agree([a, b], backend)
 
 

@@ -12,9 +12,19 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from cluster_harness import ETCDCTL, PATIENCE_S, Kept, agree, layout_of
+from cluster_harness import (
+    ETCDCTL,
+    LEASE_S,
+    PATIENCE_S,
+    SMALL,
+    TABLE,
+    Kept,
+    agree,
+    heard,
+    layout_of,
+    until,
+)
 from conftest import DEADLINE_S, Daemon, stopped
-from test_cluster import SMALL, TABLE, heard, until
 
 from vineyard_arrow.errors import (
     AccessDeniedError,
@@ -26,7 +36,6 @@ from vineyard_arrow.errors import (
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectMeta
 
-LEASE_S = "2"
 EXAMPLE = Path(__file__).parents[1] / "docs/examples/persisted.py"
 
 

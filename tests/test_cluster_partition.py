@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster_harness import ETCDCTL, LEASE_S, PATIENCE_S, SMALL, TABLE, agree, layout_of, patiently
+from cluster_harness import ETCDCTL, LEASE_S, PATIENCE_S, SMALL, TABLE, agree, layout_of, until
 from conftest import QUICK_ETCD, Daemon
 from net_harness import NEAR, Hosts, Relay, run_in, start_in
 
@@ -60,7 +60,7 @@ def namespaces(folder: Path, tmp_path: Path) -> Iterator[Split]:
     made: list[Daemon] = []
     try:
         etcdctl = [*hosts.near.enter, str(ETCDCTL), f"--endpoints={url}"]
-        patiently(
+        until(
             lambda: (
                 not subprocess.run([*etcdctl, "endpoint", "health"], capture_output=True).returncode
             )
@@ -102,7 +102,7 @@ def shared_by(a: Client, b: Client) -> tuple[ObjectID, ObjectMeta]:
     kept = a.put(TABLE, name="kept")
     a.label(kept, {"stage": "raw"})
     a.persist(kept)
-    patiently(lambda: b.exists(kept))
+    until(lambda: b.exists(kept))
     meta = ObjectMeta("shop.sales")
     meta.add_member("here", b.put(TABLE))
     meta.add_member("beyond", kept)
@@ -149,17 +149,17 @@ def test_who_is_cut_off_fences_itself_before_others_see_it_gone(split: Split) ->
         assert b.get_meta("sales").missing == ("beyond",)
         assert not [key for key in split.keys(prefix) if str(kept) in key]
         split.net.heal()
-        patiently(lambda: not a.status().fenced)
-        patiently(lambda: b.exists(kept) and "kept" in b.list_names())
+        until(lambda: not a.status().fenced)
+        until(lambda: b.exists(kept) and "kept" in b.list_names())
         assert b.get_meta("kept").labels == {"stage": "raw"}
         assert b.get_meta("sales").missing == ()
         assert lease[0] in {info.lease for info in b.instances()}
-        patiently(lambda: [key for key in split.keys(prefix) if f"r/{kept}/" in key])
+        until(lambda: [key for key in split.keys(prefix) if f"r/{kept}/" in key])
         with pytest.raises(ObjectInUseError, match="sales"):
             a.delete(kept)
         late = a.put(TABLE)
         a.persist(late)
-        patiently(lambda: b.exists(late))
+        until(lambda: b.exists(late))
 
 
 def test_who_hears_no_answers_fences_itself_though_etcd_hears_it(
@@ -172,14 +172,14 @@ def test_who_hears_no_answers_fences_itself_though_etcd_hears_it(
         relayed.net.cut(there=False)
         with pytest.raises(MetadataUnavailableError, match=r"within 0\.5 s"):
             a.persist(doubtful, timeout_s=0.5)
-        patiently(lambda: a.status().fenced)
+        until(lambda: a.status().fenced)
         assert a.get("doubtful") == TABLE
         relayed.net.heal()
-        patiently(lambda: not a.status().fenced)
-        patiently(lambda: b.exists(kept))
+        until(lambda: not a.status().fenced)
+        until(lambda: b.exists(kept))
         agree([a, b], connect_etcd(etcd.address))
         a.persist(doubtful)
-        patiently(lambda: b.exists(doubtful))
+        until(lambda: b.exists(doubtful))
         agree([a, b], connect_etcd(etcd.address))
 
 
@@ -191,6 +191,6 @@ def test_a_short_cut_is_not_noticed_by_others(relayed: Split, etcd, connect_etcd
         relayed.net.heal()
         late = a.put(TABLE)
         a.persist(late)
-        patiently(lambda: b.exists(late))
+        until(lambda: b.exists(late))
         assert b.exists(kept)
         agree([a, b], connect_etcd(etcd.address))

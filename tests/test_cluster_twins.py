@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster_harness import LEASE_S, SMALL, TABLE, agree, patiently
+from cluster_harness import LEASE_S, SMALL, TABLE, agree, until
 from conftest import Daemon, run_daemon
 from net_harness import own_files, run_in
 
@@ -65,7 +65,7 @@ def test_one_socket_of_one_host_at_once(run, place, options) -> None:
     with here.connect() as a, alike[0].connect() as b, alike[1].connect() as c:
         clients = [a, b, c]
         for each in clients:
-            patiently(lambda each=each: len(each.instances()) == 3)
+            until(lambda each=each: len(each.instances()) == 3)
             infos = each.instances()
             assert len({(info.host, info.socket) for info in infos}) == 1
             assert {info.number for info in infos} == {one.instance for one in clients}
@@ -74,13 +74,13 @@ def test_one_socket_of_one_host_at_once(run, place, options) -> None:
         meta = ObjectMeta("shop.sales")
         for i, (each, oid) in enumerate(zip(clients, ids, strict=True)):
             each.persist(oid)
-            patiently(lambda oid=oid: a.exists(oid))
+            until(lambda oid=oid: a.exists(oid))
             meta.add_member(str(i), oid)
         a.create_global(meta, name="sales")
         for each, own in zip(clients, ids, strict=True):
             for oid in ids:
                 assert each.where(oid).number == oid.instance
-                patiently(lambda each=each, oid=oid: each.exists(oid))
+                until(lambda each=each, oid=oid: each.exists(oid))
                 if oid != own:
                     with pytest.raises(ObjectNotFoundError, match=f"{oid.instance:06x}"):
                         each.get(oid)
@@ -88,7 +88,7 @@ def test_one_socket_of_one_host_at_once(run, place, options) -> None:
                     assert each.get(oid, fetch=True) == TABLE
         alike[1].kill()
         gone = c.instance
-        patiently(lambda: all(len(each.instances()) == 2 for each in (a, b)))
+        until(lambda: all(len(each.instances()) == 2 for each in (a, b)))
         for each in (a, b):
             assert each.get_meta("sales").missing == ("2",)
             assert gone not in {info.number for info in each.instances()}
@@ -111,7 +111,7 @@ def test_who_comes_after_is_not_who_was_there(run, place, options, etcd, connect
         a.persist(lost)
         number, lease = a.instance, a.instances()[0].lease
     first.kill(signal.SIGKILL)
-    patiently(lambda: port_is_free(address))
+    until(lambda: port_is_free(address))
     second = run(run_daemon, place, "s", *options, LEASE_S, "--rpc", address)
     with second.connect() as b:
         assert b.instance != number
@@ -129,7 +129,7 @@ def test_who_comes_after_is_not_who_was_there(run, place, options, etcd, connect
         assert mine.instance != lost.instance
         backend = connect_etcd(etcd.address)
         backend.revoke(lease)  # as its end does
-        patiently(lambda: not b.exists(lost))
+        until(lambda: not b.exists(lost))
         assert b.list_names() == {}
         assert [info.number for info in b.instances()] == [b.instance]
         agree([b], backend)
