@@ -59,6 +59,12 @@ def reached(client: Client, info: InstanceInfo) -> Iterator[Client]:
             far = None
     if far is None and info.rpc:
         far = connect(rpc=info.rpc, timeout_s=timeout_s)
+        if far.instance != info.number:  # an address that means something else here
+            far.close()
+            raise ConnectionLostError(
+                f"{info.rpc} is another instance here than {info.number:06x} on {info.host}",
+                "start its daemon with an --rpc address that this host reaches it by",
+            )
     if far is None:
         raise ConnectionLostError(
             f"instance {info.number:06x} on {info.host} is not reached from here",

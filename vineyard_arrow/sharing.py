@@ -17,8 +17,10 @@ from typing import Any
 
 from .cluster import Cluster, Known, Outcome
 from .errors import (
+    AccessDeniedError,
     InvalidObjectError,
     LeaseLostError,
+    MetadataFullError,
     MetadataUnavailableError,
     ObjectExistsError,
     ObjectInUseError,
@@ -159,8 +161,8 @@ class Sharing:
         def finish(outcomes: list[Outcome]) -> Reply:
             failure: VineyardArrowError | None = None
             for record, was, outcome in zip(new, before, outcomes, strict=True):
-                if isinstance(outcome, LeaseLostError):
-                    record.persisted = was
+                if isinstance(outcome, LeaseLostError | MetadataFullError | AccessDeniedError):
+                    record.persisted = was or self.is_known(record.id)
                     failure = failure or outcome
                 elif isinstance(outcome, Conflict):
                     record.persisted = self.is_known(record.id)

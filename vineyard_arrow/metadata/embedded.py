@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
+import math
 import sqlite3
 import threading
 import time
@@ -303,6 +304,8 @@ class EmbeddedBackend(Backend):
 
 
 class _EmbeddedLease(Lease):
+    alive_until = math.inf
+
     def __init__(
         self, backend: EmbeddedBackend, lease: int, ttl_s: float, on_lost: Callable[[], None]
     ) -> None:
