@@ -34,7 +34,6 @@ import vineyard_arrow
 from vineyard_arrow.config import format_size
 from vineyard_arrow.ipc.starter import start_daemon
 from vineyard_arrow.metadata.etcd.server import EtcdServers
-from vineyard_arrow.objects import ObjectMeta
 
 AIRPORTS = {"EWR": "Newark", "JFK": "Kennedy", "LGA": "LaGuardia"}  # one for each instance
 LEASE_S = 3
@@ -139,19 +138,10 @@ def partition(clients: list[Any], folder: Path) -> None:
     for name in ("airports", "planes", "weather"):
         oid = first.put(pq.read_table(folder / f"{name}.parquet"), name=name)
         first.persist(oid)
-    tie(first, ids)
+    first.create_global(ids, name="flights")
     print_rows(["partition", "instance", "flights", "size", "copied by put"], rows)
     print("\n   One global object, 'flights', names all three and is known to every instance.")
     print("   'airports', 'planes' and 'weather' are whole tables, of the first instance.")
-
-
-def tie(client: Any, ids: list[Any]) -> None:
-    """Make the global object of the partitions, and the table that Dask reads."""
-    meta = ObjectMeta("demo.flights")
-    for origin, oid in zip(AIRPORTS, ids, strict=True):
-        meta.add_member(origin, oid)
-    client.create_global(meta, name="flights")
-    client.create_partitioned(ids, name="flights-table")
 
 
 # ---- Dask ------------------------------------------------------------------------------------
@@ -187,7 +177,7 @@ def compute(clients: list[Any], folder: Path) -> None:
         ready_s = time.perf_counter() - start_s
 
         start_s = time.perf_counter()
-        frame = from_global(clients[0], "flights-table")
+        frame = from_global(clients[0], "flights")
         late = frame.groupby("month")["dep_delay"].mean().compute()
         took_s = time.perf_counter() - start_s
         schema = {"instance": "str", "pid": "int", "rows": "int", "copied": "int", "read": "int"}
@@ -233,12 +223,12 @@ def kill(clients: list[Any]) -> None:
         wait_for(f"the {name} instance knows", lambda c=client: c.get_meta("flights").missing)
         known_s = time.perf_counter() - killed_s
         left = ", ".join(f"{info.number:06x}" for info in client.instances())
-        missing = ", ".join(client.get_meta("flights").missing)
+        missing = ", ".join(list(AIRPORTS)[int(i)] for i in client.get_meta("flights").missing)
         rows.append([name, time_of(known_s), left, missing])
     print(f"   Instance {gone} is gone, and what it held. What the catalogs of the others say:\n")
     print_rows(["catalog of", "knew after", "instances left", "missing of 'flights'"], rows)
     print(f"\n   An instance is counted out when etcd has not heard of it for {LEASE_S} s or so.")
-    whole = living[0].get("flights-table")
+    whole = living[0].get("flights")
     try:
         whole.partitions[2].get(fetch=True)
     except vineyard_arrow.errors.ObjectNotFoundError as error:
