@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import START_S, Daemon
 
 from vineyard_arrow.ipc.starter import await_ready, child_environment
@@ -72,9 +73,11 @@ class _Namespace:
         # What comes back has passed through a `cat` that is in the namespace.
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(b"?")
-        self._process.stdin.flush()
-        assert self._process.stdout.read(1) == b"?", "the kernel gives no network namespaces"
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(b"?")
+            self._process.stdin.flush()
+        if self._process.stdout.read(1) != b"?":
+            pytest.skip("the kernel gives no network namespaces; the relay's tests remain")
         self.pid = self._process.pid
         self.enter = ["nsenter", f"--target={self.pid}", "-U", "-n", "--preserve-credentials"]
 
