@@ -274,6 +274,8 @@ class Sharing:
 
         ``then`` makes the reply, once all are gone.
         """
+        if all(map(self._is_ours_alone, m.ids)):
+            return None
         ids = list(dict.fromkeys(m.ids))
         local = [i for i in ids if self._catalog.get(i) is not None]
         known: list[Known] = []
@@ -313,6 +315,13 @@ class Sharing:
         touched = [*(record.id for record in doomed), *ids]
         self._run(session, number, transactions, touched, finish)
         raise AssertionError
+
+    def _is_ours_alone(self, object_id: int) -> bool:
+        """Whether a delete of it cannot concern the cluster, seen without looking far."""
+        record = self._catalog.get(object_id)
+        if record is None or record.persisted or record.members:
+            return False
+        return object_id not in self._busy
 
     def _elsewhere(self, object_id: int) -> r.GlobalRecord:
         known = self._cluster.find(object_id)
