@@ -37,6 +37,7 @@ log = logging.getLogger("vineyard_arrow.cluster")
 Reply = p.Done | p.Created
 Finish = Callable[[list[Outcome]], Reply]
 MAX_NAMED = 5
+PER_DELETE_S = 0.1  # more time for each of many that are deleted by one request
 
 
 class Sharing:
@@ -313,7 +314,8 @@ class Sharing:
             return then()
 
         touched = [*(record.id for record in doomed), *ids]
-        self._run(session, number, transactions, touched, finish)
+        limit = min(TIMEOUT_S + PER_DELETE_S * len(transactions), MAX_WAIT_S)
+        self._run(session, number, transactions, touched, finish, limit)
         raise AssertionError
 
     def _is_ours_alone(self, object_id: int) -> bool:
