@@ -297,11 +297,7 @@ def next_number(backend: Backend, layout: Layout, timeout_s: float = TIMEOUT_S) 
     while (left := deadline - time.monotonic()) > 0:
         found = backend.range(layout.counter, timeout_s=left).items
         # Anywhere at first: an etcd that lost its data must not give numbers of live instances.
-        last = (
-            int(found[0].value.split()[0])
-            if found
-            else int.from_bytes(os.urandom(3)) % (MAX_NUMBER - 1)
-        )
+        last = int(found[0].value.split()[0]) if found else int.from_bytes(os.urandom(3))
         number = last % (MAX_NUMBER - 1) + 1
         compare = unchanged(found[0]) if found else absent(layout.counter)
         # With something of its own: another that counts on would write the same number.
