@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
+import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -317,11 +316,11 @@ def next_number(backend: Backend, layout: Layout, timeout_s: float = TIMEOUT_S) 
     while (left := deadline - time.monotonic()) > 0:
         found = backend.range(layout.counter, timeout_s=left).items
         # Anywhere at first: an etcd that lost its data must not give numbers of live instances.
-        last = int(found[0].value.split()[0]) if found else secrets.randbelow(MAX_NUMBER - 1)
+        last = int(found[0].value.split()[0]) if found else int.from_bytes(os.urandom(3))
         number = last % (MAX_NUMBER - 1) + 1
         compare = unchanged(found[0]) if found else absent(layout.counter)
         # With something of its own: another that counts on would write the same number.
-        put = Put(layout.counter, f"{number} {uuid.uuid4().hex}".encode())
+        put = Put(layout.counter, f"{number} {os.urandom(16).hex()}".encode())
         if isinstance(backend.commit(Transaction((compare,), (put,)), left), Committed):
             return number
     raise MetadataUnavailableError("no number for this instance could be had in time")
