@@ -27,7 +27,7 @@ from vineyard_arrow.errors import (
 )
 from vineyard_arrow.graph import Graph
 from vineyard_arrow.ipc import protocol as p
-from vineyard_arrow.migration import migrate, transports
+from vineyard_arrow.migration import transports
 from vineyard_arrow.migration.landing import ORIGIN
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -213,7 +213,7 @@ def test_twice_is_once(client: Client, there: Client, other_daemon: Daemon) -> N
     oid = client.put([1, 2], name="pair")
     new = client.migrate("pair", to=there)
     assert client.migrate(oid, to=str(other_daemon.socket)) == new
-    assert migrate(client, oid, to=other_daemon.socket, transport="flight") == new
+    assert client.migrate(oid, to=other_daemon.socket, transport="flight") == new
     assert [o.id for o in there.list_objects(labels={ORIGIN: str(oid)})] == [new]
     assert there.list_names() == {}
     there.delete(new)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from .blobs import Blob
 from .composition import create_global, create_metadata, members_part, shallow_copy
-from .config import client_config
+from .config import NO_KEYS, Keys, checked_keys, client_config
 from .config_values import rpc_address
 from .contexts import current_registry
 from .describing import catalogued_meta, unreadable_meta
 from .errors import (
-    ConfigError,
     DeadlineExceededError,
     InvalidObjectError,
     ObjectNotFoundError,
@@ -75,7 +74,10 @@ class Client:
         store: Store,
         registry: Registry = default_registry,
         trusted: bool | None = None,
+        keys: Keys = NO_KEYS,
     ) -> None:
+        self._keys = keys
+        self._roads: Any = None  # to other instances: `fetching`'s
         self._registry = registry
         self._trusted = trusted
         self._attached: Store | None = store
@@ -192,7 +194,8 @@ class Client:
             is made of them, are writable; Arrow's own values never are. PyTorch tensors, which
             cannot be read-only, are mapped privately with "ro" too.
         timeout_s : float, optional
-            Wait that long for the object or name to appear; not at all by default.
+            Wait that long for the object or name to appear, with ``fetch`` on its instance; not
+            at all by default.
         as_ : type or str, optional
             Not what was put but this: a type such as ``polars.DataFrame``, or a library
             (``"arrow"``, ``"numpy"``, ``"pandas"``, ``"polars"``, ``"duckdb"``, ...) for what
@@ -233,7 +236,7 @@ class Client:
             if fetch and ObjectID(object_id).instance != self.instance:
                 from .fetching import fetched
 
-                object_id = fetched(self, ObjectID(object_id))
+                object_id = fetched(self, ObjectID(object_id), timeout_s)
             elif timeout_s:
                 object_id = attached.wait_for(object_id, timeout_s)
             else:
@@ -491,7 +494,7 @@ class Client:
         self,
         key: Key,
         *,
-        to: Client | str | os.PathLike[str],
+        to: Client | int | InstanceInfo | str | os.PathLike[str],
         transport: str = "tcp",
         compression: str | None = None,
         progress: Callable[[int, int], Any] | None = None,
@@ -506,8 +509,9 @@ class Client:
         ----------
         key : ObjectID, int or str
             An id, its printed form, or a name. Names and labels stay here.
-        to : Client, str or path
-            A client of the other instance, or its socket.
+        to : int, InstanceInfo, Client, str or path
+            The other instance: its number or record, of `instances`; a client of it; or its
+            socket. One that is on another host must serve over TCP (docs/rpc.md).
         transport : str
             How bytes travel: ``"tcp"``, ``"flight"``, or what `vineyard_arrow.migration.transport`
             has registered.
@@ -525,9 +529,12 @@ class Client:
         StoreFullError
             If it does not fit there.
         ConnectionLostError
-            If a process at either end, or the instance there, dies. Nothing is kept.
+            If a process at either end, or the instance there, dies, or is not reached. Nothing
+            is kept.
+        AccessDeniedError
+            If the other instance does not take this client's token; see `connect`.
         """
-        from .migration import migrate
+        from .fetching import migrate
 
         return migrate(
             self,
@@ -756,6 +763,9 @@ class Client:
 
         May be called twice.
         """
+        roads, self._roads = self._roads, None
+        if roads is not None:
+            roads.close()
         attached, self._attached = self._attached, None
         if attached is not None:
             attached.release()
@@ -848,9 +858,11 @@ def connect(
         ``host:port`` of a store that serves over TCP (docs/rpc.md). With a socket, this is
         where to go if no daemon serves there; none is started.
     token : str, optional
-        The token of a store over TCP.
+        The token of a store over TCP; beside a socket, that of the other instances of its
+        cluster, by default the one in the file that the setting ``rpc_token_file`` names.
     tls_root_certs : path or bytes, optional
-        Certificates (PEM) that its own is signed by: connects over TLS.
+        Certificates (PEM) that its own is signed by: connects over TLS. By default for other
+        instances: the file that the setting ``rpc_ca_file`` names.
     timeout_s : float, optional
         Deadline of every call, 30 s by default.
     autostart : bool, optional
@@ -883,7 +895,6 @@ def connect(
             token=token,
             tls_root_certs=tls_root_certs,
         )
-    if token is not None or tls_root_certs is not None:
-        raise ConfigError("token and tls_root_certs are for a store over TCP", "name it by rpc")
     config = client_config(socket=socket, timeout_s=timeout_s, autostart=autostart)
-    return Client(attach(config), registry, trusted)
+    keys = checked_keys(token, tls_root_certs)
+    return Client(attach(config), registry, trusted, keys)
