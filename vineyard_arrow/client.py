@@ -835,6 +835,19 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def reconnect_options(client: Client) -> dict[str, Any]:
+    """What `connect` takes to connect to the same store from another process; has the token."""
+    keys, place = client._keys, client._a.socket
+    options = {
+        "rpc" if isinstance(place, str) else "socket": place,
+        "token": keys.token,
+        "tls_root_certs": keys.tls_root_certs,
+        "timeout_s": client._a.timeout_s,
+        "autostart": False,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def connect(
     socket: Any = None,
     *,

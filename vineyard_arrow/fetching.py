@@ -144,6 +144,7 @@ def migrate(
     find_transport(transport)
     find_codec(compression)
     limit = source._a.timeout_s if timeout_s is None else seconds(timeout_s)
+    _roads(source).server.prepare()  # while the other instance is reached
     with _destination(source, to) as site:
         if site is None:
             return root
@@ -231,7 +232,9 @@ def fetched(client: Client, object_id: ObjectID, timeout_s: float | None = None)
     for meta in client.list_objects(labels={ORIGIN: str(object_id)}, limit=1):
         assert meta.id is not None
         return meta.id
-    with reached(client, owner_of(client, object_id)) as far:
+    owner = owner_of(client, object_id)
+    _roads(client).server.prepare()  # while that is reached
+    with reached(client, owner) as far:
         if timeout_s:
             far._a.wait_for(object_id, timeout_s)
         else:

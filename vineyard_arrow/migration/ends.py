@@ -27,6 +27,7 @@ from ..errors import (
 )
 from ..ipc.starter import child_environment
 from . import endpoint as e
+from .forkserver import COMMAND
 
 KEEP_S = 20.0  # a server that nobody asked for so long is not asked again
 _KILL_S = 10.0
@@ -168,7 +169,7 @@ class ForkServer:
             control, theirs = socket.socketpair()
             with theirs:
                 process = self._process = subprocess.Popen(
-                    [sys.executable, "-m", "vineyard_arrow.migration.forkserver"],
+                    [sys.executable, "-c", COMMAND],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     process_group=0,  # a Ctrl-C is for who migrates, and ends all through us

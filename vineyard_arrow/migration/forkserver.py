@@ -1,8 +1,8 @@
-"""The process that senders and receivers are forked from: ``python -m`` this module.
+"""The process that senders and receivers are forked from.
 
 It has imported what they need, and nothing else: no store, no connection, no thread of ours. So a
-fork of it is an end of a migration within milliseconds, where an interpreter of its own took a
-third of a second. It ends when who started it does, or has asked for nothing for a while.
+fork of it is an end of a migration within milliseconds, where an interpreter of its own takes a
+quarter of a second. It ends when who started it does, or has asked for nothing for a while.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import warnings
 IDLE_S = 60.0  # who asks gives up on it earlier, see `ends.KEEP_S`
 
 
-def _import_all() -> None:
-    """Import what ends need; pyarrow without NumPy, which takes half of its time."""
-    sys.modules["numpy"] = None  # type: ignore[assignment]
-    import pyarrow  # noqa: F401
-
-    del sys.modules["numpy"]
-    from . import landing, receiver, sender, tcp, tree  # noqa: F401
+# Importing pyarrow imports NumPy, if there is one, which takes as long again and is not needed.
+COMMAND = """import sys
+sys.modules["numpy"] = None
+from vineyard_arrow.migration.forkserver import main
+del sys.modules["numpy"]
+main()
+"""
 
 
 def _end(sock: socket.socket) -> None:
@@ -43,7 +43,11 @@ def _end(sock: socket.socket) -> None:
 def main() -> None:
     """Fork an end for each socket that comes over standard input."""
     control = socket.socket(fileno=os.dup(0))
-    _import_all()
+    # What each end would import itself otherwise; the codec is of names of hosts.
+    import encodings.idna  # noqa: F401
+
+    from . import landing, receiver, sender, tcp, tree  # noqa: F401
+
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who asked for an end sees it end
     warnings.simplefilter("ignore", DeprecationWarning)  # Arrow's allocator has a thread, and forks
     gc.freeze()
@@ -64,7 +68,3 @@ def main() -> None:
             os.close(null)
             _end(sock)
         sock.close()
-
-
-if __name__ == "__main__":
-    main()
