@@ -8,14 +8,16 @@ in the job, so no listing of processes shows it.
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
-from ..errors import StoreFullError, VineyardArrowError
+from ..errors import DeadlineExceededError, StoreFullError, VineyardArrowError
 
 LOOPBACK = "127.0.0.1"
 
@@ -72,10 +74,11 @@ class Place(_Line):
 
 
 class Job(_Line):
-    """An order, and where to carry it out."""
+    """An order, and where to carry it out. `later`: the peer of the order comes by itself."""
 
     order: Order
     place: Place
+    later: bool = False
 
 
 class Started(_Line, tag="started"):
@@ -112,50 +115,60 @@ class Failed(_Line, tag="failed"):
 
 
 Report = Started | Listening | Progress | Finished | Failed
-Tell = Callable[[Report], None]
 encode = msgspec.json.Encoder().encode
 decode_order = msgspec.json.Decoder(Order).decode
 decode_job = msgspec.json.Decoder(Job).decode
+decode_peer = msgspec.json.Decoder(Peer).decode
 decode_report = msgspec.json.Decoder(Report).decode
 
 
-class _Starter:
-    """Who started this process."""
+class Starter:
+    """Who started this process, with the job that it is given.
+
+    The process ends if that never comes, and, from `end_with` on, when the starter does.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._peers: queue.SimpleQueue[Peer] = queue.SimpleQueue()
         me = os.pidfd_open(os.getpid())
         socket.send_fds(sock, [encode(Started(os.getpid())) + b"\n"], [me])
         os.close(me)
+        self._lines = self._read()
+        self.job = decode_job(next(self._lines))
 
-    def job(self) -> Job:
-        """What it wants; the process ends if that never comes."""
+    def _read(self) -> Iterator[bytes]:
         said = b""
-        while not said.endswith(b"\n"):
-            chunk = self._sock.recv(65536)
-            if not chunk:
-                os._exit(1)
-            said += chunk
-        return decode_job(said)
+        while chunk := self._sock.recv(65536):
+            *lines, said = (said + chunk).split(b"\n")
+            yield from lines
+        os._exit(1)  # whatever other threads wait for: the daemon tidies up
 
     def tell(self, said: Report) -> None:
         """Report to it."""
         self._sock.sendall(encode(said) + b"\n")
 
     def end_with(self) -> None:
-        """Wait until it is gone, and end."""
-        while self._sock.recv(64):
-            pass
-        os._exit(1)  # whatever the other threads wait for: the daemon tidies up
+        """Take what else it says, until it is gone, and end."""
+        for line in self._lines:
+            self._peers.put(decode_peer(line))
+
+    def peer(self, deadline: float) -> Peer | None:
+        """Where the other end listens, once that is known; None if that is to come here."""
+        if not self.job.later:
+            return self.job.order.peer
+        try:
+            return self._peers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise DeadlineExceededError("the other end of the migration did not start") from None
 
 
-def run(sock: socket.socket, work: Callable[[Job, Tell], int]) -> None:
+def run(sock: socket.socket, work: Callable[[Starter], int]) -> None:
     """Carry out the job that comes on ``sock`` by ``work``, report how that ended, and end."""
-    starter = _Starter(sock)
-    job = starter.job()
+    starter = Starter(sock)
     threading.Thread(target=starter.end_with, daemon=True).start()
     try:
-        last: Report = Finished(work(job, starter.tell))
+        last: Report = Finished(work(starter))
     except VineyardArrowError as error:
         last = failed(error)
     except MemoryError:

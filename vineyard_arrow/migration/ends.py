@@ -54,8 +54,15 @@ class End:
 
     def begin(self, job: e.Job) -> None:
         """Give the process its job."""
+        self._say(job)
+
+    def meet(self, peer: e.Peer) -> None:
+        """Tell it where the other end is, if its job says that this comes later."""
+        self._say(peer)
+
+    def _say(self, said: e.Job | e.Peer) -> None:
         with contextlib.suppress(OSError):  # it is dead, as `next` will tell
-            self._sock.sendall(e.encode(job) + b"\n")
+            self._sock.sendall(e.encode(said) + b"\n")
 
     def fileno(self) -> int:
         """What can be read when there may be a report, for `select`."""

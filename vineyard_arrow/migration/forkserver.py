@@ -28,14 +28,14 @@ main()
 
 def _end(sock: socket.socket) -> None:
     """Be an end, whose job comes on ``sock``."""
-    from .endpoint import Job, SendOrder, Tell, run
+    from .endpoint import SendOrder, Starter, run
     from .receiver import receive
     from .sender import send
 
-    def work(job: Job, tell: Tell) -> int:
-        sends = isinstance(job.order, SendOrder)
+    def work(starter: Starter) -> int:
+        sends = isinstance(starter.job.order, SendOrder)
         sys.argv = ["migration " + ("sender" if sends else "receiver")]  # what `status` shows
-        return (send if sends else receive)(job, tell)
+        return (send if sends else receive)(starter)
 
     run(sock, work)
 

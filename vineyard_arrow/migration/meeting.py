@@ -15,7 +15,7 @@ from ..errors import (
     ProtocolError,
     VineyardArrowError,
 )
-from .endpoint import Job, Listening, Tell
+from .endpoint import Listening, Peer, Starter
 from .line import Line
 from .transports import Channel, DroppedError, find_transport
 
@@ -28,25 +28,25 @@ class Meeting:
 
     Parameters
     ----------
-    job : Job
-    tell : callable
+    starter : Starter
         Is told where this listens, if it does.
     greet : callable
         `Line.prove` or `Line.admit`.
     """
 
-    def __init__(self, job: Job, tell: Tell, greet: Callable[[Line, bytes], None]) -> None:
-        order = job.order
-        self._place = job.place
-        self._peer = order.peer
+    def __init__(self, starter: Starter, greet: Callable[[Line, bytes], None]) -> None:
+        self._starter = starter
+        order = starter.job.order
+        self._place = starter.job.place
+        self._peer: Peer | None = None
         self._transport = find_transport(order.transport)
         self._token = bytes.fromhex(order.token)
         self._timeout_s = order.timeout_s
         self._greet = greet
         self._listener = None
-        if order.peer is None:
-            self._listener = self._transport.listen(job.place.host)
-            tell(Listening(self._listener.address))
+        if order.peer is None and not starter.job.later:
+            self._listener = self._transport.listen(self._place.host)
+            starter.tell(Listening(self._listener.address))
 
     def next(self, deadline: float) -> Line:
         """A connection whose other end knows the token, by then (`time.monotonic`).
@@ -60,6 +60,7 @@ class Meeting:
         DeadlineExceededError
             If none came.
         """
+        self._peer = self._peer or self._starter.peer(deadline)
         if self._peer is None:
             return self._awaited(deadline)
         channel = self._transport.connect(self._peer.address, self._timeout_s)

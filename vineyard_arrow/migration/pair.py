@@ -18,6 +18,7 @@ from . import endpoint as e
 from .ends import End, ForkServer
 
 Progress = Callable[[int, int], Any]
+Find = Callable[[], e.Peer]  # waits until the other end listens
 TOKEN_NBYTES = 32
 GRACE_S = 10.0  # for a process to report that its own deadline has passed
 
@@ -39,8 +40,8 @@ class Site(Protocol):
     def prepare(self) -> None:
         """Do what takes long, without waiting for it."""
 
-    def start(self, role: str, order: e.Order) -> End:
-        """Start an end."""
+    def start(self, role: str, order: e.Order, find: Find | None = None) -> End:
+        """Start an end; one that connects to what ``find`` returns, if that is given."""
 
     def peer(self, address: str) -> e.Peer:
         """Where to find an end that says it listens at ``address`` there."""
@@ -66,9 +67,16 @@ class Here:
         """See `Site.prepare`."""
         self._server.prepare()
 
-    def start(self, role: str, order: e.Order) -> End:
-        """See `Site.start`."""
-        return self._server.start(role, e.Job(order, self._place))
+    def start(self, role: str, order: e.Order, find: Find | None = None) -> End:
+        """See `Site.start`. It has opened its store when the other one is found."""
+        end = self._server.start(role, e.Job(order, self._place, find is not None))
+        try:
+            if find is not None:
+                end.meet(find())
+        except BaseException:
+            end.close()
+            raise
+        return end
 
     def peer(self, address: str) -> e.Peer:
         """See `Site.peer`."""
@@ -95,14 +103,18 @@ def migrate(
     target.prepare()
     deadline = time.monotonic() + timeout_s + GRACE_S
     if sender_listens:
-        with source.start("sender", send) as sender:
-            receive.peer = source.peer(listening(sender, deadline))
-            with target.start("receiver", receive) as receiver:
-                return follow(receiver, sender, progress, timeout_s)
-    with target.start("receiver", receive) as receiver:
-        send.peer = target.peer(listening(receiver, deadline))
-        with source.start("sender", send) as sender:
+        with (
+            source.start("sender", send) as sender,
+            target.start(
+                "receiver", receive, lambda: source.peer(listening(sender, deadline))
+            ) as receiver,
+        ):
             return follow(receiver, sender, progress, timeout_s)
+    with (
+        target.start("receiver", receive) as receiver,
+        source.start("sender", send, lambda: target.peer(listening(receiver, deadline))) as sender,
+    ):
+        return follow(receiver, sender, progress, timeout_s)
 
 
 def listening(end: End, deadline: float) -> str:

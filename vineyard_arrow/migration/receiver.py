@@ -12,7 +12,7 @@ import time
 from ..errors import ProtocolError, VineyardArrowError
 from ..ipc.attached import Attached
 from . import protocol as m
-from .endpoint import Job, Progress, ReceiveOrder, Tell, attach, failed
+from .endpoint import Progress, ReceiveOrder, Starter, attach, failed
 from .landing import Landing, find_copy
 from .line import Line, find_codec
 from .meeting import Meeting
@@ -24,13 +24,11 @@ PROGRESS_NBYTES = 8 << 20  # of payload between two reports: each wakes who read
 class Receiver:
     """One object on its way, over one connection or several."""
 
-    def __init__(
-        self, attached: Attached, meeting: Meeting, order: ReceiveOrder, tell: Tell
-    ) -> None:
+    def __init__(self, attached: Attached, meeting: Meeting, starter: Starter) -> None:
         self._attached = attached
         self._meeting = meeting
-        self._tell = tell
-        self._timeout_s = order.timeout_s
+        self._tell = starter.tell
+        self._timeout_s = starter.job.order.timeout_s
         self._landing: Landing | None = None
         self._position = 0
 
@@ -88,13 +86,13 @@ class Receiver:
         return int(landing.publish())
 
 
-def receive(job: Job, tell: Tell) -> int:
+def receive(starter: Starter) -> int:
     """Receive one object; return its id."""
-    order = job.order
+    order, place = starter.job.order, starter.job.place
     assert isinstance(order, ReceiveOrder)
-    attached = attach(job.place, order.timeout_s, vouched=order.vouched and job.place.vouched)
-    meeting = Meeting(job, tell, Line.admit)
+    attached = attach(place, order.timeout_s, vouched=order.vouched and place.vouched)
+    meeting = Meeting(starter, Line.admit)
     try:
-        return Receiver(attached, meeting, order, tell).receive()
+        return Receiver(attached, meeting, starter).receive()
     finally:
         meeting.close()

@@ -10,7 +10,7 @@ import time
 
 from ..errors import VineyardArrowError
 from . import protocol as m
-from .endpoint import Job, SendOrder, Tell, attach
+from .endpoint import SendOrder, Starter, attach
 from .line import Line, find_codec
 from .meeting import Meeting
 from .transports import DroppedError
@@ -19,13 +19,13 @@ from .tree import Tree
 ENTRIES_NBYTES = 1 << 20  # of metadata in one message, if it is not one object's
 
 
-def send(job: Job, tell: Tell) -> int:
+def send(starter: Starter) -> int:
     """Send an object; return its id at the destination."""
-    order = job.order
+    order = starter.job.order
     assert isinstance(order, SendOrder)
     codec = find_codec(order.codec)
-    meeting = Meeting(job, tell, Line.prove)
-    tree = Tree(attach(job.place, order.timeout_s), order.object)
+    meeting = Meeting(starter, Line.prove)
+    tree = Tree(attach(starter.job.place, order.timeout_s), order.object)
     furthest, deadline = -1, time.monotonic() + order.timeout_s
     while True:
         line = None

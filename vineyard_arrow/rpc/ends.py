@@ -18,6 +18,7 @@ import pyarrow.flight as flight
 from ..errors import ConnectionLostError, ProtocolError, VineyardArrowError
 from ..migration import endpoint as e
 from ..migration.ends import End, ForkServer
+from ..migration.pair import Find
 from ..store import NOBODY
 from ..types.memory import BYTES
 from . import messages as m
@@ -76,8 +77,10 @@ class There:
     def prepare(self) -> None:
         """See `Site.prepare`."""
 
-    def start(self, role: str, order: e.Order) -> End:
+    def start(self, role: str, order: e.Order, find: Find | None = None) -> End:
         """See `Site.start`."""
+        if find is not None:
+            order.peer = find()
         return RemoteEnd(role, self._remote, order)
 
     def peer(self, address: str) -> e.Peer:
