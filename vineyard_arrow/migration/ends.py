@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -100,7 +100,7 @@ class End:
         return found
 
     def _readable(self, timeout_s: float) -> bool:
-        return bool(select.select([self], [], [], max(0.0, timeout_s))[0])
+        return wait([self], timeout_s)
 
     def _read(self) -> None:
         try:
@@ -133,7 +133,7 @@ class End:
         with contextlib.suppress(OSError):
             if self.pid and self._handle is not None:
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-                select.select([self._handle], [], [], _KILL_S)
+                wait([self._handle], _KILL_S)
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -149,6 +149,14 @@ class End:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def wait(ends: Sequence[End | int], timeout_s: float) -> bool:
+    """Wait until one of them can be read; whether that came to be."""
+    poll = select.poll()  # takes any descriptor, where `select` takes the first 1,024
+    for end in ends:
+        poll.register(end, select.POLLIN)
+    return bool(poll.poll(max(0.0, timeout_s) * 1000))
 
 
 class ForkServer:

@@ -7,7 +7,6 @@ other by address and token alone.
 from __future__ import annotations
 
 import secrets
-import select
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 from ..errors import DeadlineExceededError, VineyardArrowError
 from ..objects import ObjectID
 from . import endpoint as e
-from .ends import End, ForkServer
+from .ends import End, ForkServer, wait
 
 Progress = Callable[[int, int], Any]
 Find = Callable[[], e.Peer]  # waits until the other end listens
@@ -139,7 +138,7 @@ def follow(receiver: End, sender: End, progress: Progress | None, timeout_s: flo
     while True:
         deadline = time.monotonic() + timeout_s + GRACE_S
         while not any(end.has_report for end in watched):
-            if not select.select(watched, [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not wait(watched, deadline - time.monotonic()):
                 raise DeadlineExceededError("neither end of a migration says anything")
         if sender in watched and sender.has_report:
             try:

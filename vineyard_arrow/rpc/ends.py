@@ -7,9 +7,9 @@ of the call is the end of the process.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.flight as flight
 
 from ..errors import ConnectionLostError, ProtocolError, VineyardArrowError
 from ..migration import endpoint as e
-from ..migration.ends import End, ForkServer
+from ..migration.ends import End, ForkServer, wait
 from ..migration.pair import Find
 from ..store import NOBODY
 from ..types.memory import BYTES
@@ -95,7 +95,9 @@ class There:
 # ---- the server's side
 
 
-def serve_end(server: ForkServer, place: e.Place, context: Any, reader: Any, writer: Any) -> None:
+def serve_end(
+    server: ForkServer, place: e.Place, context: Any, reader: Any, tell: Callable[[bytes], object]
+) -> None:
     """Start the end that a call asks for, and tell its reports, until either is over."""
     try:
         order = e.decode_order(reader.read_chunk().app_metadata)
@@ -105,13 +107,13 @@ def serve_end(server: ForkServer, place: e.Place, context: Any, reader: Any, wri
     with server.start(role, e.Job(order, place)) as end:
         while True:
             while not end.has_report:
-                select.select([end], [], [], GLANCE_S)
+                wait([end], GLANCE_S)
                 if context.is_cancelled():
                     return
             try:
                 said: e.Report = end.next(0.0)
             except VineyardArrowError as error:
                 said = e.failed(error)
-            writer.write_metadata(e.encode(said))
+            tell(e.encode(said))
             if isinstance(said, e.Finished | e.Failed):
                 return

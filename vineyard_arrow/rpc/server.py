@@ -180,7 +180,12 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         """A line of a client of ours, or an end of a migration, until it ends."""
         if descriptor.command == m.MIGRATION:
             writer.begin(BYTES)
-            serve_end(self._forks, self._place, context, reader, writer)
+
+            def tell(said: bytes) -> None:
+                with self._watched(context):
+                    writer.write_metadata(said)
+
+            serve_end(self._forks, self._place, context, reader, tell)
             return
         if descriptor.command != m.LINE:
             raise flight.FlightServerError("this store exchanges nothing but lines of its clients")
