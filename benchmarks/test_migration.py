@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,12 +149,12 @@ def pids_of_pair() -> list[int]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[Client, Client]]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Client]]:
     """Clients of two instances of one cluster that serve over TCP, too."""
     with EtcdServers(options=["--unsafe-no-fsync"]) as etcd, contextlib.ExitStack() as stack:
         clients = []
         for name in "ab":
-            path = tmp_path / name
+            path = tmp_path_factory.mktemp(name) / "s"
             meta = f"etcd://{etcd.address}/benchmark"
             options = ["--socket", str(path), "--rpc", "127.0.0.1:0", "--meta", meta]
             stack.callback(stop, start_daemon(options, path, START_TIMEOUT_S))
