@@ -166,7 +166,7 @@ class ClusterCalls:
         self,
         key: Key,
         *,
-        to: Client | str | os.PathLike[str],
+        to: Client | int | InstanceInfo | str | os.PathLike[str],
         transport: str = "tcp",
         compression: str | None = None,
         progress: Callable[[int, int], Any] | None = None,
@@ -181,8 +181,9 @@ class ClusterCalls:
         ----------
         key : ObjectID, int or str
             An id, its printed form, or a name. Names and labels stay here.
-        to : Client, str or path
-            A client of the other instance, or its socket.
+        to : int, InstanceInfo, Client, str or path
+            The other instance: its number or record, of `instances`; a client of it; or its
+            socket. One that is on another host must serve over TCP (docs/rpc.md).
         transport : str
             How bytes travel: ``"tcp"``, ``"flight"``, or what `vineyard_arrow.migration.transport`
             has registered.
@@ -200,9 +201,12 @@ class ClusterCalls:
         StoreFullError
             If it does not fit there.
         ConnectionLostError
-            If a process at either end, or the instance there, dies. Nothing is kept.
+            If a process at either end, or the instance there, dies, or is not reached. Nothing
+            is kept.
+        AccessDeniedError
+            If the other instance does not take this client's token; see `connect`.
         """
-        from .migration import migrate
+        from .fetching import migrate
 
         return migrate(
             self._client,
