@@ -42,6 +42,7 @@ LAYERS = [
     {"rpc"},
     {"migration"},
     {"fetching"},
+    {"drivers"},
     {"integrations"},
     {"joining"},
     {"daemon", "shared_memory"},
