@@ -235,41 +235,58 @@ class _Arrow(_Whole):
     """IPC files (Feather is one) and streams, told apart by how they begin."""
 
     @contextmanager
-    def _open(self, file: File, names: Any = None, pool: Any = None) -> Iterator[Any]:
-        with file.fs.open_input_file(file.path) as source:
-            is_file = source.read(6) == b"ARROW1"
+    def _reader(self, source: Any, names: Any = None, pool: Any = None) -> Iterator[Any]:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
+        options: dict[str, Any] = {}
+        if names is not None:
+            with opener(source) as reader:
+                found = sorted(reader.schema.get_field_index(name) for name in names)
             source.seek(0)
-            opener = pa.ipc.open_file if is_file else pa.ipc.open_stream
-            options: dict[str, Any] = {"memory_pool": pool}
-            if names is not None:
-                with self._open(file) as unread:
-                    indices = [unread.schema.get_field_index(name) for name in names]
-                options["options"] = pa.ipc.IpcReadOptions(included_fields=sorted(indices))
-            with opener(source, **options) as reader:
-                yield reader
+            options["options"] = pa.ipc.IpcReadOptions(included_fields=found)
+        with opener(source, memory_pool=pool, **options) as reader:
+            yield reader
 
     def schema(self, file: File) -> pa.Schema:
-        with self._open(file) as reader:
+        with file.fs.open_input_file(file.path) as source, self._reader(source) as reader:
             return reader.schema
 
     def read(self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any) -> pa.Table:
-        if names is not None and not names:  # IPC takes no fields for all of them
-            with self._open(unit.file) as reader:
-                return reader.read_all().select([])
-        with self._open(unit.file, names, pool) as reader:
-            table = reader.read_all()
+        with unit.file.fs.open_input_file(unit.file.path) as source:
+            every = names is None or set(names) == set(self.schema(unit.file).names)
+            # What is not compressed stays where it is: so all of it is read to the pool.
+            opened = pa.BufferReader(_bytes_of(source, pool)) if every else source
+            with self._reader(opened, names or None, pool) as reader:
+                table = reader.read_all()
         return table if names is None else table.select(list(names))
 
     def batches(
         self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any
     ) -> Iterator[pa.RecordBatch]:
-        with self._open(unit.file, names, pool) as reader:
+        with (
+            unit.file.fs.open_input_file(unit.file.path) as source,
+            self._reader(source, names or None, pool) as reader,
+        ):
             if isinstance(reader, pa.RecordBatchReader):
                 every: Iterator[pa.RecordBatch] = iter(reader)
             else:
                 every = (reader.get_batch(i) for i in range(reader.num_record_batches))
             for batch in every:
                 yield batch if names is None else batch.select(list(names))
+
+
+def _bytes_of(source: Any, pool: Any) -> pa.Buffer:
+    """All bytes of an open file, in memory of the pool."""
+    nbytes = source.size()
+    buffer = pa.allocate_buffer(nbytes, memory_pool=pool)
+    done, view = 0, memoryview(buffer).cast("B")
+    while done < nbytes:
+        got = source.readinto(view[done:])
+        if not got:
+            raise pa.ArrowInvalid(f"it ends after {done} of {nbytes} bytes")
+        done += got
+    return buffer
 
 
 FORMATS: dict[str, Sequence[str]] = {
