@@ -21,6 +21,7 @@ from .filesystems import File, file_errors
 __all__ = ["FORMATS", "Format", "Unit"]
 
 _ALL_ROWS = 1 << 30  # a batch: as many as there are
+_ORC_ROWS = 1 << 17  # ORC's reader takes memory for a whole batch before it has any
 _CSV_BLOCK_NBYTES = 4 << 20  # so that columns are not split into buffers too small to share
 
 
@@ -74,6 +75,7 @@ class _Whole:
 class _Dataset(_Whole):
     def __init__(self, kind: str) -> None:
         self._kind = kind
+        self._rows = _ALL_ROWS if kind == "parquet" else _ORC_ROWS
 
     def _fragment(self, file: File) -> Any:
         made = ds.ParquetFileFormat() if self._kind == "parquet" else ds.OrcFileFormat()
@@ -84,7 +86,7 @@ class _Dataset(_Whole):
 
     def read(self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any) -> pa.Table:
         fragment = unit.fragment or self._fragment(unit.file)
-        return fragment.to_table(columns=names, memory_pool=pool, batch_size=_ALL_ROWS)
+        return fragment.to_table(columns=names, memory_pool=pool, batch_size=self._rows)
 
     def batches(
         self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any
@@ -257,7 +259,7 @@ class _Arrow(_Whole):
             every = names is None or set(names) == set(self.schema(unit.file).names)
             # What is not compressed stays where it is: so all of it is read to the pool.
             opened = pa.BufferReader(_bytes_of(source, pool)) if every else source
-            with self._reader(opened, names or None, pool) as reader:
+            with self._reader(opened, None if every else names or None, pool) as reader:
                 table = reader.read_all()
         return table if names is None else table.select(list(names))
 
