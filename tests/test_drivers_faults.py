@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -40,7 +39,7 @@ def _nothing_left(client: Client) -> Iterator[None]:
     end_scans()
     assert client.status().objects == 0
     assert not client.list_streams()
-    assert client.memory_pool.bytes_allocated() == 0
+    assert gone(lambda: client.memory_pool.bytes_allocated() == 0)
 
 
 def test_missing_paths(client: Client, tmp_path: Path) -> None:
@@ -96,12 +95,14 @@ def test_the_row_group_that_is_damaged_is_named(client: Client, tmp_path: Path) 
     client.delete(oid)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_files(client: Client, tmp_path: Path) -> None:
-    client.write(TABLE, tmp_path / "a.parquet")
-    (tmp_path / "a.parquet").chmod(0)
-    with pytest.raises(AccessDeniedError, match=r"a\.parquet"):
-        client.read(tmp_path / "a.parquet")
+    class Closed(LocalFileSystem):
+        def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+            raise PermissionError(13, "Permission denied", path)
+
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    with pytest.raises(AccessDeniedError, match=r"a\.parquet: permission denied"):
+        client.read(str(tmp_path / "a.parquet"), filesystem=Closed())
 
 
 def test_what_does_not_fit_leaves_nothing(make_daemon: Callable[..., Any], tmp_path: Path) -> None:
@@ -110,9 +111,10 @@ def test_what_does_not_fit_leaves_nothing(make_daemon: Callable[..., Any], tmp_p
         pq.write_table(big, tmp_path / f"{n}.parquet", use_dictionary=False)
     with make_daemon("--memory-limit", "64MiB").connect() as own:
         for filter in (None, pc.field("x") >= 0):
-            with pytest.raises(StoreFullError, match="does not fit.*scan it"):
+            with pytest.raises(StoreFullError, match=r"does not fit.*scan it"):
                 own.read(tmp_path, filter=filter)
-            assert own.memory_pool.bytes_allocated() == 0
+            # What other threads were decoding just then goes as they end.
+            assert gone(lambda: own.memory_pool.bytes_allocated() == 0)
             assert own.status().objects == 0
         oid = own.read(tmp_path / "0.parquet")  # there is room again
         assert own.get(oid).num_rows == big.num_rows
@@ -209,10 +211,10 @@ client = vineyard_arrow.connect(sys.argv[1], autostart=False)
 def endless():
     while True:
         print("on", flush=True)
-        yield pa.record_batch({"x": pa.nulls(100_000).fill_null(1)})
+        yield pa.record_batch({"x": pa.array([1] * 200_000)})
 if sys.argv[2] == "write":
     schema = pa.schema([("x", pa.int64())])
-    reader = pa.RecordBatchReader.from_batches(schema, (b.cast(schema) for b in endless()))
+    reader = pa.RecordBatchReader.from_batches(schema, endless())
     client.write(reader, sys.argv[3])
 else:
     client.read(sys.argv[3], progress=lambda *done: print("on", flush=True))

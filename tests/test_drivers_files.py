@@ -165,6 +165,19 @@ def test_types_of_text_come_from_all_of_it(client: Client, tmp_path: Path) -> No
     assert client.get(oid).to_pydict() == {"v": [1.5]}
 
 
+def test_fields_that_turn_up_late_are_not_lost(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n' * 400_000 + '{"a": 2, "late": true}\n')
+    got = client.get(client.read(path))
+    assert got.schema.names == ["a", "late"]
+    assert got["late"].null_count == 400_000
+    with pytest.raises(ValueError, match=r"a\.jsonl: .*unexpected field.*schema=pa\.schema"):
+        client.read(path, filter=pc.field("a") > 1)
+    schema = pa.schema([("a", pa.int64()), ("late", pa.bool_())])
+    oid = client.read(path, filter=pc.field("a") > 1, schema=schema)
+    assert client.get(oid).to_pydict() == {"a": [2], "late": [True]}
+
+
 # ---- several files
 
 

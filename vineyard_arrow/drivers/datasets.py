@@ -52,6 +52,7 @@ class Dataset:
     keys: Mapping[str, pa.DataType]
     columns: Mapping[str, Sequence[str]]
     infers: bool
+    every: bool  # column was asked for
     retries: int
 
     @property
@@ -97,7 +98,10 @@ class Dataset:
         def once() -> pa.Table:
             with file_errors(unit.name, _TYPES_HINT if self.format.infers else None):
                 types = None if self.infers else self.schema
-                return self.format.read(unit, types, self._names_in(unit.file), pool)
+                names: list[str] | None = self._names_in(unit.file)
+                if self.infers and self.every:
+                    names = None  # further ones may turn up
+                return self.format.read(unit, types, names, pool)
 
         return retried(once, unit.file, self.retries)
 
@@ -116,9 +120,15 @@ class Dataset:
         """This, with types that were found by reading."""
         found = merged([(name, table.schema) for name, table in tables], policy)
         fields = [
-            found.field(f.name) if found.get_field_index(f.name) >= 0 else f for f in self.schema
+            found.field(f.name)
+            if found.get_field_index(f.name) >= 0 and f.name not in self.keys
+            else f
+            for f in self.schema
         ]
-        return replace(self, schema=pa.schema(fields, self.schema.metadata))
+        if self.every:
+            fields += [f for f in found if self.schema.get_field_index(f.name) < 0]
+        names = [field.name for field in fields] if self.every else self.names
+        return replace(self, schema=pa.schema(fields, self.schema.metadata), names=names)
 
     def _names_in(self, file: File) -> list[str]:
         return [n for n in self.needed if n in self.columns[file.path] and n not in self.keys]
@@ -208,19 +218,21 @@ def open_dataset(
     """Look at the files of a request: their columns, not their rows."""
     where = place(request.url, filesystem)
     files, name = _of_one_format(request.format, list_files(where), where.name)
-    format = _made(name, csv)
+    chosen = columns is not None or isinstance(schema, pa.Schema)
+    format = _made(name, csv, "ignore" if chosen else "error")
     expression = expression_of(filter)
+
+    infers = format.infers and not (
+        scanning or expression is not None or isinstance(schema, pa.Schema)
+    )
 
     def look(file: File) -> pa.Schema:
         with file_errors(file.path):
-            return format.schema(file)
+            return format.schema(file, infers)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         tasks = [threads.submit(retried, lambda f=f: look(f), f, retries) for f in files]
         looked = [(f.path, task.result()) for f, task in zip(files, tasks, strict=True)]
-    infers = format.infers and not (
-        scanning or expression is not None or isinstance(schema, pa.Schema)
-    )
     keys = _key_types(files)
     whole = _with_keys(_names_of(looked, schema) if infers else merged(looked, schema), keys)
     names = _chosen(columns, whole)
@@ -238,15 +250,16 @@ def open_dataset(
         keys,
         {path: found.names for path, found in looked},
         infers,
+        columns is None,
         retries,
     )
 
 
-def _made(name: str, csv: Mapping[str, Any]) -> Format:
+def _made(name: str, csv: Mapping[str, Any], others: str) -> Format:
     given = {key: value for key, value in csv.items() if value is not None}
     if given and name not in ("csv", "tsv"):
         raise ConfigError(f"{', '.join(given)} are options of CSV files, not of {name}")
-    return make_format(name, **given)
+    return make_format(name, **({"others": others} if name == "json" else given))
 
 
 def _of_one_format(given: str | None, files: list[File], name: str) -> tuple[Sequence[File], str]:

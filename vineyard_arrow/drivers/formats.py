@@ -22,7 +22,7 @@ __all__ = ["FORMATS", "Format", "Unit"]
 
 _ALL_ROWS = 1 << 30  # a batch: as many as there are
 _ORC_ROWS = 1 << 17  # ORC's reader takes memory for a whole batch before it has any
-_CSV_BLOCK_NBYTES = 4 << 20  # so that columns are not split into buffers too small to share
+_HEAD_NBYTES = 64 << 10  # of text, to find the names of columns in
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Format(Protocol):
 
     infers: bool
 
-    def schema(self, file: File) -> pa.Schema:
-        """The columns of a file, by looking at little of it."""
+    def schema(self, file: File, quick: bool = False) -> pa.Schema:
+        """The columns of a file, by looking at little of it; ``quick`` if types do not matter."""
 
     def units(self, file: File, split: bool, filter: Any, schema: pa.Schema) -> list[Unit]:
         """The units of a file: if ``split``, small ones, without those that a filter rules out."""
@@ -81,7 +81,7 @@ class _Dataset(_Whole):
         made = ds.ParquetFileFormat() if self._kind == "parquet" else ds.OrcFileFormat()
         return made.make_fragment(file.path, file.fs)
 
-    def schema(self, file: File) -> pa.Schema:
+    def schema(self, file: File, quick: bool = False) -> pa.Schema:
         return self._fragment(file).physical_schema
 
     def read(self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any) -> pa.Table:
@@ -150,7 +150,8 @@ class _Csv(_Whole):
         import pyarrow.csv
 
         self._csv = pyarrow.csv
-        self._read = read or pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_NBYTES)
+        self._given = read
+        self._read = read or pyarrow.csv.ReadOptions()
         self._parse = parse or pyarrow.csv.ParseOptions(delimiter=delimiter)
         self._convert = convert or pyarrow.csv.ConvertOptions()
 
@@ -167,9 +168,21 @@ class _Csv(_Whole):
             "convert_options": convert,
         }
 
-    def schema(self, file: File) -> pa.Schema:
-        with _stream(file) as stream, self._csv.open_csv(stream, **self._options(None, None)) as r:
-            return r.schema
+    def schema(self, file: File, quick: bool = False) -> pa.Schema:
+        options = self._options(None, None)
+        if self._given is None:
+            quickly = self._csv.ReadOptions(block_size=_HEAD_NBYTES, use_threads=False)
+            try:
+                if quick:
+                    return self._head(file, options | {"read_options": quickly})
+            except pa.ArrowInvalid:  # a row longer than that, maybe
+                pass
+            options["read_options"] = self._csv.ReadOptions(use_threads=False)
+        return self._head(file, options)
+
+    def _head(self, file: File, options: dict[str, Any]) -> pa.Schema:
+        with _stream(file) as stream, self._csv.open_csv(stream, **options) as reader:
+            return reader.schema
 
     def read(self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any) -> pa.Table:
         with _stream(unit.file) as stream:
@@ -190,6 +203,9 @@ class _Csv(_Whole):
 class _Json(_Whole):
     infers = True
 
+    def __init__(self, others: str) -> None:
+        self._others = others  # what to do with fields that the schema does not have
+
     def _options(self, schema: pa.Schema | None, names: Any) -> dict[str, Any]:
         import pyarrow.json
 
@@ -198,11 +214,11 @@ class _Json(_Whole):
         explicit = pa.schema([schema.field(name) for name in names or schema.names])
         return {
             "parse_options": pyarrow.json.ParseOptions(
-                explicit_schema=explicit, unexpected_field_behavior="ignore"
+                explicit_schema=explicit, unexpected_field_behavior=self._others
             )
         }
 
-    def schema(self, file: File) -> pa.Schema:
+    def schema(self, file: File, quick: bool = False) -> pa.Schema:
         import pyarrow.json
 
         with _stream(file) as stream, pyarrow.json.open_json(stream) as reader:
@@ -250,7 +266,7 @@ class _Arrow(_Whole):
         with opener(source, memory_pool=pool, **options) as reader:
             yield reader
 
-    def schema(self, file: File) -> pa.Schema:
+    def schema(self, file: File, quick: bool = False) -> pa.Schema:
         with file.fs.open_input_file(file.path) as source, self._reader(source) as reader:
             return reader.schema
 
@@ -311,7 +327,7 @@ def make_format(name: str, **options: Any) -> Format:
         return _Dataset(name)
     if name in ("csv", "tsv"):
         return _Csv("\t" if name == "tsv" else ",", **options)
-    return _Json() if name == "json" else _Arrow()
+    return _Json(**options) if name == "json" else _Arrow()
 
 
 def format_by_content(file: File) -> str:
