@@ -176,6 +176,12 @@ def test_fields_that_turn_up_late_are_not_lost(client: Client, tmp_path: Path) -
     schema = pa.schema([("a", pa.int64()), ("late", pa.bool_())])
     oid = client.read(path, filter=pc.field("a") > 1, schema=schema)
     assert client.get(oid).to_pydict() == {"a": [2], "late": [True]}
+    # A column that another file begins with is looked for in all of this one.
+    (tmp_path / "b.jsonl").write_text('{"a": 3, "late": false}\n')
+    got = client.get(client.read(tmp_path, schema="unify", columns=["late"]))
+    assert got["late"].to_pylist()[399_999:] == [None, True, False]
+    with client.scan(tmp_path, schema="unify", columns=["late"]) as reader:
+        assert reader.read_all() == got
 
 
 # ---- several files

@@ -99,7 +99,7 @@ class Dataset:
             with file_errors(unit.name, _TYPES_HINT if self.format.infers else None):
                 types = None if self.infers else self.schema
                 names: list[str] | None = self._names_in(unit.file)
-                if self.infers and self.every:
+                if self.infers and (self.every or self.format.open_ended):
                     names = None  # further ones may turn up
                 return self.format.read(unit, types, names, pool)
 
@@ -118,7 +118,13 @@ class Dataset:
 
     def with_types_of(self, tables: Sequence[tuple[str, pa.Table]], policy: Policy) -> Dataset:
         """This, with types that were found by reading."""
-        found = merged([(name, table.schema) for name, table in tables], policy)
+        schemas = [(name, table.schema) for name, table in tables]
+        if not self.every:
+            schemas = [
+                (name, _picked(found, [n for n in self.names if n in found.names]))
+                for name, found in schemas
+            ]
+        found = merged(schemas, policy)
         fields = [
             found.field(f.name)
             if found.get_field_index(f.name) >= 0 and f.name not in self.keys
@@ -131,7 +137,8 @@ class Dataset:
         return replace(self, schema=pa.schema(fields, self.schema.metadata), names=names)
 
     def _names_in(self, file: File) -> list[str]:
-        return [n for n in self.needed if n in self.columns[file.path] and n not in self.keys]
+        there = self.needed if self.format.open_ended else self.columns[file.path]
+        return [n for n in self.needed if n in there and n not in self.keys]
 
     def in_order(
         self, units: Sequence[Unit], function: Callable[[Unit], _T], threads: int = _THREADS

@@ -41,9 +41,13 @@ class Unit:
 
 
 class Format(Protocol):
-    """A format; ``infers`` if types are guessed from the values."""
+    """A format.
+
+    ``infers``: types are guessed from the values. ``open_ended``: columns may turn up anywhere.
+    """
 
     infers: bool
+    open_ended: bool
 
     def schema(self, file: File, quick: bool = False) -> pa.Schema:
         """The columns of a file, by looking at little of it; ``quick`` if types do not matter."""
@@ -64,6 +68,7 @@ class _Whole:
     """A format whose unit is the file."""
 
     infers = False
+    open_ended = False
 
     def units(self, file: File, split: bool, filter: Any, schema: pa.Schema) -> list[Unit]:
         return [Unit(file, file.nbytes)]
@@ -202,6 +207,7 @@ class _Csv(_Whole):
 
 class _Json(_Whole):
     infers = True
+    open_ended = True
 
     def __init__(self, others: str) -> None:
         self._others = others  # what to do with fields that the schema does not have
