@@ -13,7 +13,7 @@ import pyarrow as pa
 from .datasets import Dataset, open_dataset
 from .filesystems import READ_SCHEMES, file_errors
 from .formats import FORMATS, Unit
-from .registry import Request, driver
+from .registry import Request, driver, shown
 from .schemas import Policy
 
 PACKED = ("", ".gz", ".bz2", ".zst", ".lz4", ".br")
@@ -71,7 +71,7 @@ def read_files(
             [(unit.name, t) for unit, t in zip(units, tables, strict=True)], schema
         )
         tables = [data.finished(t, unit, pool) for t, unit in zip(tables, units, strict=True)]
-    with file_errors(request.url):
+    with file_errors(shown(request.url)):
         return pa.concat_tables(tables) if tables else data.result.empty_table()
 
 

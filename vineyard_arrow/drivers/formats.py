@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 
 from ..errors import DamagedFileError
 from .filesystems import File, file_errors
+from .registry import shown
 
 __all__ = ["FORMATS", "Format", "Unit"]
 
@@ -37,7 +38,7 @@ class Unit:
     @property
     def name(self) -> str:
         """The file, and which part of it."""
-        return f"{self.file.path}{self.part and ', ' + self.part}"
+        return f"{shown(self.file.path)}{self.part and ', ' + self.part}"
 
 
 class Format(Protocol):
@@ -144,8 +145,12 @@ class _Parquet(_Dataset):
 # ---- text: CSV, JSON lines
 
 
-def _stream(file: File, compression: Any = "detect") -> Any:
-    return file.fs.open_input_stream(file.path, compression=compression)
+def _stream(file: File) -> Any:
+    try:
+        packing = pa.Codec.detect(shown(file.path)).name
+    except ValueError:
+        packing = None
+    return file.fs.open_input_stream(file.path, compression=packing)
 
 
 class _Csv(_Whole):
@@ -352,6 +357,6 @@ def format_by_content(file: File) -> str:
     if head.startswith(b"\xff\xff\xff\xff"):
         return "arrows"
     raise DamagedFileError(
-        f"{file.path}: neither its name nor its first bytes tell a format",
+        f"{shown(file.path)}: neither its name nor its first bytes tell a format",
         f"format= one of {', '.join(FORMATS)}",
     )
