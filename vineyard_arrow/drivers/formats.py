@@ -19,7 +19,15 @@ from ..errors import DamagedFileError
 from .filesystems import File, file_errors
 from .registry import shown
 
-__all__ = ["FORMATS", "Format", "Unit"]
+__all__ = [
+    "FORMATS",
+    "PACKINGS",
+    "Format",
+    "Unit",
+    "format_by_content",
+    "make_format",
+    "packing_of",
+]
 
 _ALL_ROWS = 1 << 30  # a batch: as many as there are
 _ORC_ROWS = 1 << 17  # ORC's reader takes memory for a whole batch before it has any
@@ -146,11 +154,7 @@ class _Parquet(_Dataset):
 
 
 def _stream(file: File) -> Any:
-    try:
-        packing = pa.Codec.detect(shown(file.path)).name
-    except ValueError:
-        packing = None
-    return file.fs.open_input_stream(file.path, compression=packing)
+    return file.fs.open_input_stream(file.path, compression=packing_of(shown(file.path)))
 
 
 class _Csv(_Whole):
@@ -328,6 +332,15 @@ FORMATS: dict[str, Sequence[str]] = {
     "orc": (".orc",),
 }
 """Names of formats, and endings of files."""
+
+
+PACKINGS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
+"""Endings of files that are compressed as a whole, and how."""
+
+
+def packing_of(name: str) -> str | None:
+    """How a file of this name is compressed as a whole."""
+    return next((how for ending, how in PACKINGS.items() if name.lower().endswith(ending)), None)
 
 
 def make_format(name: str, **options: Any) -> Format:
