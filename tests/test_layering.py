@@ -44,6 +44,7 @@ LAYERS = [
     {"rpc"},
     {"fetching"},
     {"joined"},
+    {"drivers"},
     {"integrations"},
     {"joining"},
     {"daemon", "shared_memory"},
