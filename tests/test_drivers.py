@@ -127,7 +127,7 @@ def test_partition_goes_by_typename(client: Client) -> None:
     @driver("partition", typename="vineyard.table")
     def halves(request: Request, *, at: int) -> Any:
         table = request.value()
-        return request.client.create_partitioned([table[:at], table[at:]])
+        return request.client.create_global([table[:at], table[at:]]).id
 
     whole = client.partition(client.put(TABLE), at=1, name="parts")
     assert [p.get().num_rows for p in client.get(whole).partitions] == [1, 2]
