@@ -339,9 +339,9 @@ def test_a_grid(client: Client) -> None:
     g = client.get(client.create_global([c.copy() for c in chunks], offsets=offsets).id)
     assert isinstance(g, GlobalTensor)
     assert (g.shape, g.chunks, g.dtype) == ((5, 7), ((2, 3), (3, 4)), whole.dtype)
-    for partition in g.partitions:
-        (i, j), (m, n) = partition.place.offset, partition.place.shape
-        np.testing.assert_array_equal(partition.get(), whole[i : i + m, j : j + n])
+    for each in g.partitions:
+        (i, j), (m, n) = each.place.offset, each.place.shape
+        np.testing.assert_array_equal(each.get(), whole[i : i + m, j : j + n])
 
 
 def test_what_makes_no_whole(client: Client) -> None:

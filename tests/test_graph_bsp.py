@@ -24,7 +24,7 @@ from vineyard_arrow.errors import (
     VertexNotFoundError,
     WorkerFailedError,
 )
-from vineyard_arrow.graph import Graph, algorithms, bsp, bsp_algorithms
+from vineyard_arrow.graph import GlobalGraph, Graph, algorithms, bsp, bsp_algorithms
 from vineyard_arrow.graph.bsp import Worker
 from vineyard_arrow.graph.bsp_exchange import Exchange, view_of_fragment, view_of_ranges
 from vineyard_arrow.graph.partition import partition

@@ -419,8 +419,8 @@ def test_one_by_one_and_tied_later(client: Client) -> None:
     ids = [client.put(fragment) for fragment in partition(several(client), 3, client=client)]
     whole = GlobalGraph([client.get(each) for each in ids])
     assert whole.object_ids == ids
-    for given in (whole, list(whole), ids):
-        meta = client.create_global(given)
+    for members in (whole, list(whole), ids):
+        meta = client.create_global(members)
         assert [m.id for m in meta.members.values()] == ids  # not put again
         got = client.get(meta.id)
         assert got.object_ids == ids
@@ -454,15 +454,19 @@ def test_deleted_fragments_are_named(client: Client) -> None:
     meta = client.create_global(partition(several(client), 3, client=client))
     got, members = client.get(meta.id), meta.members
     assert got[1].fid == 1
-    client.delete(members["1"].id, force=True)
-    assert got[1].fid == 1  # got before: it holds a pin
-    assert client.get_meta(meta.id).missing == ("1",)
-    with pytest.raises(ObjectNotFoundError, match=r"fragment 1 \(o.*\) of this graph is gone"):
-        client.get(meta.id)[1]
-    assert client.get(meta.id)[2].fid == 2
-    del got
+    for force in (False, True):
+        with pytest.raises(ObjectInUseError):
+            client.delete(members["1"].id, force=force)
     client.delete(meta.id)
-    client.delete([members["0"].id, members["2"].id])
+    client.delete(members["1"].id)
+    assert got[1].fid == 1  # got before: it holds a pin
+    late = f"fragment 0 \\({members['0'].id}\\) of this graph is gone"
+    client.delete(members["0"].id)
+    with pytest.raises(ObjectNotFoundError, match=late):
+        got[0]
+    assert got[2].fid == 2
+    del got
+    client.delete(members["2"].id)
     assert client.list_objects("vineyard.*") == []
 
 
