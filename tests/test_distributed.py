@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from cluster_harness import LEASE_S, until
+from cluster_harness import ETCDCTL, LEASE_S, layout_of, until
 from conftest import Daemon
 
 from vineyard_arrow.client import Client, connect
@@ -173,6 +175,32 @@ def test_fragments_of_several_instances(pair: tuple[Client, Client]) -> None:
     again = whole.fragment(0, fetch=True), whole.fragment(1)
     assert [f.fid for f in again] == [0, 1]
     assert whole.to_graph(client=b).num_edges() == 50
+
+
+def test_what_etcd_keeps_is_read_as_the_page_says(
+    pair: tuple[Client, Client], capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = pair
+    made = a.create_global([a.put(rows(0, 5)), there(b, rows(5, 7))])
+    key = layout_of(a).globals(made.id)
+    address = a.status().meta.removeprefix("etcd://").partition("/")[0]
+    told = subprocess.run(
+        [ETCDCTL, "--endpoints", address, "get", key, "--print-value-only"],
+        env={"ETCDCTL_API": "3"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    page = (Path(__file__).parents[1] / "docs/format.md").read_text()
+    code = page.split("```\n")[-2]
+    assert "size, magic" in code
+    capsys.readouterr()
+    exec(code, {"value": told.stdout.removesuffix(b"\n")})
+    leases = {info.number: info.lease for info in a.instances()}
+    assert capsys.readouterr().out.splitlines() == [
+        f"{leases[a.instance]} 80 [5]",
+        f"{leases[b.instance]} 112 [7]",
+    ]
 
 
 # ---- an instance that is killed
