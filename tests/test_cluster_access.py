@@ -18,7 +18,6 @@ from vineyard_arrow.metadata.etcd.backend import EtcdBackend
 from vineyard_arrow.metadata.etcd.client import EtcdAddress, rpc
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 
-pytestmark = pytest.mark.timeout(180)
 CLUSTER = "guarded"
 LEASE_S = 4  # of etcd's tokens 1: they end between keep-alives
 WAIT_S = 20.0

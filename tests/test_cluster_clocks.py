@@ -30,7 +30,6 @@ from vineyard_arrow.metadata.etcd.client import rpc
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectMeta
 
-pytestmark = pytest.mark.timeout(180)
 LEASE_S = 4
 HOUR_S, DAY_S = 3600, 86400
 

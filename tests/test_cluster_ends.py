@@ -33,8 +33,6 @@ from vineyard_arrow.metadata.etcd.client import rpc
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectMeta
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def join(

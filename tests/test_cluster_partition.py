@@ -19,8 +19,6 @@ from vineyard_arrow.errors import LeaseLostError, MetadataUnavailableError, Obje
 from vineyard_arrow.metadata.etcd.server import EtcdServers, find_etcd
 from vineyard_arrow.objects import ObjectID, ObjectMeta
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @dataclass
 class Split:

@@ -19,8 +19,6 @@ from net_harness import own_files, run_in
 from vineyard_arrow.errors import ConfigError, ConnectionLostError, ObjectNotFoundError
 from vineyard_arrow.objects import ObjectMeta
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def place(folder: Path, request: pytest.FixtureRequest) -> Path:

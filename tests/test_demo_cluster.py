@@ -47,7 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo")
 
 
-@pytest.mark.timeout(180)
 def test_demo_tells_the_story(folder):
     with start(folder, str(DEMO)) as process:
         out, err = process.communicate(timeout=TIMEOUT_S)
@@ -78,7 +77,6 @@ def test_demo_tells_the_story(folder):
     assert left(folder) == []
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
 def test_demo_cleans_up_when_it_ends_early(folder, number):
     stop = "raise OSError('no such luck')" if number is None else f"os.kill(os.getpid(), {number})"
