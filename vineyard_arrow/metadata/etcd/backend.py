@@ -205,7 +205,7 @@ def _fill(request: Any, transaction: Transaction) -> Any:
         _fill_compare(request.compare.add(), compare, key, end)
         # Told if it fails, so that a conflict says what did not hold.
         _fill_read(request.failure.add().request_range, key, end, keys_only=True)
-    operations = [*transaction.puts, *transaction.deletes]
+    operations: list[Put | str] = [*transaction.puts, *transaction.deletes]
     if len(operations) <= MAX_LIST:
         _fill_operations(request.success, operations)
     else:  # those past the limit of one list in transactions without a condition
