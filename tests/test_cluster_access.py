@@ -12,8 +12,15 @@ import trustme
 from cluster_harness import SMALL, TABLE, agree, until
 from conftest import QUICK_ETCD, Daemon
 
-from vineyard_arrow.errors import AccessDeniedError, ConfigError, MetadataUnavailableError
+from vineyard_arrow.config import daemon_config
+from vineyard_arrow.errors import (
+    AccessDeniedError,
+    ConfigError,
+    MetadataUnavailableError,
+    VineyardArrowError,
+)
 from vineyard_arrow.ipc.starter import child_environment
+from vineyard_arrow.joining import open_cluster
 from vineyard_arrow.metadata.etcd.backend import EtcdBackend
 from vineyard_arrow.metadata.etcd.client import EtcdAddress, rpc
 from vineyard_arrow.metadata.etcd.server import EtcdServers
@@ -182,6 +189,24 @@ def refused(folder: Path, *options: str) -> str:
     return said
 
 
+def not_joined(folder: Path, where: str, **options: str) -> str:
+    """What `open_cluster` raises, with its hint."""
+    config = daemon_config(socket=str(folder / "refused"), meta=where, **options)
+    with pytest.raises(VineyardArrowError) as caught, open_cluster(config):
+        pass
+    assert caught.value.hint
+    return str(caught.value)
+
+
+def test_a_start_that_is_refused_says_why_in_a_line(locked, encrypted, tmp_path, files) -> None:
+    login = ("--meta-login-file", secret(tmp_path, "login", "ours:wrong"))
+    said = refused(tmp_path, "--meta", f"etcd://{locked.address}/{CLUSTER}", *login)
+    assert "authentication failed" in said
+    ca = ("--meta-ca-file", files["theirs-ca"])
+    said = refused(tmp_path, "--meta", f"etcd://{encrypted.address}/{CLUSTER}", *ca)
+    assert "cannot join etcd://" in said
+
+
 LOGINS = [
     ("login", "ours:wrong", "authentication failed", "--meta-login-file"),
     ("login", "nobody:right", "authentication failed", "--meta-login-file"),
@@ -194,15 +219,15 @@ LOGINS = [
 
 @pytest.mark.parametrize(("kind", "text", "message", "hint"), LOGINS)
 def test_who_may_not_come_in(locked, tmp_path, kind, text, message, hint) -> None:
-    more = () if kind is None else (f"--meta-{kind}-file", secret(tmp_path, "s", text))
-    said = refused(tmp_path, "--meta", f"etcd://{locked.address}/{CLUSTER}", *more)
+    more = {} if kind is None else {f"meta_{kind}_file": secret(tmp_path, "s", text)}
+    said = not_joined(tmp_path, f"etcd://{locked.address}/{CLUSTER}", **more)
     assert message in said
     assert hint in said
 
 
 def test_another_cluster_than_was_granted(locked, tmp_path) -> None:
-    login = ("--meta-login-file", secret(tmp_path, "login", "ours:right"))
-    said = refused(tmp_path, "--meta", f"etcd://{locked.address}/other", *login)
+    login = secret(tmp_path, "login", "ours:right")
+    said = not_joined(tmp_path, f"etcd://{locked.address}/other", meta_login_file=login)
     assert "permission denied" in said
     assert "grant this user the prefix" in said
 
@@ -223,33 +248,49 @@ CERTIFICATES = [
 
 @pytest.mark.parametrize(("given", "message", "hint"), CERTIFICATES)
 def test_wrong_certificates(encrypted, tmp_path, files, given, message, hint) -> None:
-    options = [s for kind, of in given.items() for s in (f"--meta-{kind}-file", files[of])]
-    said = refused(tmp_path, "--meta", f"etcd://{encrypted.address}/{CLUSTER}", *options)
+    options = {f"meta_{kind}_file": files[of] for kind, of in given.items()}
+    said = not_joined(tmp_path, f"etcd://{encrypted.address}/{CLUSTER}", **options)
     assert message in said
     assert hint in said
 
 
 def test_a_certificate_of_another_host(encrypted, tmp_path, files) -> None:
-    where = str(encrypted.address).replace("127.0.0.1", "127.1")
-    options = [s for k in ("ca", "cert", "key") for s in (f"--meta-{k}-file", files[f"ours-{k}"])]
-    said = refused(tmp_path, "--meta", f"etcd://{where}/{CLUSTER}", *options)
-    assert "cannot join etcd://" in said
+    where = str(encrypted.address).replace("127.0.0.1", "localhost")
+    options = {f"meta_{kind}_file": files[f"ours-{kind}"] for kind in ("ca", "cert", "key")}
+    said = not_joined(tmp_path, f"etcd://{where}/{CLUSTER}", **options)
+    assert "Hostname Verification" in said
+    assert "--meta-ca-file" in said
 
 
-def test_an_authority_for_an_etcd_without_certificates(etcd, tmp_path, files) -> None:
-    where = f"etcd://{etcd.address}/{CLUSTER}"
-    said = refused(tmp_path, "--meta", where, "--meta-ca-file", files["ours-ca"])
-    assert "an etcd without TLS wants no such files" in said
+def test_an_authority_for_an_etcd_without_certificates(etcd, connect_etcd, files) -> None:
+    """At the first try; a start goes on trying, as an etcd that is not up yet looks like that."""
+    client = connect_etcd(EtcdAddress(etcd.address.endpoints, Path(files["ours-ca"]))).client
+    request = client.range_request(b"a", b"", 1, 0)
+    with pytest.raises(MetadataUnavailableError) as caught:
+        client.call(client.kvstub.Range, request, WAIT_S, retry=False)
+    assert "an etcd without TLS wants no such files" in caught.value.hint
 
 
-def test_errors_of_a_start_are_what_a_client_gets(locked, encrypted, make_daemon, tmp_path) -> None:
+def test_wrong_certificates_are_refused_at_once_by_all_of_several(encrypted, files) -> None:
+    """Long before the deadline, which fails the test by its own."""
+    endpoints = 2 * encrypted.address.endpoints
+    backend = EtcdBackend(EtcdAddress(endpoints, Path(files["theirs-ca"])))
+    with pytest.raises(MetadataUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+        backend.range("a", timeout_s=1000.0)
+    backend.close()
+
+
+def test_errors_of_a_start_are_what_a_client_gets(
+    locked, encrypted, make_daemon, tmp_path, files
+) -> None:
     """The same, for who starts a daemon and waits for it."""
     login = ("--meta-login-file", secret(tmp_path, "wrong", "ours:wrong"))
     with pytest.raises(AccessDeniedError, match="authentication failed") as caught:
         make_daemon(*SMALL, "--meta", f"etcd://{locked.address}/{CLUSTER}", *login)
     assert "--meta-login-file" in caught.value.hint
+    ca = ("--meta-ca-file", files["theirs-ca"])
     with pytest.raises(MetadataUnavailableError, match="cannot join") as caught:
-        make_daemon(*SMALL, "--meta", f"etcd://{encrypted.address}/{CLUSTER}")
+        make_daemon(*SMALL, "--meta", f"etcd://{encrypted.address}/{CLUSTER}", *ca)
     assert "--meta-ca-file" in caught.value.hint
     empty = ("--meta-login-file", secret(tmp_path, "empty", "\n"))
     with pytest.raises(ConfigError, match="is empty"):

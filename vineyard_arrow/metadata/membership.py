@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from ..errors import LeaseLostError, MetadataUnavailableError, VineyardArrowError
 from .backend import (
@@ -146,7 +147,20 @@ class Membership:
     def commit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Verdict:
         """Commit and wait until the mirror shows it."""
         deadline = time.monotonic() + timeout_s
-        verdict = self.submit(transaction, timeout_s).result()
+        shown = threading.Lock()
+        shown.acquire()
+
+        def decided(future: Future[Verdict]) -> None:
+            verdict = None if future.exception() else future.result()
+            if isinstance(verdict, Committed):
+                self.mirror.when(verdict.revision, shown.release)
+            else:
+                shown.release()
+
+        future = self.submit(transaction, timeout_s)
+        future.add_done_callback(decided)
+        shown.acquire(timeout=max(0.0, timeout_s))  # woken once, not for the verdict and again
+        verdict = future.result()
         if isinstance(verdict, Committed):
             self.mirror.wait(verdict.revision, deadline - time.monotonic())
         return verdict

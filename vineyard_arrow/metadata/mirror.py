@@ -6,6 +6,8 @@ server lost its data, it lists again, and reports the difference. Knows keys and
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import threading
 import time
@@ -47,6 +49,8 @@ class Mirror:
         self._changed = threading.Condition()  # guards what follows
         self._items: dict[str, Item] = {}
         self._revision = 0
+        self._later: list[tuple[int, int, Callable[[], None]]] = []  # a heap, by revision
+        self._order = itertools.count()
         self._watch: Watch | None = None
         self._wanted, self._listed = 1, 0  # lists that were asked for, and are done
         self._paged = 0.0  # when the last page of a list came
@@ -96,11 +100,11 @@ class Mirror:
         MetadataUnavailableError
             If it is not so in time.
         """
-        if self._revision >= revision and self._unlisted_since is None:
+        if self._shows(revision):
             return
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            while self._revision < revision or self._unlisted_since is not None:
+            while not self._shows(revision):
                 left = deadline - time.monotonic()
                 if left <= 0 or self._closed:
                     raise MetadataUnavailableError(
@@ -108,6 +112,27 @@ class Mirror:
                         "what was committed stays so, and arrives when the server can be reached",
                     )
                 self._changed.wait(left)
+
+    def when(self, revision: int, function: Callable[[], None]) -> None:
+        """Call a function when the copy is as new as a revision, at the latest when this closes.
+
+        It is called at once, or from the mirror's thread, and should only pass on.
+        """
+        with self._changed:
+            if not self._closed and not self._shows(revision):
+                heapq.heappush(self._later, (revision, next(self._order), function))
+                return
+        function()
+
+    def _shows(self, revision: int) -> bool:
+        return self._revision >= revision and self._unlisted_since is None
+
+    def _due(self) -> list[Callable[[], None]]:
+        """Take what is to be called by now, with the lock held."""
+        due = []
+        while self._later and (self._closed or self._shows(self._later[0][0])):
+            due.append(heapq.heappop(self._later)[2])
+        return due
 
     def relist(self, timeout_s: float) -> None:
         """List anew, for whoever knows that the store is not what it was.
@@ -148,7 +173,10 @@ class Mirror:
         with self._changed:
             self._closed = True
             watch = self._watch
+            due = self._due()
             self._changed.notify_all()
+        for function in due:
+            function()
         if watch is not None:
             watch.close()
         self._thread.join(CLOSE_S)  # a list that nobody answers ends later
@@ -194,7 +222,10 @@ class Mirror:
             old, self._items = self._items, new
             self._revision = revision
             self._unlisted_since = None
+            due = self._due()
             self._changed.notify_all()
+        for function in due:
+            function()
         keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         # Told even if nothing differs: whoever counts revisions has come as far as this.
         self._tell(Changes(revision, tuple(Event(k, new.get(k)) for k in keys)))
@@ -222,7 +253,10 @@ class Mirror:
                 else:
                     self._items[event.key] = event.item
             self._revision = changes.revision
+            due = self._due()
             self._changed.notify_all()
+        for function in due:
+            function()
         self._tell(changes)
 
     def _tell(self, changes: Changes) -> None:

@@ -8,9 +8,10 @@ from typing import Any, cast
 
 from ..client import Client, Key
 from ..config import Keys, RemoteConfig, client_config, remote_config
-from ..errors import ConfigError
+from ..errors import ConfigError, ObjectNotFoundError
 from ..ipc.process import attach
 from ..registry import Registry
+from ..store import Raw
 from ..streams import StreamReader, StreamWriter
 from .remote import Remote
 from .streams import RemoteWriter, open_remote_stream
@@ -22,6 +23,14 @@ class RemoteClient(Client):
     As `Client`, but for what shared memory is there for: values are copied, once, to memory of
     this process, and `memory_pool` is the process's own.
     """
+
+    def _read_named(self, key: Key, mode: str) -> tuple[int, Raw] | None:
+        if not isinstance(key, str):
+            return None
+        try:
+            return cast(Remote, self._a).read_named(key, mode)
+        except ObjectNotFoundError:
+            return None
 
     def _make_writer(self, schema: Any, **options: Any) -> StreamWriter:
         return RemoteWriter(cast(Remote, self._a), schema, **options)

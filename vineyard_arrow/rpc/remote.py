@@ -221,15 +221,22 @@ class Remote:
         self, key: int, mode: str = "ro", root: int | None = None, pin: RemotePin | None = None
     ) -> RemoteRaw:
         """The parts of object ``key``, in memory of this process."""
+        return self._read(m.Read(int(key), None if pin is None else pin.number), mode)[1]
+
+    def read_named(self, name: str, mode: str) -> tuple[int, RemoteRaw]:
+        """The id ``name`` points to, and the parts of that object, in one round trip."""
+        return self._read(m.Read(None, None, name), mode)
+
+    def _read(self, message: m.Read, mode: str) -> tuple[int, RemoteRaw]:
         if mode not in MODES:
             raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
-        reply, data = self.call(m.Read(int(key), None if pin is None else pin.number))
+        reply, data = self.call(message)
         tables = tables_of(data, [head.nbytes for head in reply.parts])
         parts = [
             StoredPart(head.typename, head.params, typed(table), mode != "ro")
             for head, table in zip(reply.parts, tables, strict=True)
         ]
-        return RemoteRaw(parts, reply.members, reply.uid)
+        return reply.id, RemoteRaw(parts, reply.members, reply.uid)
 
     def read_each(self, keys: Iterable[int], mode: str, root: int) -> Iterator[RemoteRaw]:
         """`read` of each."""

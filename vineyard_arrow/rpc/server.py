@@ -203,8 +203,8 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
             except StopIteration:
                 return
             try:
-                message, nbytes = m.decode(chunk.app_metadata, requests=True)
-                data = self._receive(context, end, message, nbytes, chunk, reader)
+                message, nbytes, here = m.decode(chunk.app_metadata, requests=True)
+                data = self._receive(context, end, message, nbytes, here or chunk.data, reader)
             except VineyardArrowError as error:
                 raise _refusal(error) from None
             try:
@@ -217,7 +217,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
                 log.exception("request %s failed", type(message).__name__)
                 internal = VineyardArrowError(f"internal error of the store: {error!r}")
                 reply, chunks = p.failure(internal), ()
-            del data, message, chunk
+            del data, message, here, chunk
             self._reply(context, writer, reply, chunks)
             del reply, chunks
 
@@ -228,7 +228,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
             return None
         memory = end.memory_for(message, nbytes)
         with self._watched(context) as progress:
-            for _ in fill(memory, nbytes, first.data, lambda: reader.read_chunk().data):
+            for _ in fill(memory, nbytes, first, lambda: reader.read_chunk().data):
                 progress()
         return memory
 

@@ -25,6 +25,7 @@ GATHER_NBYTES = 64 << 10  # neighbours that are smaller share a piece
 
 _PADDING = bytes(ALIGNMENT)
 _END = struct.pack("<iI", -1, 0)  # of an Arrow IPC stream
+_OPTIONS = pa.ipc.IpcWriteOptions()  # Arrow looks at the environment for them else, each time
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # MessageHeader
 
 Chunk: TypeAlias = "bytes | pa.Buffer"
@@ -59,7 +60,7 @@ def stream_of(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[Chun
     """
     sink = _Sink()
     try:
-        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema) as writer:
+        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema, options=_OPTIONS) as writer:
             for batch in batches:
                 writer.write_batch(batch)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

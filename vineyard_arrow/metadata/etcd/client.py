@@ -198,6 +198,7 @@ class EtcdClient(_Etcd3Client):  # type: ignore[misc]
         self.maintenancestub = rpc.MaintenanceStub(self.channel)
         self.clusterstub = rpc.ClusterStub(self.channel)
         self._signing_in = threading.Lock()
+        self._reached = False  # whether any server ever answered
 
     def _build_get_range_request(
         self, key: Any, *arguments: Any, limit: int = 0, revision: int = 0, **options: Any
@@ -227,16 +228,20 @@ class EtcdClient(_Etcd3Client):  # type: ignore[misc]
         VineyardArrowError
             What the server said, in our terms.
         MetadataUnavailableError
-            If there was no answer in time, or (without ``retry``) at the first try.
+            If there was no answer in time, or (without ``retry``) at the first try; at once if
+            none ever answered, and all servers refuse to connect for what the certificates are.
         """
         deadline = time.monotonic() + timeout_s
         signed_in = False
+        refusals = 0  # one after the other
         for attempt in itertools.count():
             left = deadline - time.monotonic()
             several = retry and len(self.channel) > 1
             limit = max(0.001, min(left, ATTEMPT_S) if several else left)
             try:
-                return method(request, timeout=limit, metadata=self.sign_in(limit))
+                reply = method(request, timeout=limit, metadata=self.sign_in(limit))
+                self._reached = True
+                return reply
             except grpc.RpcError as error:
                 if not signed_in and self.forget_token(error):
                     signed_in = True
@@ -245,6 +250,9 @@ class EtcdClient(_Etcd3Client):  # type: ignore[misc]
                 left = deadline - time.monotonic()
                 unavailable = isinstance(failure, MetadataUnavailableError)
                 if not (unavailable and retry) or left <= RETRY_S:
+                    raise failure from None
+                refusals = refusals + 1 if _is_refusal(error) else 0
+                if refusals >= len(self.channel) and not self._reached:
                     raise failure from None
                 if attempt >= len(self.channel) - 1:
                     time.sleep(RETRY_S)  # all were asked
@@ -336,6 +344,12 @@ def is_unavailable(error: Any) -> bool:
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.CANCELLED,
     )
+
+
+def _is_refusal(error: Any) -> bool:
+    """Whether a connection failed for its certificates: whoever tries again fails again."""
+    text = error.details() or ""
+    return "SSL_ERROR_SSL" in text or "verification check failed" in text.lower()
 
 
 def error_of(error: Any, who: str, timeout_s: float) -> VineyardArrowError:
