@@ -42,6 +42,7 @@ LAYERS = [
     {"rpc"},
     {"migration"},
     {"fetching"},
+    {"saving"},
     {"integrations"},
     {"joining"},
     {"daemon", "shared_memory"},

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
         builder,
         resolver,
     )
+    from .saving.export import serialize
+    from .saving.load import deserialize
     from .types.shared import shared
     from .types.strings import dual_strings
 
@@ -108,20 +110,24 @@ __all__ = [
     "connect",
     "default_client",
     "delete",
+    "deserialize",
     "dual_strings",
     "get",
     "get_include",
     "put",
     "resolver",
     "resolver_context",
+    "serialize",
     "shared",
 ]
 
 # Where names are that would load more than a program needs which only puts and gets.
 _LATER = {
     "builder_context": "contexts",
+    "deserialize": "saving.load",
     "dual_strings": "types.strings",
     "resolver_context": "contexts",
+    "serialize": "saving.export",
     "shared": "types.shared",
 } | dict.fromkeys(
     ("Encoder", "Part", "Registry", "StoredObject", "StoredPart", "builder", "resolver"),

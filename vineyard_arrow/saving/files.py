@@ -1,0 +1,305 @@
+"""The folder of an export: on this machine, or wherever a URL leads. Knows nothing of objects.
+
+What is written has its name when it is whole: a local folder is renamed at the end, elsewhere
+the manifest comes last. Bytes are summed up by a second thread, while the next ones move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import xxhash
+from pyarrow import fs
+
+from ..errors import (
+    ConfigError,
+    FileError,
+    InvalidObjectError,
+    LibraryNotFoundError,
+    PathExistsError,
+    PathNotFoundError,
+)
+from .manifest import MAX_NBYTES, NAME, File, checksum
+
+PIECE_NBYTES = 4 << 20
+
+
+def filesystem_of(url: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
+    """The filesystem that a URL or path means, and the path in it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such kind of filesystem, or it refuses its settings.
+    LibraryNotFoundError
+        If what reaches it is not installed.
+    """
+    text = os.fspath(url)
+    scheme, colon, _ = text.partition("://")
+    if not colon:
+        return fs.LocalFileSystem(), os.path.abspath(text)
+    if scheme in ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"):
+        try:
+            return fs.FileSystem.from_uri(text)  # type: ignore[no-any-return]
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise ConfigError(f"{text} cannot be reached: {error}") from None
+    try:
+        import fsspec  # type: ignore[import-untyped]
+    except ImportError:
+        raise LibraryNotFoundError(
+            f"{scheme}:// needs fsspec", "pip install fsspec, and what it needs for that"
+        ) from None
+    try:
+        found, path = fsspec.core.url_to_fs(text)
+    except (ValueError, ImportError, OSError) as error:
+        raise ConfigError(f"{text} cannot be reached: {error}") from None
+    return fs.PyFileSystem(fs.FSSpecHandler(found)), path
+
+
+class _Summed:
+    """The sum of bytes, by a thread that runs behind whoever moves them."""
+
+    def __init__(self, workers: ThreadPoolExecutor) -> None:
+        self._workers = workers
+        self._sum = xxhash.xxh3_64()
+        self._last: list[Future[None]] = []
+
+    def add(self, piece: memoryview) -> None:
+        """More bytes, which stay as they are."""
+        if len(piece) < 1 << 16:
+            self._wait()
+            self._sum.update(piece)
+            return
+        while len(self._last) > 1:
+            self._last.pop(0).result()
+        self._last.append(self._workers.submit(self._sum.update, piece))
+
+    def _wait(self) -> None:
+        while self._last:
+            self._last.pop(0).result()
+
+    def checksum(self) -> str:
+        """Of all of them."""
+        self._wait()
+        return checksum(self._sum.intdigest())
+
+
+class Told(Protocol):
+    """Who is told of bytes that have moved."""
+
+    def __call__(self, nbytes: int, /) -> None: ...
+
+
+class Target:
+    """A folder that is being written; see `writing`."""
+
+    def __init__(self, filesystem: fs.FileSystem, path: str, told: Told) -> None:
+        self._fs, self._path, self._told = filesystem, path, told
+        self._workers = ThreadPoolExecutor(1, "vineyard-arrow-checksum")
+        self.written: list[str] = []
+
+    def write(self, name: str, chunks: Iterable[Any]) -> File:
+        """Write a file of these bytes, in order."""
+        path = f"{self._path}/{name}"
+        self.written.append(path)
+        total = _Summed(self._workers)
+        nbytes = 0
+        with translated(path), self._fs.open_output_stream(path) as stream:
+            for chunk in chunks:
+                whole = memoryview(chunk).cast("B")
+                for at in range(0, len(whole), PIECE_NBYTES):
+                    piece = whole[at : at + PIECE_NBYTES]
+                    total.add(piece)
+                    stream.write(piece)
+                    nbytes += len(piece)
+                    self._told(len(piece))
+        return File(name, nbytes, total.checksum())
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        self._workers.shutdown()
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Errors of filesystems as ours."""
+    try:
+        yield
+    except FileError:
+        raise
+    except FileNotFoundError as error:
+        raise PathNotFoundError(f"{what}: {error.strerror or error}") from None
+    except OSError as error:
+        raise FileError(f"{what}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def writing(url: str | os.PathLike[str], told: Told) -> Iterator[Target]:
+    """A new folder; all of it is there at the end, or nothing.
+
+    Raises
+    ------
+    PathExistsError
+        If there is something already, or another process is writing it.
+    """
+    filesystem, path = filesystem_of(url)
+    path = path.rstrip("/")
+    inside = _in_local if isinstance(filesystem, fs.LocalFileSystem) else _elsewhere
+    with inside(filesystem, path) as (place, written):
+        target = Target(filesystem, place, told)
+        target.written = written
+        try:
+            yield target
+        finally:
+            target.close()
+
+
+@contextlib.contextmanager
+def _in_local(_: fs.FileSystem, path: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder beside the final one, locked while its writer lives."""
+    final = Path(path)
+    partial = final.with_name(f".{final.name}.partial")
+    with translated(path):
+        if final.exists() and not (final.is_dir() and not any(final.iterdir())):
+            raise PathExistsError(f"{path} is there already", "choose another place, or remove it")
+        partial.mkdir(exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PathExistsError(f"{path} is being written by another process") from None
+        for left in partial.iterdir():  # of a writer that was killed
+            left.unlink()
+        try:
+            yield str(partial), []
+            with translated(path):
+                partial.rename(final)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _elsewhere(filesystem: fs.FileSystem, path: str) -> Iterator[tuple[str, list[str]]]:
+    """The final place; without a manifest, which comes last, it is no export."""
+    written: list[str] = []
+    with translated(path):
+        if filesystem.get_file_info(f"{path}/{NAME}").type != fs.FileType.NotFound:
+            raise PathExistsError(f"{path} is an export already", "choose another place")
+        filesystem.create_dir(path)
+    try:
+        yield path, written
+    except BaseException:
+        for each in written:
+            with contextlib.suppress(OSError):
+                filesystem.delete_file(each)
+        raise
+
+
+class Source:
+    """A folder that was written, to be read. A context manager."""
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self._fs, path = filesystem_of(url)
+        self._path = path.rstrip("/")
+        self._local = isinstance(self._fs, fs.LocalFileSystem)
+        self._workers = ThreadPoolExecutor(1, "vineyard-arrow-checksum")
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.shutdown()
+
+    def manifest(self) -> bytes:
+        """The text of the manifest.
+
+        Raises
+        ------
+        PathNotFoundError
+            If there is none.
+        """
+        path = f"{self._path}/{NAME}"
+        try:
+            with translated(path), self._open(NAME) as (file, nbytes):
+                if nbytes > MAX_NBYTES:
+                    raise InvalidObjectError(f"{path} has {nbytes:,} bytes, which is too much")
+                return bytes(file.read(nbytes))
+        except PathNotFoundError:
+            raise PathNotFoundError(
+                f"{self._path} is no export: it has no {NAME}",
+                "the export has not ended, or it is another folder",
+            ) from None
+
+    def check(self, file: File) -> None:
+        """Raise InvalidObjectError unless a file is there with the size that it should have."""
+        with self._found(file):
+            pass
+
+    def read(self, file: File, pool: Any, told: Told) -> pa.Buffer:
+        """The bytes of a file, in one block of ``pool``.
+
+        Raises
+        ------
+        InvalidObjectError
+            If they are not those that were written.
+        """
+        with self._found(file) as stream:
+            block = pa.allocate_buffer(file.nbytes, memory_pool=pool)
+            memory = memoryview(block).cast("B")
+            total = _Summed(self._workers)
+            at = 0
+            while at < file.nbytes:
+                with translated(file.name):
+                    count = stream.readinto(memory[at : at + PIECE_NBYTES])
+                if not count:
+                    raise _damaged(file, f"it ends after {at:,} of {file.nbytes:,} bytes")
+                total.add(memory[at : at + count])
+                at += count
+                told(count)
+        if total.checksum() != file.checksum:
+            raise _damaged(file, "its checksum is another")
+        return block
+
+    @contextlib.contextmanager
+    def _found(self, file: File) -> Iterator[Any]:
+        try:
+            with translated(file.name), self._open(file.name) as (stream, nbytes):
+                if nbytes != file.nbytes:
+                    raise _damaged(file, f"it has {nbytes:,} bytes, not {file.nbytes:,}")
+                yield stream
+        except PathNotFoundError:
+            raise _damaged(file, "it is not there") from None
+
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[tuple[Any, int]]:
+        path = f"{self._path}/{name}"
+        if not self._local:
+            with self._fs.open_input_file(path) as stream:
+                yield stream, stream.size()
+            return
+        # A link might lead anywhere, a pipe might never end.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as stream:
+            about = os.fstat(fd)
+            if not stat.S_ISREG(about.st_mode):
+                raise InvalidObjectError(f"{path} is no file")
+            yield stream, about.st_size
+
+
+def _damaged(file: File, why: str) -> InvalidObjectError:
+    return InvalidObjectError(
+        f"the file {file.name} of the export is damaged: {why}", "copy or export it anew"
+    )
