@@ -185,7 +185,7 @@ _WRITERS: dict[str, tuple[Callable[[Any, pa.Table], Any], int]] = {
 @contextlib.contextmanager
 def reading(label: str, nbytes: int) -> Iterator[None]:
     """Show how much of a file of ``nbytes`` this process has read, if that takes a while."""
-    with _bar(label, nbytes, nbytes) as update:
+    with bar(label, nbytes, nbytes) as update:
         if update is None:
             yield
             return
@@ -215,7 +215,7 @@ def _bytes_read() -> int:
 def writing(label: str, table: pa.Table) -> Iterator[Callable[[int], None]]:
     """Show how many rows of a large table are written; yields what to tell them."""
     written = 0
-    with _bar(label, table.num_rows, table.nbytes) as update:
+    with bar(label, table.num_rows, table.nbytes) as update:
 
         def advance(rows: int) -> None:
             nonlocal written
@@ -227,7 +227,7 @@ def writing(label: str, table: pa.Table) -> Iterator[Callable[[int], None]]:
 
 
 @contextlib.contextmanager
-def _bar(label: str, total: int, nbytes: int) -> Iterator[Callable[[int], None] | None]:
+def bar(label: str, total: int, nbytes: int) -> Iterator[Callable[[int], None] | None]:
     """A progress bar's setter, or None where there is nobody to look or little to wait for."""
     console = rich_console(stderr=True) if sys.stderr.isatty() else None
     if nbytes < PROGRESS_NBYTES or console is None:
@@ -239,3 +239,27 @@ def _bar(label: str, total: int, nbytes: int) -> Iterator[Callable[[int], None] 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(escape(clean(label)), total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+class Transfer:
+    """What `serialize` and others call with bytes done and in all, shown if it takes a while."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._stack = contextlib.ExitStack()
+        self._update: Callable[[int], None] | None = None
+        self._begun = False
+
+    def __enter__(self) -> Transfer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So much is done."""
+        if not self._begun:
+            self._begun = True
+            self._update = self._stack.enter_context(bar(self._label, total, total))
+        if self._update is not None:
+            self._update(done)

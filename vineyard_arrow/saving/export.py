@@ -94,9 +94,8 @@ def serialize(
             if progress is not None:
                 progress(min(done, total), total)
 
-        options = pa.ipc.IpcWriteOptions(compression=compression)
         target = stack.enter_context(writing(url, told))
-        objects = [_saved(target, key, each, options) for key, each in found.items()]
+        objects = [_saved(target, key, each, compression) for key, each in found.items()]
         content = m.Content([str(root) for root in roots], objects)
         target.write(m.NAME, [m.encode(content)])
     return roots
@@ -105,7 +104,9 @@ def serialize(
 def _roots(client: Client, keys: Any) -> list[ObjectID]:
     if keys is None:
         metas = client.list_objects(limit=_ALL)
-        return [meta.id for meta in metas if meta.id and (meta.names or not meta.parents)]
+        return [
+            meta.id for meta in metas if meta.id is not None and (meta.names or not meta.parents)
+        ]
     if isinstance(keys, str) or not isinstance(keys, Iterable):
         keys = [keys]
     return list(dict.fromkeys(ObjectID(client._resolve(key)) for key in keys))
@@ -173,7 +174,7 @@ class _Walk:
 
         if GLOBALS.intersection(part[0] for part in parts):
             members = _with_partitions(read(), members)
-        names, labels = (meta.names, meta.labels) if meta else ((), {})
+        names, labels = ((), {}) if meta is None else (meta.names, meta.labels)
         labels = {k: v for k, v in labels.items() if k != ORIGIN}
         return _Found(parts[0][0], nbytes, members, names, labels, read)
 
@@ -207,11 +208,14 @@ def _with_partitions(parts: list[StoredPart], members: dict[str, int]) -> dict[s
     return members
 
 
-def _saved(target: Target, key: int, found: _Found, options: pa.ipc.IpcWriteOptions) -> m.Saved:
+def _saved(target: Target, key: int, found: _Found, compression: str | None) -> m.Saved:
     """Write the files of an object."""
     parts = []
     for i, part in enumerate(found.parts()):
         schema = _named(part)
+        # Arrow dies of compressing unions.
+        codec = None if _holds(schema, pa.types.is_union) else compression
+        options = pa.ipc.IpcWriteOptions(compression=codec)
         files = [
             target.write(m.file_name(key, i, j), file_of(schema, batches, options))
             for j, batches in enumerate(_groups(part.table))
@@ -240,7 +244,23 @@ def _named(part: StoredPart) -> pa.Schema:
 def _groups(table: pa.Table) -> Iterator[list[pa.RecordBatch]]:
     """Batches that fit in one file: which has, of each dictionary, one."""
     batches = batches_in(table)
-    if len(batches) > 1 and "dictionary<" in str(table.schema.types):
+    if len(batches) > 1 and _holds(table.schema, pa.types.is_dictionary):
         yield from ([batch] for batch in batches)
     else:
         yield batches
+
+
+def _holds(schema: pa.Schema, is_it: Callable[[pa.DataType], bool]) -> bool:
+    """Whether a column is of a type, or has one of it inside."""
+    types = list(schema.types)
+    while types:
+        type_ = types.pop()
+        if is_it(type_):
+            return True
+        if isinstance(type_, pa.BaseExtensionType):
+            types.append(type_.storage_type)
+        elif pa.types.is_dictionary(type_):
+            types.append(type_.value_type)
+        else:
+            types += [type_.field(i).type for i in range(type_.num_fields)]
+    return False

@@ -27,6 +27,7 @@ from ..errors import (
     LibraryNotFoundError,
     PathExistsError,
     PathNotFoundError,
+    VineyardArrowError,
 )
 from .manifest import MAX_NBYTES, NAME, File, checksum
 
@@ -134,7 +135,7 @@ def translated(what: str) -> Iterator[None]:
     """Errors of filesystems as ours."""
     try:
         yield
-    except FileError:
+    except VineyardArrowError:
         raise
     except FileNotFoundError as error:
         raise PathNotFoundError(f"{what}: {error.strerror or error}") from None
@@ -178,6 +179,9 @@ def _in_local(_: fs.FileSystem, path: str) -> Iterator[tuple[str, list[str]]]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PathExistsError(f"{path} is being written by another process") from None
+        with translated(path):
+            if not os.path.samestat(os.fstat(lock), partial.stat()):
+                raise PathExistsError(f"{path} was just written by another process")
         for left in partial.iterdir():  # of a writer that was killed
             left.unlink()
         try:
@@ -291,12 +295,11 @@ class Source:
                 yield stream, stream.size()
             return
         # A link might lead anywhere, a pipe might never end.
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise InvalidObjectError(f"{path} is no file", "copy or export it anew")
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb", buffering=0) as stream:
-            about = os.fstat(fd)
-            if not stat.S_ISREG(about.st_mode):
-                raise InvalidObjectError(f"{path} is no file")
-            yield stream, about.st_size
+            yield stream, os.fstat(fd).st_size
 
 
 def _damaged(file: File, why: str) -> InvalidObjectError:

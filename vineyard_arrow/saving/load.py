@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import pyarrow as pa
 
-from ..composition import members_part
+from ..composition import MEMBERS, members_part
 from ..errors import (
     ConfigError,
     InvalidObjectError,
@@ -194,6 +194,8 @@ def _unnamed(file: m.File, schema: pa.Schema, batches: list[pa.RecordBatch]) -> 
         raise InvalidObjectError(
             f"the file {file.name} of the export does not say what it is of: {error!r}"
         ) from None
+    if typename == MEMBERS:  # the manifest has those
+        raise InvalidObjectError(f"the file {file.name} of the export is of no object's own")
     kept = metadata or None
     batches = [batch.replace_schema_metadata(kept) for batch in batches]
     return Part(typename, schema.with_metadata(kept), batches, params)
