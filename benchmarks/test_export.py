@@ -1,4 +1,4 @@
-"""Export and import of 1 GiB, against bare writes and reads of the same bytes in the same round.
+"""Export and import of 512 MiB, against bare writes and reads of the same bytes in the same round.
 
 To memory (/dev/shm) the bound is the kernel's copying of pages; to the temporary folder it is
 that, too, for as long as the page cache takes it all: nobody here waits for the disk, neither
@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from measure import GIB, MIB, Pages, back_memory, paired, rate_of, ratio_of, report, seconds
+from measure import MIB, Pages, back_memory, paired, rate_of, ratio_of, report, seconds
 
 from vineyard_arrow import deserialize, serialize
 
-ROUNDS = 4
+ROUNDS = 3
 PIECE = 4 * MIB
 COLUMNS = 8
+NBYTES = 512 * MIB
 
 
 @pytest.fixture(params=["/dev/shm", "the temporary folder"])
@@ -48,15 +49,15 @@ def read_raw(path: Path, into: memoryview) -> None:
 
 
 def table() -> pa.Table:
-    rows = GIB // 8 // COLUMNS
+    rows = NBYTES // 8 // COLUMNS
     return pa.table({f"c{i}": np.arange(i, i + rows) for i in range(COLUMNS)})
 
 
-@pytest.mark.benchmark(group="export and import of 1 GiB")
+@pytest.mark.benchmark(group="export and import of 512 MiB")
 def test_export(benchmark, stores, folder):
     store = stores["auto"]
     oid = store.client.put(table())
-    data = memoryview(np.arange(GIB // 8)).cast("B")
+    data = memoryview(np.arange(NBYTES // 8)).cast("B")
 
     def export() -> float:
         taken = seconds(lambda: serialize(oid, folder / "out", client=store.client))
@@ -64,28 +65,28 @@ def test_export(benchmark, stores, folder):
         return taken
 
     def raw() -> float:
-        back_memory(GIB)
+        back_memory(NBYTES)
         taken = seconds(write_raw, folder / "raw", data)
         (folder / "raw").unlink()
-        back_memory(GIB)
+        back_memory(NBYTES)
         return taken
 
     ours, theirs = paired(benchmark, export, raw, rounds=ROUNDS)
     row(benchmark, f"export to {named(folder)} / write()", ours, theirs)
 
 
-@pytest.mark.benchmark(group="export and import of 1 GiB")
+@pytest.mark.benchmark(group="export and import of 512 MiB")
 def test_import(benchmark, stores, folder):
     store = stores["auto"]
     serialize(store.client.put(table()), folder / "out", client=store.client)
     store.client.clear()
     (path,) = (folder / "out").glob("*.arrow")
-    yardstick = Pages(store.files, GIB)
+    yardstick = Pages(store.files, NBYTES)
     copied: list[int] = []
 
     def load() -> float:
         store.client.memory_trim()
-        back_memory(GIB)
+        back_memory(NBYTES)
         new: list[int] = []
         taken = seconds(lambda: new.extend(deserialize(folder / "out", client=store.client)))
         copied.append(store.client.get_meta(new[0]).copied)
@@ -93,9 +94,9 @@ def test_import(benchmark, stores, folder):
         return taken
 
     def raw() -> float:
-        back_memory(GIB)
+        back_memory(NBYTES)
         yardstick.cool()
-        return seconds(read_raw, path, memoryview(yardstick.bytes)[:GIB])
+        return seconds(read_raw, path, memoryview(yardstick.bytes)[:NBYTES])
 
     ours, theirs = paired(benchmark, load, raw, rounds=ROUNDS)
     yardstick.close()
@@ -111,8 +112,8 @@ def row(benchmark, what: str, ours: list[float], theirs: list[float]) -> None:
     report(
         benchmark,
         what,
-        rate_of(GIB, ours),
-        rate_of(GIB, theirs),
+        rate_of(NBYTES, ours),
+        rate_of(NBYTES, theirs),
         ratio_of(theirs, ours),
         ">= 0.8",
     )

@@ -1,7 +1,7 @@
 """The folder of an export: on this machine, or wherever a URL leads. Knows nothing of objects.
 
 What is written has its name when it is whole: a local folder is renamed at the end, elsewhere
-the manifest comes last. Bytes are summed up by a second thread, while the next ones move.
+the manifest comes last. Bytes are summed up piece by piece, while a core's cache still has them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +30,7 @@ from ..errors import (
 )
 from .manifest import MAX_NBYTES, NAME, File, checksum
 
-PIECE_NBYTES = 4 << 20
+PIECE_NBYTES = 512 << 10  # half of a core's own cache: summing up then costs a twentieth or so
 
 
 def filesystem_of(url: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
@@ -66,34 +65,6 @@ def filesystem_of(url: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
     return fs.PyFileSystem(fs.FSSpecHandler(found)), path
 
 
-class _Summed:
-    """The sum of bytes, by a thread that runs behind whoever moves them."""
-
-    def __init__(self, workers: ThreadPoolExecutor) -> None:
-        self._workers = workers
-        self._sum = xxhash.xxh3_64()
-        self._last: list[Future[None]] = []
-
-    def add(self, piece: memoryview) -> None:
-        """More bytes, which stay as they are."""
-        if len(piece) < 1 << 16:
-            self._wait()
-            self._sum.update(piece)
-            return
-        while len(self._last) > 1:
-            self._last.pop(0).result()
-        self._last.append(self._workers.submit(self._sum.update, piece))
-
-    def _wait(self) -> None:
-        while self._last:
-            self._last.pop(0).result()
-
-    def checksum(self) -> str:
-        """Of all of them."""
-        self._wait()
-        return checksum(self._sum.intdigest())
-
-
 class Told(Protocol):
     """Who is told of bytes that have moved."""
 
@@ -103,31 +74,27 @@ class Told(Protocol):
 class Target:
     """A folder that is being written; see `writing`."""
 
-    def __init__(self, filesystem: fs.FileSystem, path: str, told: Told) -> None:
-        self._fs, self._path, self._told = filesystem, path, told
-        self._workers = ThreadPoolExecutor(1, "vineyard-arrow-checksum")
-        self.written: list[str] = []
+    def __init__(
+        self, filesystem: fs.FileSystem, path: str, written: list[str], told: Told
+    ) -> None:
+        self._fs, self._path, self._written, self._told = filesystem, path, written, told
 
     def write(self, name: str, chunks: Iterable[Any]) -> File:
         """Write a file of these bytes, in order."""
         path = f"{self._path}/{name}"
-        self.written.append(path)
-        total = _Summed(self._workers)
+        self._written.append(path)
+        total = xxhash.xxh3_64()
         nbytes = 0
         with translated(path), self._fs.open_output_stream(path) as stream:
             for chunk in chunks:
                 whole = memoryview(chunk).cast("B")
                 for at in range(0, len(whole), PIECE_NBYTES):
                     piece = whole[at : at + PIECE_NBYTES]
-                    total.add(piece)
                     stream.write(piece)
+                    total.update(piece)
                     nbytes += len(piece)
                     self._told(len(piece))
-        return File(name, nbytes, total.checksum())
-
-    def close(self) -> None:
-        """Nothing more is written."""
-        self._workers.shutdown()
+        return File(name, nbytes, checksum(total.intdigest()))
 
 
 @contextlib.contextmanager
@@ -156,12 +123,7 @@ def writing(url: str | os.PathLike[str], told: Told) -> Iterator[Target]:
     path = path.rstrip("/")
     inside = _in_local if isinstance(filesystem, fs.LocalFileSystem) else _elsewhere
     with inside(filesystem, path) as (place, written):
-        target = Target(filesystem, place, told)
-        target.written = written
-        try:
-            yield target
-        finally:
-            target.close()
+        yield Target(filesystem, place, written, told)
 
 
 @contextlib.contextmanager
@@ -213,19 +175,12 @@ def _elsewhere(filesystem: fs.FileSystem, path: str) -> Iterator[tuple[str, list
 
 
 class Source:
-    """A folder that was written, to be read. A context manager."""
+    """A folder that was written, to be read."""
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self._fs, path = filesystem_of(url)
         self._path = path.rstrip("/")
         self._local = isinstance(self._fs, fs.LocalFileSystem)
-        self._workers = ThreadPoolExecutor(1, "vineyard-arrow-checksum")
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._workers.shutdown()
 
     def manifest(self) -> bytes:
         """The text of the manifest.
@@ -263,17 +218,17 @@ class Source:
         with self._found(file) as stream:
             block = pa.allocate_buffer(file.nbytes, memory_pool=pool)
             memory = memoryview(block).cast("B")
-            total = _Summed(self._workers)
+            total = xxhash.xxh3_64()
             at = 0
             while at < file.nbytes:
                 with translated(file.name):
                     count = stream.readinto(memory[at : at + PIECE_NBYTES])
                 if not count:
                     raise _damaged(file, f"it ends after {at:,} of {file.nbytes:,} bytes")
-                total.add(memory[at : at + count])
+                total.update(memory[at : at + count])
                 at += count
                 told(count)
-        if total.checksum() != file.checksum:
+        if checksum(total.intdigest()) != file.checksum:
             raise _damaged(file, "its checksum is another")
         return block
 

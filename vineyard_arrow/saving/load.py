@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -87,39 +88,26 @@ def deserialize(
         raise ConfigError("an import goes by shared memory", "run it on the host of the store")
     if names not in ("error", "keep", "replace"):
         raise InvalidObjectError(f"names {names!r} is not one of 'error', 'keep', 'replace'")
-    with Source(url) as source:
-        content = m.decode(source.manifest())
-        taken = _taken(client, content)
-        if taken and names == "error":
-            raise ObjectExistsError(
-                f"name {next(iter(taken))!r} is taken", "import with names='keep' or 'replace'"
-            )
-        files = [file for saved in content.objects for file in saved.files]
-        for file in files:
-            source.check(file)
-        told = _teller(sum(file.nbytes for file in files), progress)
-        new = {saved.id: ObjectID(attached.take_id()) for saved in content.objects}
-        typenames = {saved.id: saved.typename for saved in content.objects}
-        names_left: dict[str, ObjectID] = {}
-        drafts: list[Draft] = []
-        try:
-            for saved in content.objects:
-                parts = [_part(source, each, attached.pool, told) for each in saved.parts]
-                if parts[0].typename != saved.typename:
-                    raise InvalidObjectError(f"the files of {saved.id} are of another object")
-                members = {
-                    name: Member(new[key], typenames[key]) for name, key in saved.members.items()
-                }
-                free = [name for name in saved.names if name not in taken]
-                names_left |= dict.fromkeys(free[1:], new[saved.id])  # a put gives one
-                name = free[0] if free else None
-                drafts.append(_draft(saved, parts, members, new[saved.id], name, trusted))
-        except MemoryError:
-            drafts.clear()  # now: the traceback keeps them
-            raise attached.full(sum(file.nbytes for file in files)) from None
+    source = Source(url)
+    content = m.decode(source.manifest())
+    taken = _taken(client, content)
+    if taken and names == "error":
+        raise ObjectExistsError(
+            f"name {next(iter(taken))!r} is taken", "import with names='keep' or 'replace'"
+        )
+    files = [file for saved in content.objects for file in saved.files]
+    for file in files:
+        source.check(file)
+    told = _teller(sum(file.nbytes for file in files), progress)
+    new = {saved.id: ObjectID(attached.take_id()) for saved in content.objects}
+    try:
+        parts = [_parts(source, saved, attached.pool, told) for saved in content.objects]
+    except MemoryError:
+        raise attached.full(sum(file.nbytes for file in files)) from None
+    drafts, more = _drafts(content, parts, new, taken, trusted)
     if names == "replace":
-        names_left |= {name: new[key] for name, key in taken.items()}
-    _publish(client, attached, drafts, names_left)
+        more |= {name: new[key] for name, key in taken.items()}
+    _publish(client, attached, drafts, more)
     return [new[root] for root in content.roots]
 
 
@@ -147,6 +135,16 @@ def _teller(total: int, progress: Progress | None) -> Told:
             progress(done, total)
 
     return told
+
+
+def _parts(source: Source, saved: m.Saved, pool: Any, told: Told) -> list[Part]:
+    """The parts of an object."""
+    parts = [_part(source, files, pool, told) for files in saved.parts]
+    if parts[0].typename != saved.typename:
+        raise InvalidObjectError(
+            f"the files of {saved.id} in the export are of another object", "export it anew"
+        )
+    return parts
 
 
 def _part(source: Source, files: list[m.File], pool: Any, told: Told) -> Part:
@@ -201,25 +199,31 @@ def _unnamed(file: m.File, schema: pa.Schema, batches: list[pa.RecordBatch]) -> 
     return Part(typename, schema.with_metadata(kept), batches, params)
 
 
-def _draft(
-    saved: m.Saved,
-    parts: list[Part],
-    members: dict[str, Member],
-    object_id: ObjectID,
-    name: str | None,
+def _drafts(
+    content: m.Content,
+    parts: list[list[Part]],
+    new: dict[str, ObjectID],
+    taken: Container[str],
     trusted: bool,
-) -> Draft:
-    """The object as it is to be put."""
-    if members:
-        parts = [*parts, members_part(members)]
-    return Draft(
-        parts,
-        name,
-        [int(member.id) for member in members.values()],
-        id=int(object_id),
-        labels=saved.labels,
-        vouched=trusted,
-    )
+) -> tuple[list[Draft], dict[str, ObjectID]]:
+    """The objects as they are to be put, and names for which a put has no place."""
+    typenames = {saved.id: saved.typename for saved in content.objects}
+    drafts: list[Draft] = []
+    more: dict[str, ObjectID] = {}
+    for saved, own in zip(content.objects, parts, strict=True):
+        members = {name: Member(new[key], typenames[key]) for name, key in saved.members.items()}
+        first, *others = [name for name in saved.names if name not in taken] or [None]
+        more |= {name: new[saved.id] for name in others if name is not None}
+        draft = Draft(
+            [*own, members_part(members)] if members else own,
+            first,
+            [int(member.id) for member in members.values()],
+            id=int(new[saved.id]),
+            labels=saved.labels,
+            vouched=trusted,
+        )
+        drafts.append(draft)
+    return drafts, more
 
 
 def _publish(
