@@ -20,7 +20,7 @@ from measure import MIB, Pages, back_memory, paired, rate_of, ratio_of, report, 
 
 from vineyard_arrow import deserialize, serialize
 
-ROUNDS = 3
+ROUNDS = 5
 PIECE = 4 * MIB
 COLUMNS = 8
 NBYTES = 512 * MIB
@@ -60,15 +60,17 @@ def test_export(benchmark, stores, folder):
     data = memoryview(np.arange(NBYTES // 8)).cast("B")
 
     def export() -> float:
+        os.sync()  # neither waits for what the other left to the disk
+        back_memory(NBYTES)
         taken = seconds(lambda: serialize(oid, folder / "out", client=store.client))
         shutil.rmtree(folder / "out")
         return taken
 
     def raw() -> float:
+        os.sync()
         back_memory(NBYTES)
         taken = seconds(write_raw, folder / "raw", data)
         (folder / "raw").unlink()
-        back_memory(NBYTES)
         return taken
 
     ours, theirs = paired(benchmark, export, raw, rounds=ROUNDS)

@@ -212,11 +212,11 @@ def _drafts(
     more: dict[str, ObjectID] = {}
     for saved, own in zip(content.objects, parts, strict=True):
         members = {name: Member(new[key], typenames[key]) for name, key in saved.members.items()}
-        first, *others = [name for name in saved.names if name not in taken] or [None]
-        more |= {name: new[saved.id] for name in others if name is not None}
+        free = [name for name in saved.names if name not in taken]
+        more |= dict.fromkeys(free[1:], new[saved.id])
         draft = Draft(
             [*own, members_part(members)] if members else own,
-            first,
+            free[0] if free else None,
             [int(member.id) for member in members.values()],
             id=int(new[saved.id]),
             labels=saved.labels,
