@@ -176,6 +176,18 @@ def test_the_whole_store_with_names_and_labels(
     assert there.get_meta("inner").parents == 1
 
 
+def test_what_goes_meanwhile_is_left_out(
+    client: Client, there: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oid = client.put("stays", name="stays")
+    gone = client.put("goes")
+    listed = client.list_objects()
+    client.delete(gone)
+    client.get("stays")  # what was left in the outbox is done
+    monkeypatch.setattr(Client, "list_objects", lambda *_, **__: listed)
+    assert serialize(None, tmp_path / "out", client=client) == [oid]
+
+
 def test_names_that_are_taken(client: Client, there: Client, tmp_path: Path) -> None:
     serialize(client.put("new", name="n"), tmp_path / "out", client=client)
     old = there.put("old", name="n")
@@ -264,7 +276,7 @@ def test_urls(client: Client, there: Client, tmp_path: Path) -> None:
         deserialize("memory://exports/none", client=there)
     with pytest.raises(ConfigError, match="cannot be reached"):
         serialize(oid, "pigeon://one", client=client)
-    assert (tmp_path / "path").is_dir()
+    assert (tmp_path / "path").stat().st_mode & 0o777 == 0o700
     assert sorted(os.listdir(tmp_path)) == ["by-url", "path"]
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TYPE, PARAMS = b"vineyard.type", b"vineyard.params"
 COMPRESSIONS = ("zstd", "lz4")
 GLOBALS = frozenset(f"vineyard.global_{kind}" for kind in ("table", "dataframe", "tensor", "graph"))
-_ALL = 1 << 20
+_ALL = 1 << 40
 
 Progress = Callable[[int, int], Any]
 
@@ -84,6 +84,8 @@ def serialize(
     with contextlib.ExitStack() as stack:
         walk = _Walk(client, stack)
         roots = _roots(client, keys)
+        if keys is None:
+            roots = walk.still_there(roots)
         found = walk.trees(roots)
         total = sum(each.nbytes for each in found.values())
         done = 0
@@ -130,10 +132,18 @@ class _Walk:
         self._clients = {client.instance: client}
         self._client = client
         self._stack = stack
+        self._found: dict[int, _Found] = {}
+
+    def still_there(self, keys: Iterable[ObjectID]) -> list[ObjectID]:
+        """Those that are, and stay."""
+        for key in keys:
+            with contextlib.suppress(ObjectNotFoundError):
+                self._found[key] = self._open(key)
+        return [key for key in keys if key in self._found]
 
     def trees(self, roots: Iterable[int]) -> dict[int, _Found]:
         """All objects, each once, members first."""
-        found: dict[int, _Found] = {}
+        found = self._found
         order: dict[int, None] = {}
         path: set[int] = set()
         stack = [(int(root), False) for root in roots]
@@ -146,7 +156,8 @@ class _Walk:
                 raise InvalidObjectError(f"object {ObjectID(key)} is a member of itself")
             elif key not in order:
                 path.add(key)
-                found[key] = self._open(ObjectID(key))
+                if key not in found:
+                    found[key] = self._open(ObjectID(key))
                 stack.append((key, True))
                 stack += [
                     (each, False) for each in found[key].members.values() if each not in order

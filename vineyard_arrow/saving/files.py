@@ -31,6 +31,8 @@ from ..errors import (
 from .manifest import MAX_NBYTES, NAME, File, checksum
 
 PIECE_NBYTES = 512 << 10  # half of a core's own cache: summing up then costs a twentieth or so
+REQUEST_NBYTES = 32 << 20  # of a file that is not on this machine, where each read is a request
+GATHER_NBYTES = 64 << 10  # smaller writes are gathered
 
 
 def filesystem_of(url: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
@@ -85,7 +87,7 @@ class Target:
         self._written.append(path)
         total = xxhash.xxh3_64()
         nbytes = 0
-        with translated(path), self._fs.open_output_stream(path) as stream:
+        with translated(path), self._open(path) as stream:
             for chunk in chunks:
                 whole = memoryview(chunk).cast("B")
                 for at in range(0, len(whole), PIECE_NBYTES):
@@ -95,6 +97,9 @@ class Target:
                     nbytes += len(piece)
                     self._told(len(piece))
         return File(name, nbytes, checksum(total.intdigest()))
+
+    def _open(self, path: str) -> Any:
+        return self._fs.open_output_stream(path, compression=None, buffer_size=GATHER_NBYTES)
 
 
 @contextlib.contextmanager
@@ -134,7 +139,7 @@ def _in_local(_: fs.FileSystem, path: str) -> Iterator[tuple[str, list[str]]]:
     with translated(path):
         if final.exists() and not (final.is_dir() and not any(final.iterdir())):
             raise PathExistsError(f"{path} is there already", "choose another place, or remove it")
-        partial.mkdir(exist_ok=True)
+        partial.mkdir(0o700, exist_ok=True)  # as private as the store's socket
         lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:
@@ -142,10 +147,11 @@ def _in_local(_: fs.FileSystem, path: str) -> Iterator[tuple[str, list[str]]]:
         except BlockingIOError:
             raise PathExistsError(f"{path} is being written by another process") from None
         with translated(path):
-            if not os.path.samestat(os.fstat(lock), partial.stat()):
-                raise PathExistsError(f"{path} was just written by another process")
-        for left in partial.iterdir():  # of a writer that was killed
-            left.unlink()
+            about = os.fstat(lock)
+            if about.st_uid != os.geteuid() or not os.path.samestat(about, partial.stat()):
+                raise PathExistsError(f"{partial} is another's", "choose another place")
+            for left in partial.iterdir():  # of a writer that was killed
+                left.unlink()
         try:
             yield str(partial), []
             with translated(path):
@@ -219,10 +225,10 @@ class Source:
             block = pa.allocate_buffer(file.nbytes, memory_pool=pool)
             memory = memoryview(block).cast("B")
             total = xxhash.xxh3_64()
-            at = 0
+            at, most = 0, PIECE_NBYTES if self._local else REQUEST_NBYTES
             while at < file.nbytes:
                 with translated(file.name):
-                    count = stream.readinto(memory[at : at + PIECE_NBYTES])
+                    count = stream.readinto(memory[at : at + most])
                 if not count:
                     raise _damaged(file, f"it ends after {at:,} of {file.nbytes:,} bytes")
                 total.update(memory[at : at + count])
