@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -387,3 +389,28 @@ def test_commands(
     assert "'pair' is taken" in error
     run_cli(other_daemon, "import", str(tmp_path / "two"), "--names", "keep", "--trusted")
     assert there.get("table")["a"].to_pylist() == [1]
+
+
+def test_a_terminal_sees_how_far_it_is(client: Client, daemon: Daemon, tmp_path: Path) -> None:
+    client.put(np.zeros(80 * MIB, np.uint8), name="large")
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "vineyard_arrow", "--socket", str(daemon.socket)]
+    process = subprocess.Popen(
+        [*command, "export", "large", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
+        text=True,
+    )
+    os.close(follower)
+    seen = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while piece := os.read(leader, 65536):
+            seen += piece
+    os.close(leader)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"out" in seen
+    assert b"%" in seen
+    assert "exported 1 object to out" in out
