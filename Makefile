@@ -15,7 +15,7 @@ NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*
 SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
-.PHONY: demo demo-graph test stress test-etcd bench check asan build clean prerequisites
+.PHONY: demo demo-graph demo-cluster test stress test-etcd bench check asan build clean prerequisites
 
 build: $(VENV)/.built
 
@@ -24,6 +24,9 @@ demo: build
 
 demo-graph: build
 	$(PY) docs/examples/demo_graph.py
+
+demo-cluster: build
+	$(PY) docs/examples/demo_cluster.py
 
 test: build
 	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not stress' tests

@@ -9,7 +9,7 @@ one revision. Knows nothing of objects, and of no implementation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -144,6 +144,7 @@ class Lease(ABC):
 
     id: int
     ttl_s: float
+    alive_until: float  # by `time.monotonic`, unless it ends before
 
     @property
     @abstractmethod
@@ -212,6 +213,13 @@ class Backend(ABC):
         InvalidObjectError
             If that revision is still to come.
         """
+
+    def pages(self, prefix: str, timeout_s: float = TIMEOUT_S) -> Iterator[Snapshot]:
+        """All keys that start with this, in pages as they come, all of one revision.
+
+        ``timeout_s`` is for each page, so any number of keys can be read.
+        """
+        yield self.range(prefix, prefix=True, timeout_s=timeout_s)
 
     @abstractmethod
     def commit(

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ObjectNotFoundError
+from ..errors import InvalidObjectError, ObjectNotFoundError
 from ..objects import ObjectID
 from ..partitions import GlobalObject, Open
 from ..registry import Encoder, StoredObject
 
-__all__ = ["prefix_of", "put_partitions", "stored_partitions"]
+__all__ = ["opener", "prefix_of", "put_partitions", "stored_partitions"]
 
 
 def prefix_of(encoder: Encoder) -> dict[str, str]:
@@ -52,12 +52,25 @@ def stored_partitions(
             ids[index] = ObjectID(stored.composed_of[name][0])  # a copy has members of its own
             with contextlib.suppress(ObjectNotFoundError):  # which is told when it is asked for
                 handles[index] = source.get_object(ids[index])  # a pin: it stays, deleted or not
+    get = opener(stored)
+
+    def open_(index: int, object_id: ObjectID, fetch: bool) -> Any:
+        return get(index, object_id, fetch, handles.get(index))
+
+    return ids, open_
+
+
+def opener(stored: StoredObject) -> Any:
+    """What opens other objects as this one was got; ``handle`` is held on them already."""
+    source = stored.source
+    if source is None:
+        raise InvalidObjectError("these parts came from no store: they have no partitions")
     options = {"mode": stored.mode, "trusted": stored.trusted}
     options["validate"] = "full" if stored.validate else "structure"
 
-    def open_(index: int, object_id: ObjectID, fetch: bool) -> Any:
-        if index not in handles and fetch:
+    def open_(index: int, object_id: ObjectID, fetch: bool, handle: Any = None) -> Any:
+        if handle is None and fetch:
             return source.get_fetched(stored, object_id)
-        return (handles.get(index) or source.get_object(object_id)).get(**options)
+        return (handle or source.get_object(object_id)).get(**options)
 
-    return ids, open_
+    return open_

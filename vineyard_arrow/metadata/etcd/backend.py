@@ -62,15 +62,25 @@ class EtcdBackend(Backend):
         """See `Backend.range`. Read in pages of 1,000 keys, all of one revision."""
         deadline = time.monotonic() + timeout_s
         start, end = span(key) if prefix else (encode(key), b"")
-        at = revision or 0
         items: list[Item] = []
+        for page in self._pages(start, end, revision or 0, lambda: deadline - time.monotonic()):
+            items += page.items
+        return Snapshot(tuple(items), page.revision)
+
+    def pages(self, prefix: str, timeout_s: float = TIMEOUT_S) -> Iterator[Snapshot]:
+        """See `Backend.pages`; of 1,000 keys."""
+        return self._pages(*span(prefix), 0, lambda: timeout_s)
+
+    def _pages(
+        self, start: bytes, end: bytes, at: int, left_s: Callable[[], float]
+    ) -> Iterator[Snapshot]:
         while True:
             request = self.client.range_request(start, end, PAGE_KEYS, at)
-            reply = self.client.call(self.client.kvstub.Range, request, deadline - time.monotonic())
+            reply = self.client.call(self.client.kvstub.Range, request, left_s())
             at = at or reply.header.revision
-            items += map(item_of, reply.kvs)
+            yield Snapshot(tuple(map(item_of, reply.kvs)), at)
             if not reply.more:
-                return Snapshot(tuple(items), at)
+                return
             start = reply.kvs[-1].key + b"\0"
 
     def commit(
