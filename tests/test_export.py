@@ -321,8 +321,8 @@ def test_partitions_of_other_instances_come_along(
         with first.connect() as a, second.connect() as b:
             tables = [pa.table({"k": np.arange(i, i + 1000)}) for i in (0, 1000)]
             ids = [a.put(tables[0]), b.put(tables[1])]
-            a.create_partitioned(ids, name="whole")
             b.persist(ids[1])
+            a.create_global(ids, name="whole")
             described = ObjectMeta("test.everywhere", {"a": 1})
             for i, oid in enumerate(ids):
                 described.add_member(f"m{i}", oid)
