@@ -44,6 +44,7 @@ LAYERS = [
     {"rpc"},
     {"fetching"},
     {"joined"},
+    {"drivers"},
     {"saving"},
     {"integrations"},
     {"joining"},

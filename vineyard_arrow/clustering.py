@@ -109,8 +109,9 @@ class ClusterCalls:
         members : sequence or ObjectMeta
             Partitions in order: ids or names of objects, here or on other instances, or values,
             which are put here. All of them tables (or record batches), frames of one library, or
-            NumPy arrays: a `GlobalTable`, `GlobalDataFrame` or `GlobalTensor` is what a get
-            gives, on every instance. Or, for a type of one's own, its metadata: typename, values
+            NumPy arrays, or all fragments of a graph (or a `GlobalGraph`): a `GlobalTable`,
+            `GlobalDataFrame`, `GlobalTensor` or `GlobalGraph` is what a get gives, on every
+            instance. Or, for a type of one's own, its metadata: typename, values
             and members, not sealed; it stays as it is.
         key : str, optional
             Of tables and frames, the column that ``bounds`` are of. Without it they are of the

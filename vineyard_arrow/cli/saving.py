@@ -12,7 +12,7 @@ from ..machine import counted, format_size
 from ..objects import ObjectID
 from ..saving.export import serialize
 from ..saving.load import deserialize
-from .files import Transfer
+from .progress import progress_bar
 from .report import Grid, Line, Report, UsageError
 from .values import running_client
 
@@ -21,7 +21,7 @@ def export(args: Namespace) -> Report:
     """Write objects with all their members to a new folder, all or nothing."""
     if bool(args.key) == args.all:
         raise UsageError("name the objects to export" + (", or --all" * (not args.all)))
-    with running_client(args) as client, Transfer(args.url) as progress:
+    with running_client(args) as client, progress_bar(args.url) as progress:
         ids = serialize(
             None if args.all else args.key,
             args.url,
@@ -36,7 +36,7 @@ def import_(args: Namespace) -> Report:
     """Store what `export` wrote, all or nothing."""
     with (
         Client(attach(client_config(socket=args.socket))) as client,
-        Transfer(args.url) as progress,
+        progress_bar(args.url) as progress,
     ):
         ids = deserialize(
             args.url, client=client, names=args.names, trusted=args.trusted, progress=progress

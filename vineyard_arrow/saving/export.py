@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 TYPE, PARAMS = b"vineyard.type", b"vineyard.params"
 COMPRESSIONS = ("zstd", "lz4")
-GLOBALS = frozenset(f"vineyard.global_{kind}" for kind in ("table", "dataframe", "tensor", "graph"))
 _ALL = 1 << 40
 
 Progress = Callable[[int, int], Any]
@@ -183,8 +182,6 @@ class _Walk:
         def read() -> list[StoredPart]:
             return list(store.read(key, "ro", None, pin).parts)
 
-        if GLOBALS.intersection(part[0] for part in parts):
-            members = _with_partitions(read(), members)
         names, labels = ((), {}) if meta is None else (meta.names, meta.labels)
         labels = {k: v for k, v in labels.items() if k != ORIGIN}
         return _Found(parts[0][0], nbytes, members, names, labels, read)
@@ -206,17 +203,6 @@ def _of_cluster(meta: ObjectMeta) -> _Found:
     part = StoredPart(meta.typename, params, pa.schema([]).empty_table(), False)
     members = {name: int(member.id) for name, member in meta.members.items()}
     return _Found(meta.typename, 0, members, meta.names, meta.labels, lambda: [part])
-
-
-def _with_partitions(parts: list[StoredPart], members: dict[str, int]) -> dict[str, int]:
-    """Members, and partitions that live elsewhere: a resolver prefers members to its table."""
-    members = dict(members)
-    for part in parts:
-        if part.typename in GLOBALS:
-            prefix = part.params.get("prefix", "")
-            for index, number in enumerate(part.table["object"].to_pylist()):
-                members.setdefault(f"{prefix}{index}", number)
-    return members
 
 
 def _saved(target: Target, key: int, found: _Found, compression: str | None) -> m.Saved:

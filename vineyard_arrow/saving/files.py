@@ -19,11 +19,10 @@ import pyarrow as pa
 import xxhash
 from pyarrow import fs
 
+from ..drivers.filesystems import place
 from ..errors import (
-    ConfigError,
     FileError,
     InvalidObjectError,
-    LibraryNotFoundError,
     PathExistsError,
     PathNotFoundError,
     VineyardArrowError,
@@ -33,38 +32,6 @@ from .manifest import MAX_NBYTES, NAME, File, checksum
 PIECE_NBYTES = 512 << 10  # half of a core's own cache: summing up then costs a twentieth or so
 REQUEST_NBYTES = 32 << 20  # of a file that is not on this machine, where each read is a request
 GATHER_NBYTES = 64 << 10  # smaller writes are gathered
-
-
-def filesystem_of(url: str | os.PathLike[str]) -> tuple[fs.FileSystem, str]:
-    """The filesystem that a URL or path means, and the path in it.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such kind of filesystem, or it refuses its settings.
-    LibraryNotFoundError
-        If what reaches it is not installed.
-    """
-    text = os.fspath(url)
-    scheme, colon, _ = text.partition("://")
-    if not colon:
-        return fs.LocalFileSystem(), os.path.abspath(text)
-    if scheme in ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"):
-        try:
-            return fs.FileSystem.from_uri(text)  # type: ignore[no-any-return]
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise ConfigError(f"{text} cannot be reached: {error}") from None
-    try:
-        import fsspec  # type: ignore[import-untyped]
-    except ImportError:
-        raise LibraryNotFoundError(
-            f"{scheme}:// needs fsspec", "pip install fsspec, and what it needs for that"
-        ) from None
-    try:
-        found, path = fsspec.core.url_to_fs(text)
-    except (ValueError, ImportError, OSError) as error:
-        raise ConfigError(f"{text} cannot be reached: {error}") from None
-    return fs.PyFileSystem(fs.FSSpecHandler(found)), path
 
 
 class Told(Protocol):
@@ -124,11 +91,11 @@ def writing(url: str | os.PathLike[str], told: Told) -> Iterator[Target]:
     PathExistsError
         If there is something already, or another process is writing it.
     """
-    filesystem, path = filesystem_of(url)
-    path = path.rstrip("/")
-    inside = _in_local if isinstance(filesystem, fs.LocalFileSystem) else _elsewhere
-    with inside(filesystem, path) as (place, written):
-        yield Target(filesystem, place, written, told)
+    where = place(os.fspath(url))
+    filesystem, path = where.fs, where.path.rstrip("/")
+    inside = _in_local if where.is_local else _elsewhere
+    with inside(filesystem, path) as (folder, written):
+        yield Target(filesystem, folder, written, told)
 
 
 @contextlib.contextmanager
@@ -184,9 +151,8 @@ class Source:
     """A folder that was written, to be read."""
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
-        self._fs, path = filesystem_of(url)
-        self._path = path.rstrip("/")
-        self._local = isinstance(self._fs, fs.LocalFileSystem)
+        where = place(os.fspath(url))
+        self._fs, self._path, self._local = where.fs, where.path.rstrip("/"), where.is_local
 
     def manifest(self) -> bytes:
         """The text of the manifest.
