@@ -45,6 +45,7 @@ LAYERS = [
     {"fetching"},
     {"joined"},
     {"drivers"},
+    {"saving"},
     {"integrations"},
     {"joining"},
     {"daemon", "shared_memory"},

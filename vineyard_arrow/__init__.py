@@ -69,6 +69,8 @@ if TYPE_CHECKING:
         builder,
         resolver,
     )
+    from .saving.export import serialize
+    from .saving.load import deserialize
     from .streams import StreamReader
     from .types.shared import shared
     from .types.strings import dual_strings
@@ -122,6 +124,7 @@ __all__ = [
     "connect",
     "default_client",
     "delete",
+    "deserialize",
     "driver",
     "dual_strings",
     "get",
@@ -131,6 +134,7 @@ __all__ = [
     "resolver",
     "resolver_context",
     "scan",
+    "serialize",
     "shared",
     "write",
 ]
@@ -138,9 +142,11 @@ __all__ = [
 # Where names are that would load more than a program needs which only puts and gets.
 _LATER = {
     "builder_context": "contexts",
+    "deserialize": "saving.load",
     "driver": "drivers.registry",
     "dual_strings": "types.strings",
     "resolver_context": "contexts",
+    "serialize": "saving.export",
     "shared": "types.shared",
 } | dict.fromkeys(
     ("Encoder", "Part", "Registry", "StoredObject", "StoredPart", "builder", "resolver"),

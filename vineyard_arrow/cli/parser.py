@@ -146,6 +146,20 @@ def _add_values(command: object) -> None:
         "file", nargs="+", help=f"path, glob, directory or url: {FORMATS}; text also {PACKED}"
     )
     put.add_argument("--name", help="a free name to point to it")
+    export = command("export", "write objects, with their members, to a new folder")
+    export.add_argument("key", nargs="*", help="id or name")
+    export.add_argument("url", help="path, or URL such as s3://bucket/name")
+    export.add_argument("--all", action="store_true", help="everything in the store")
+    export.add_argument("--compression", choices=("zstd", "lz4"), help="of the files (none)")
+    import_ = command("import", "store what export wrote, all or none")
+    import_.add_argument("url", help="path, or URL such as s3://bucket/name")
+    import_.add_argument(
+        "--names",
+        choices=("error", "keep", "replace"),
+        default="error",
+        help="if a name is taken: fail, leave it where it is, or point it here (error)",
+    )
+    import_.add_argument("--trusted", action="store_true", help="let gets load pickles in it")
     rm = command("rm", "delete objects, or drop streams")
     rm.add_argument("key", nargs="*", help="id or name")
     rm.add_argument("--all", action="store_true", help=ALL)

@@ -33,7 +33,8 @@ SCHEMA_ROWS = 40
 REPR = 1500  # characters of the repr of what is no table
 
 
-def _running_client(args: Namespace) -> Client:
+def running_client(args: Namespace) -> Client:
+    """A client of the daemon that runs; NoDaemonError if none does."""
     config = reader_config(args)
     open_running(config).close()
     return Client(attach(config))
@@ -102,7 +103,7 @@ def _put_report(files: Sequence[str], metas: Sequence[ObjectMeta], rows: Sequenc
 
 def get(args: Namespace) -> Report:
     """Show a value, or write it to a file if it is a table."""
-    with _running_client(args) as client:
+    with running_client(args) as client:
         meta = client.get_meta(args.key)
         value = client.get(str(meta.id), trusted=args.trusted or None)
         if args.to is not None:
@@ -242,7 +243,7 @@ def rm(args: Namespace) -> Report:
         raise UsageError("name the objects to delete" + (", or --all" * (not args.all)))
     if args.all:
         return _remove_all(args)
-    with _running_client(args) as client:
+    with running_client(args) as client:
         found = dict.fromkeys(_identify(client, key) for key in args.key)
         ids = [number for number, what in found if what == "object"]
         streams = [number for number, what in found if what == "stream"]
