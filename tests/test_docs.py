@@ -26,7 +26,7 @@ def _command(text):
 """
 
 
-@pytest.mark.parametrize("page", ["types", "codegen", "streams", "graph", "distributed"])
+@pytest.mark.parametrize("page", ["types", "codegen", "streams", "graph", "distributed", "drivers"])
 def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
     script = [COMMAND]

@@ -44,6 +44,7 @@ LAYERS = [
     {"migration"},
     {"fetching"},
     {"joined"},
+    {"drivers"},
     {"integrations"},
     {"joining"},
     {"daemon", "shared_memory"},

@@ -27,7 +27,10 @@ from .errors import (
     BuildMismatchError,
     ConfigError,
     ConnectionLostError,
+    DamagedFileError,
     DeadlineExceededError,
+    DriverNotFoundError,
+    FileError,
     InvalidGraphError,
     InvalidObjectError,
     LabelNotFoundError,
@@ -39,8 +42,11 @@ from .errors import (
     ObjectExistsError,
     ObjectInUseError,
     ObjectNotFoundError,
+    PathExistsError,
+    PathNotFoundError,
     ProtocolError,
     ResolverNotFoundError,
+    SchemaMismatchError,
     StoreFullError,
     StreamClosedError,
     StreamFailedError,
@@ -53,6 +59,7 @@ from .objects import InstanceInfo, ObjectID, ObjectMeta
 if TYPE_CHECKING:
     from .client import Client
     from .contexts import builder_context, resolver_context
+    from .drivers.registry import driver
     from .registry import (
         Encoder,
         Part,
@@ -62,6 +69,7 @@ if TYPE_CHECKING:
         builder,
         resolver,
     )
+    from .streams import StreamReader
     from .types.shared import shared
     from .types.strings import dual_strings
 
@@ -75,8 +83,11 @@ __all__ = [
     "BuilderNotFoundError",
     "ConfigError",
     "ConnectionLostError",
+    "DamagedFileError",
     "DeadlineExceededError",
+    "DriverNotFoundError",
     "Encoder",
+    "FileError",
     "InstanceInfo",
     "InvalidGraphError",
     "InvalidObjectError",
@@ -92,9 +103,12 @@ __all__ = [
     "ObjectMeta",
     "ObjectNotFoundError",
     "Part",
+    "PathExistsError",
+    "PathNotFoundError",
     "ProtocolError",
     "Registry",
     "ResolverNotFoundError",
+    "SchemaMismatchError",
     "StoreFullError",
     "StoredObject",
     "StoredPart",
@@ -108,18 +122,23 @@ __all__ = [
     "connect",
     "default_client",
     "delete",
+    "driver",
     "dual_strings",
     "get",
     "get_include",
     "put",
+    "read",
     "resolver",
     "resolver_context",
+    "scan",
     "shared",
+    "write",
 ]
 
 # Where names are that would load more than a program needs which only puts and gets.
 _LATER = {
     "builder_context": "contexts",
+    "driver": "drivers.registry",
     "dual_strings": "types.strings",
     "resolver_context": "contexts",
     "shared": "types.shared",
@@ -169,6 +188,21 @@ def put(value: Any, **options: Any) -> ObjectID:
 def get(key: int | str, **options: Any) -> Any:
     """The value of an object by the default client; see `Client.get`."""
     return default_client().get(key, **options)
+
+
+def read(url: Any, **options: Any) -> ObjectID:
+    """Store what is behind a url by the default client; see `Client.read`."""
+    return default_client().read(url, **options)
+
+
+def scan(url: Any, **options: Any) -> StreamReader:
+    """Stream what is behind a url by the default client; see `Client.scan`."""
+    return default_client().scan(url, **options)
+
+
+def write(value: Any, url: Any, **options: Any) -> None:
+    """Write an object or a value to a url by the default client; see `Client.write`."""
+    default_client().write(value, url, **options)
 
 
 def get_include() -> str:

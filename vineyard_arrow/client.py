@@ -48,6 +48,7 @@ from .streams import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .drivers.registry import Driver, Progress
     from .ipc.attached import Attached
 
 Mode = Literal["ro", "cow", "copy"]
@@ -413,6 +414,174 @@ class Client(ClusterCalls):
             except InvalidObjectError:
                 out.append(unreadable_meta(info))
         return out
+
+    # ---- drivers
+
+    def read(
+        self,
+        url: Any,
+        *,
+        format: str | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> ObjectID:
+        """Store what is behind a url; return its id, as `put` does.
+
+        Which driver does it, and what its options are, docs/drivers.md says; files come in by
+        being decoded in shared memory, so nothing is copied.
+
+        Parameters
+        ----------
+        url : str or path
+            A path, ``file://``, ``s3://``, ``https://``, or whatever has a driver. For files: a
+            file, a directory, or a glob.
+        format : str, optional
+            What the url's ending tells by default.
+        name : str, optional
+            As in `put`.
+        labels : mapping, optional
+            First labels, see `label`.
+        progress : callable, optional
+            Called with bytes done and bytes in all, as they come.
+        **options
+            The driver's own: for files ``columns``, ``filter``, ``schema``, ``filesystem``,
+            ``retries``.
+
+        Raises
+        ------
+        DriverNotFoundError
+            If there is no driver; the hint lists those that are near.
+        PathNotFoundError, AccessDeniedError, FileError, DamagedFileError, SchemaMismatchError
+            If it cannot be read. Nothing is kept, as with all errors.
+        StoreFullError
+            If it does not fit.
+        """
+        from . import drivers
+
+        return drivers.read(
+            self,
+            url,
+            format=format,
+            name=name,
+            labels=labels,
+            progress=progress,
+            options=options,
+        )
+
+    def scan(
+        self,
+        url: Any,
+        *,
+        format: str | None = None,
+        name: str | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> StreamReader:
+        """Stream what is behind a url: a new stream of the store, and a reader of it.
+
+        A thread of this process writes it for as long as anybody reads, here or, by its name,
+        elsewhere. Of the data no more than ``max_bytes`` and what is being decoded are in memory.
+
+        Parameters
+        ----------
+        url, format, progress, **options
+            As `read`.
+        name : str, optional
+            As in `create_stream`.
+        max_bytes : int
+            So much may be unread before reading on waits.
+
+        Raises
+        ------
+        As `read`; what goes wrong later, while reading, is a StreamFailedError.
+        """
+        from . import drivers
+
+        return drivers.scan(
+            self,
+            url,
+            format=format,
+            name=name,
+            max_bytes=max_bytes,
+            progress=progress,
+            options=options,
+        )
+
+    def write(
+        self,
+        value: Any,
+        url: Any,
+        *,
+        format: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> None:
+        """Write an object of the store, or a value, to a url: all of it, or nothing.
+
+        Parameters
+        ----------
+        value : ObjectID, int or str, or a value
+            An id, its printed form, a name; or a table, a frame, a reader (of a stream, say).
+        url, format, progress
+            As `read`.
+        **options
+            The driver's own: for files ``overwrite``, ``compression``, ``row_group_rows``,
+            ``partition_by``, ``file_rows``, ``filesystem``.
+
+        Raises
+        ------
+        DriverNotFoundError
+            If there is no driver.
+        PathExistsError
+            If it is there already.
+        InvalidObjectError
+            If the format cannot hold the value.
+        FileError
+            If it cannot be written.
+        """
+        from . import drivers
+
+        drivers.write(self, value, url, format=format, progress=progress, options=options)
+
+    def partition(
+        self,
+        value: Any,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> ObjectID:
+        """Cut an object or a value up by the driver for its typename; return the id of the whole.
+
+        Parameters
+        ----------
+        value : ObjectID, int or str, or a value
+            As `write`.
+        name, labels, progress
+            As `read`.
+        **options
+            The driver's own.
+
+        Raises
+        ------
+        DriverNotFoundError
+            If there is no driver.
+        """
+        from . import drivers
+
+        return drivers.partition(
+            self, value, name=name, labels=labels, progress=progress, options=options
+        )
+
+    def drivers(self, kind: str | None = None) -> list[Driver]:
+        """All drivers there are, or those of a kind: what they are for, and their options."""
+        from .drivers import drivers
+
+        return drivers(kind)
 
     # ---- streams
 

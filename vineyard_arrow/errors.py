@@ -94,6 +94,24 @@ class PathExistsError(FileError, FileExistsError):
     errno = errno.EEXIST
 
 
+class DamagedFileError(FileError, ValueError):
+    """A file is cut off, corrupt, or of another format than its name says."""
+
+    code = "damaged-file"
+
+
+class SchemaMismatchError(VineyardArrowError, ValueError):
+    """Files that are to make one table have different columns."""
+
+    code = "schema-mismatch"
+
+
+class DriverNotFoundError(VineyardArrowError, LookupError):
+    """No driver is registered for this scheme, format or typename."""
+
+    code = "no-driver"
+
+
 class StreamFailedError(VineyardArrowError, RuntimeError):
     """A stream came to no proper end: its writer failed or died, or it was dropped."""
 
