@@ -26,7 +26,9 @@ def _command(text):
 """
 
 
-@pytest.mark.parametrize("page", ["types", "codegen", "streams", "graph", "distributed", "drivers"])
+@pytest.mark.parametrize(
+    "page", ["types", "codegen", "streams", "graph", "distributed", "drivers", "partition"]
+)
 def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
     script = [COMMAND]

@@ -84,12 +84,25 @@ def fetched(client: Client, object_id: ObjectID) -> ObjectID:
     ConnectionLostError
         If that is not reached.
     """
-    for meta in client.list_objects(labels={ORIGIN: str(object_id)}, limit=1):
-        assert meta.id is not None
-        return meta.id
+    copy = _copy_of(object_id, client)
+    if copy is not None:
+        return copy
     with reached(client, owner_of(client, object_id)) as far:
-        if all(isinstance(each._a.socket, Path) for each in (client, far)):
-            return far.migrate(object_id, to=client)
-        copy = client.put(far.get(object_id))
-    client.label(copy, {ORIGIN: str(object_id)})
-    return copy
+        return copied_to(client, far, object_id)[0]
+
+
+def copied_to(to: Client, source: Client, object_id: ObjectID) -> tuple[ObjectID, bool]:
+    """The id of a copy in the store of ``to``, and whether it is new."""
+    known = _copy_of(object_id, to)
+    if known is not None:
+        return known, False
+    if all(isinstance(each._a.socket, Path) for each in (to, source)):
+        return source.migrate(object_id, to=to), True
+    copy = to.put(source.get(object_id))
+    to.label(copy, {ORIGIN: str(object_id)})
+    return copy, True
+
+
+def _copy_of(object_id: ObjectID, client: Client) -> ObjectID | None:
+    """The copy of an object that a store has already."""
+    return next((m.id for m in client.list_objects(labels={ORIGIN: str(object_id)}, limit=1)), None)

@@ -21,7 +21,7 @@ from .objects import ObjectID, ObjectMeta
 if TYPE_CHECKING:
     from .client import Client
 
-__all__ = ["create_of_partitions"]
+__all__ = ["create_of_partitions", "same_kind"]
 
 
 def create_of_partitions(
@@ -142,6 +142,11 @@ def _empty(value: Any) -> Any:
     if kind == "numpy":
         return np.empty((0,) * value.ndim, value.dtype)
     return value.iloc[:0].copy() if kind == "pandas" else value.clear()
+
+
+def same_kind(values: Sequence[Any]) -> str:
+    """The kind of values that may be partitions of one whole; InvalidObjectError if they differ."""
+    return _same([_empty(value) for value in values])
 
 
 def _same(emptied: Sequence[Any]) -> str:

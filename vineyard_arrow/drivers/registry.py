@@ -8,7 +8,9 @@ what it returns depends on its kind alone:
                ``request.client.memory_pool``; or an ObjectID that it has put itself
 ``scan``       returns a `pyarrow.RecordBatchReader` that holds little at a time
 ``write``      writes ``request.value()`` to ``request.url``; returns nothing
-``partition``  cuts ``request.value()`` up; returns what `Client.put` takes, or an id
+``partition``  cuts ``request.value()`` up; returns what `Client.put` takes, an id, or a
+               `partitioning.Plan`. So do ``repartition``, of what is in parts already, and
+               ``concat``, which makes one of it
 =============  =====================================================================
 
 Of the drivers that match, the one that names most wins: a typename counts more than a format, a
@@ -50,9 +52,9 @@ __all__ = [
 
 GROUP = "vineyard_arrow.drivers"
 
-Kind = Literal["read", "scan", "write", "partition"]
+Kind = Literal["read", "scan", "write", "partition", "repartition", "concat"]
 Progress = Callable[[int, int], Any]
-_KINDS = ("read", "scan", "write", "partition")
+_KINDS = ("read", "scan", "write", "partition", "repartition", "concat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def driver(
 
     Parameters
     ----------
-    kind : {"read", "scan", "write", "partition"}
+    kind : {"read", "scan", "write", "partition", "repartition", "concat"}
         See `Request` and docs/drivers.md for what each gets and returns. Options are
         keyword-only arguments.
     scheme, format : str or iterable of str, optional
