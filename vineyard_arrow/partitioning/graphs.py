@@ -100,18 +100,27 @@ def _opened(reach: Reach, source: Any, client: Client) -> tuple[Any, int, int]:
         object_id = ObjectID(client._resolve(source))
         home = object_id.instance
         value = reach.get(object_id)
-        nbytes = reach.client(home).get_meta(object_id).nbytes
-    else:
-        origin = getattr(source, "origin", None)
-        nbytes = client.get_meta(origin.id).nbytes if origin else 0
+    origin = value.origin
+    nbytes = 0 if origin is None else _nbytes(reach.client(home), origin.id)
     if isinstance(value, GlobalGraph):
         at = reach.client(home)
         for fid in range(value.fnum):
             value.fragment(fid, fetch=True)
         ids = [each for each in value.object_ids if each is not None]
         local = [each for each in ids if each.instance == home]
-        nbytes = sum(at.get_meta(each).nbytes for each in local) * len(ids) // max(1, len(local))
+        nbytes = sum(_nbytes(at, each) for each in local) * len(ids) // max(1, len(local))
     return value, home, nbytes
+
+
+def _nbytes(client: Client, object_id: int) -> int:
+    """Of an object with all its members, which share what they share."""
+    seen: dict[int, int] = {}
+    line = [object_id]
+    while line:
+        meta = client.get_meta(line.pop())
+        seen[int(meta.id or 0)] = meta.nbytes
+        line += [m.id for m in meta.members.values() if m.id is not None and m.id not in seen]
+    return sum(seen.values())
 
 
 class GraphPlan(Plan):

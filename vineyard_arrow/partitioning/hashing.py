@@ -44,15 +44,12 @@ def hashes(columns: Sequence[pa.Array]) -> Array:
 
 
 def _column(array: pa.Array) -> Array:
-    out = np.full(len(array), _NULL, np.uint64)
     if not len(array) or array.null_count == len(array):
-        return out
-    made = np.empty(len(array), np.uint64)
-    _kernels.hash_rows(key_columns([_normalized(array)], len(array)), made)
-    if not array.null_count:
-        return made
-    valid = array.is_valid().to_numpy(zero_copy_only=False)
-    out[valid] = made[valid]
+        return np.full(len(array), _NULL, np.uint64)
+    out = np.empty(len(array), np.uint64)
+    _kernels.hash_rows(key_columns([_normalized(array)], len(array)), out)
+    if array.null_count:
+        out[array.is_null().to_numpy(zero_copy_only=False)] = _NULL
     return out
 
 

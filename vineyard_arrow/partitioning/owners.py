@@ -17,15 +17,35 @@ import pyarrow.compute as pc
 from ..errors import InvalidObjectError
 from ..graph.arrays import Array
 from ..graph.balance import balanced_cuts
+from ..graph.vertices import id_dtype
 from .frames import key_of, row_nbytes
 from .hashing import hashes
 
-__all__ = ["Bounds", "Rule", "by_function", "by_hash", "by_range", "by_values", "in_turn", "slices"]
+__all__ = [
+    "Bounds",
+    "Rule",
+    "Runs",
+    "by_function",
+    "by_hash",
+    "by_range",
+    "by_values",
+    "in_turn",
+    "ordered",
+    "slices",
+]
 
 _SAMPLE = 200_000  # keys that quantiles are taken of
 _MOST = 65_536
+_BLOCK = 1 << 16
 
 Bounds = list[tuple[Any, Any]] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """Owners of rows that are in their order: where those of each partition start, and the end."""
+
+    starts: Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,14 +56,14 @@ class Rule:
     ----------
     count : int
         Partitions.
-    owners : list of numpy.ndarray
-        For each piece, the partition of each row.
+    owners : list of numpy.ndarray or Runs
+        For each piece, the partition of each row, of the narrowest type for their count.
     bounds : list or None
         The least and the greatest key of each partition, if they are ranges of keys.
     """
 
     count: int
-    owners: list[Array]
+    owners: list[Array | Runs]
     bounds: Bounds = None
 
 
@@ -51,40 +71,50 @@ def slices(pieces: Sequence[Any], n: int | None, balance: str) -> Rule:
     """Rows in order, cut into runs of about the same size; without ``n``, each piece is one."""
     sizes = [piece.shape[0] for piece in pieces]
     if n is None:
-        return Rule(len(pieces), [np.broadcast_to(np.int64(i), s) for i, s in enumerate(sizes)])
+        return slices_at(sizes, np.cumsum([0, *sizes]))
     if balance == "bytes":
         cuts = balanced_cuts(np.concatenate([row_nbytes(piece) for piece in pieces]), n)
     else:
         cuts = np.array([sum(sizes) * i // n for i in range(n + 1)])
-    owners, start = [], 0
+    return slices_at(sizes, cuts)
+
+
+def slices_at(sizes: Sequence[int], cuts: Array) -> Rule:
+    """Rows in order, cut at places in the whole."""
+    owners: list[Array | Runs] = []
+    start = 0
     for size in sizes:
-        inside = np.diff(np.clip(cuts, start, start + size))
-        owners.append(np.repeat(np.arange(n), inside))
+        owners.append(Runs(np.clip(cuts - start, 0, size)))
         start += size
-    return Rule(n, owners)
+    return Rule(len(cuts) - 1, owners)
 
 
 def in_turn(pieces: Sequence[Any], n: int) -> Rule:
     """Row after row to the next partition."""
-    owners, start = [], 0
+    owners: list[Array | Runs] = []
+    start = 0
     for piece in pieces:
-        owners.append(np.arange(start, start + piece.shape[0]) % n)
+        owners.append(narrow(np.arange(start, start + piece.shape[0]) % n, n))
         start += piece.shape[0]
     return Rule(n, owners)
 
 
 def by_hash(pieces: Sequence[Any], n: int, by: Sequence[str | None]) -> Rule:
-    """By the hash of columns, modulo ``n``; without columns, of all that pieces have."""
-    owners = []
+    """By the hash of columns, modulo ``n``."""
+    owners: list[Array | Runs] = []
     for piece in pieces:
-        found = hashes([key_of(piece, name) for name in by])
-        owners.append((found % np.uint64(n)).astype(np.int64))
+        keys = [key_of(piece, name) for name in by]
+        owner = np.empty(piece.shape[0], np.min_scalar_type(n - 1))
+        for start in range(0, len(owner), _BLOCK):  # hashes that stay in the processor's cache
+            found = hashes([array[start : start + _BLOCK] for array in keys])
+            owner[start : start + _BLOCK] = found % np.uint64(n)
+        owners.append(owner)
     return Rule(n, owners)
 
 
 def by_function(pieces: Sequence[Any], n: int, function: Callable[[Any], Any]) -> Rule:
     """By what a function of each piece gives: the partition of each row."""
-    owners = []
+    owners: list[Array | Runs] = []
     for i, piece in enumerate(pieces):
         given = function(piece)
         if isinstance(given, pa.Array | pa.ChunkedArray):
@@ -105,8 +135,13 @@ def by_function(pieces: Sequence[Any], n: int, function: Callable[[Any], Any]) -
                 f"how gave {found[wrong[0]]} for row {wrong[0]} of piece {i}",
                 f"partitions are 0 to {n - 1}",
             )
-        owners.append(found.astype(np.int64))
+        owners.append(narrow(found, n))
     return Rule(n, owners)
+
+
+def narrow(owner: Array, count: int) -> Array:
+    """Owners in the narrowest type, which NumPy sorts by digits."""
+    return owner.astype(np.min_scalar_type(count - 1), copy=False)
 
 
 # ---- ranges
@@ -119,7 +154,7 @@ def by_range(
 
     Without bounds, those are quantiles of a sample, and fewer than ``n`` ranges if keys are few.
     """
-    keys = [key_of(piece, by) for piece in pieces]
+    keys = [_ordered_key(piece, by) for piece in pieces]
     if bounds is not None:
         cuts = _given(bounds, keys[0].type)
         if n is not None and n != len(cuts) + 1:
@@ -132,9 +167,29 @@ def by_range(
     return _ranges(keys, cuts)
 
 
+def _ordered_key(piece: Any, name: str | None) -> pa.Array:
+    """A column of which equal values are equal in every way: without -0.0."""
+    keys = key_of(piece, name)
+    if pa.types.is_float16(keys.type):
+        keys = keys.cast(pa.float32())
+    return pc.add(keys, pa.scalar(0.0, keys.type)) if pa.types.is_floating(keys.type) else keys
+
+
 def _ranges(keys: Sequence[pa.Array], cuts: pa.Array) -> Rule:
-    owners = [_above(array, cuts) for array in keys]
+    owners = [_owners(array, cuts) for array in keys]
     return Rule(len(cuts) + 1, owners, _bounds(keys, owners, cuts))
+
+
+def _owners(keys: pa.Array, cuts: pa.Array) -> Array | Runs:
+    """The range of each key: how many of the cuts are not above it."""
+    type_ = keys.type
+    if not keys.null_count and (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
+        # In NumPy's order NaN is above all, too.
+        values, steps = keys.to_numpy(), cuts.to_numpy()
+        if (values[1:] >= values[:-1]).all():
+            return Runs(np.array([0, *np.searchsorted(values, steps), len(values)]))
+        return narrow(np.searchsorted(steps, values, side="right"), len(cuts) + 1)
+    return narrow(_above(keys, cuts), len(cuts) + 1)
 
 
 def _given(bounds: Any, type_: pa.DataType) -> pa.Array:
@@ -201,16 +256,15 @@ def _above(keys: pa.Array, cuts: pa.Array) -> Array:
     return low
 
 
-def _bounds(keys: Sequence[pa.Array], owners: Sequence[Array], cuts: pa.Array) -> Bounds:
+def _bounds(keys: Sequence[pa.Array], owners: Sequence[Array | Runs], cuts: pa.Array) -> Bounds:
     """The least and greatest of each; of one without keys, its own cut, which no other has."""
     count = len(cuts) + 1
     found: list[list[Any]] = [[] for _ in range(count)]
     for array, owner in zip(keys, owners, strict=True):
-        order = np.argsort(owner.astype(np.min_scalar_type(count)), kind="stable")
-        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))])
-        ordered = array if (np.diff(owner) >= 0).all() else array.take(pa.array(order))
+        order, starts = ordered(owner, count)
+        rows = array if order is None else array.take(pa.array(order))
         for i in range(count):
-            part = _known(ordered[int(starts[i]) : int(starts[i + 1])])
+            part = _known(rows[int(starts[i]) : int(starts[i + 1])])
             if len(part):
                 found[i].append(pc.min_max(part))
     if not found[0]:
@@ -223,6 +277,17 @@ def _bounds(keys: Sequence[pa.Array], owners: Sequence[Array], cuts: pa.Array) -
         else:
             out.append((cuts[i - 1].as_py(),) * 2)
     return out
+
+
+def ordered(owner: Array | Runs, count: int) -> tuple[Array | None, Array]:
+    """Rows by their owners, and where those of each start; no rows if they lie so already."""
+    if isinstance(owner, Runs):
+        return None, owner.starts
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))])
+    if (owner[1:] >= owner[:-1]).all():
+        return None, starts
+    order = np.argsort(owner, kind="stable")
+    return order.astype(id_dtype(len(order))), starts
 
 
 # ---- values
@@ -240,7 +305,7 @@ def by_values(pieces: Sequence[Any], by: Sequence[str]) -> Rule:
     whole: Array = np.zeros(sum(piece.shape[0] for piece in pieces), np.int64)
     bounds: Bounds = None
     for name in by:
-        keys = pa.concat_arrays([key_of(piece, name) for piece in pieces])
+        keys = pa.concat_arrays([_ordered_key(piece, name) for piece in pieces])
         values = keys.unique()
         values = values.take(_sorted(values))
         codes = pc.index_in(keys, value_set=values).to_numpy(zero_copy_only=False)
@@ -252,4 +317,4 @@ def by_values(pieces: Sequence[Any], by: Sequence[str]) -> Rule:
         raise InvalidObjectError(
             f"{', '.join(by)} have {count:,} values", f"{_MOST:,} partitions are the most: give n"
         )
-    return Rule(count, np.split(whole, ends), bounds)
+    return Rule(count, [*np.split(narrow(whole, count), ends)], bounds)

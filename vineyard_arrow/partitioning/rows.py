@@ -18,7 +18,6 @@ from ..client import Client
 from ..distributed import kind_of
 from ..errors import InvalidObjectError
 from ..graph.arrays import Array
-from ..graph.vertices import id_dtype
 from ..joined import same_kind
 from ..objects import ObjectID
 from ..partitions import GlobalObject
@@ -183,7 +182,8 @@ def _rule(
 def _kept_bounds(source: Any, rule: owners.Rule) -> tuple[str | None, owners.Bounds] | None:
     """Those of a global object whose partitions stay as they are."""
     bounds = [place.bounds for place in source.places]
-    same = all((owner == i).all() for i, owner in enumerate(rule.owners))
+    parts = [np.diff(o.starts) for o in rule.owners if isinstance(o, owners.Runs)]
+    same = all(part[i] == part.sum() for i, part in enumerate(parts))
     return (source.key, bounds) if same and None not in bounds else None
 
 
@@ -312,20 +312,16 @@ def named(reach: Reach, object_id: ObjectID, name: str | None, labels: dict[str,
     return object_id
 
 
-def _shares(piece: int, owner: Array, count: int) -> list[tuple[int, _Share]]:
+def _shares(piece: int, owner: Array | owners.Runs, count: int) -> list[tuple[int, _Share]]:
     """What each partition takes of a piece, by partition; those that take nothing are left out."""
-    if not len(owner):
-        return []
-    if (owner[1:] >= owner[:-1]).all():
-        starts = np.searchsorted(owner, np.arange(count + 1)).tolist()
-        each = zip(range(count), starts, starts[1:], strict=False)
-        return [(i, _Share(piece, a, b - a)) for i, a, b in each if a < b]
-    order = np.argsort(owner.astype(np.min_scalar_type(count)), kind="stable")
-    order = order.astype(id_dtype(len(order)))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))]).tolist()
+    order, starts = owners.ordered(owner, count)
     out = []
-    for i, (a, b) in enumerate(pairwise(starts)):
-        if a < b:
+    for i, (a, b) in enumerate(pairwise(starts.tolist())):
+        if a == b:
+            continue
+        if order is None:
+            out.append((i, _Share(piece, a, b - a)))
+        else:
             first, rows = int(order[a]), order[a:b]
             is_run = int(order[b - 1]) - first == b - 1 - a
             out.append((i, _Share(piece, first, b - a, None if is_run else rows)))
