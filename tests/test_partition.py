@@ -168,6 +168,17 @@ def test_ranges_with_nulls_and_gaps(client: Client) -> None:
     assert [p.place.bounds for p in below.partitions] == [None, None]
 
 
+def test_readers_and_large_numbers(client: Client) -> None:
+    table = pa.table({"u": pa.array([1 << 63, 1, 2, (1 << 64) - 1], pa.uint64())})
+    whole = client.get(client.partition(table.to_reader(), 2, by="u", how="range"))
+    assert [p.place.bounds for p in whole.partitions] == [(1, 2), (1 << 63, (1 << 64) - 1)]
+    batch = table.to_batches()[0]
+    assert client.get(client.concat([batch, batch])) == pa.concat_tables([table, table])
+    other = pa.table({"d": pa.array(["x", "y"]).dictionary_encode()})
+    codes = client.concat([other, pa.table({"d": pa.array(["z", "y"]).dictionary_encode()})])
+    assert client.get(codes)["d"].to_pylist() == ["x", "y", "z", "y"]
+
+
 def test_equal_keys_stay_together(client: Client) -> None:
     table = pa.table({"x": [7] * 90 + [8] * 10})
     plan = client.partition(table, 10, by="x", how="range", plan=True)
@@ -505,8 +516,12 @@ def test_what_cannot_be(client: Client) -> None:
         client.partition(oid, 2, over=[12345])
     with pytest.raises(DriverNotFoundError):
         client.partition(client.put({"a": 1}), 2)
-    with pytest.raises(DriverNotFoundError):
+    with pytest.raises(DriverNotFoundError, match="drivers to concat and partition it"):
         client.repartition(oid, 2)
+    with pytest.raises(DriverNotFoundError, match=r"drivers to concat .*vineyard\.table"):
+        client.concat([])
+    with pytest.raises(InvalidObjectError, match="mask"):
+        client.partition(np.ma.masked_array([1, 2], [0, 1]), 2)
     with pytest.raises(InvalidObjectError):
         client.concat([oid, table.select(["k"])])
     with pytest.raises(InvalidObjectError):

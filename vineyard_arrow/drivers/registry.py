@@ -274,14 +274,20 @@ def _no_driver(kind: str, request: Request) -> DriverNotFoundError:
     near = [d for d in there if d.schemes and set(schemes) & set(d.schemes)]
     near += [d for d in there if d.formats and request.format in d.formats]
     near += [d for d in there if d.typename and d.typename == request.typename]
+    others = {d.kind for d in drivers() if d.typename and d.typename == request.typename}
     about = [f"scheme {request.scheme!r}"] if request.scheme else []
     about += [f"format {request.format!r}"] if request.format else []
     about += [f"typename {request.typename!r}"] if request.typename else []
     if near:
         hint = "near it: " + "; ".join(repr(d)[8:-1] for d in dict.fromkeys(near))
-    else:
+    elif others:
+        hint = f"there are drivers to {' and '.join(sorted(others))} it"
+    elif kind in ("read", "scan", "write"):
         known = sorted({name for d in there for name in d.schemes or ()})
         hint = f"there are drivers to {kind} for the schemes {', '.join(known) or '(none)'}"
+    else:
+        known = sorted({d.typename for d in there if d.typename})
+        hint = f"there are drivers to {kind} {', '.join(known) or 'nothing'}"
     return DriverNotFoundError(f"no driver can {kind} {' of '.join(about) or 'this'}", hint)
 
 

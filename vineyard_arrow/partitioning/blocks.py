@@ -73,6 +73,8 @@ def plan_blocks(
         values = [piece.get(reach) for piece in pieces]
         if same_kind(values) != "numpy":
             raise InvalidObjectError(f"a {kind_of(values[0])} has no blocks", "use n or by")
+        if any(isinstance(value, np.ma.MaskedArray) for value in values):
+            raise InvalidObjectError("an array with a mask", "cut its data and its mask")
         for number in instances or ():
             reach.client(number)
     if isinstance(source, GlobalTensor):

@@ -17,7 +17,7 @@ import numpy as np
 from ..client import Client
 from ..distributed import kind_of
 from ..errors import InvalidObjectError
-from ..graph.arrays import Array
+from ..graph.arrays import Array, as_table
 from ..joined import same_kind
 from ..objects import ObjectID
 from ..partitions import GlobalObject
@@ -87,7 +87,10 @@ def pieces_of(reach: Reach, source: Any, instance: int) -> list[Piece]:
             meta = reach.client(object_id.instance).get_meta(object_id)
             out.append(Piece(object_id, object_id.instance, meta.nbytes))
         else:
-            out.append(Piece(None, instance, _nbytes_of(each), each))
+            value = each
+            if not hasattr(each, "shape") and hasattr(each, "__arrow_c_stream__"):
+                value = as_table(each, reach.pool(instance))  # a reader, a relation
+            out.append(Piece(None, instance, _nbytes_of(value), value))
     return out
 
 
