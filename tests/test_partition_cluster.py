@@ -172,7 +172,11 @@ def test_graphs(pair: Pair) -> None:
     assert isinstance(whole, GlobalGraph)
     assert [i.instance for i in whole.object_ids] == [p.instance for p in plan.partitions]
     assert sum(each.edges for each in whole.figures) == 2000
-    back = a.get(a.concat("g"))
+    before = counts(a, b)
+    assert a.repartition("g", 3, plan=True).moved == 0
+    assert counts(a, b) == before
+    back = a.get(a.concat("g", name="back"))
+    assert not a.list_objects(labels={"vineyard.origin": str(whole.object_ids[-1])})
     assert (back.num_vertices(), back.num_edges()) == (300, 2000)
     again = a.get(a.repartition(made, 2, over=b))
     assert {i.instance for i in again.object_ids} == {b.instance}

@@ -104,8 +104,6 @@ def _opened(reach: Reach, source: Any, client: Client) -> tuple[Any, int, int]:
     nbytes = 0 if origin is None else _nbytes(reach.client(home), origin.id)
     if isinstance(value, GlobalGraph):
         at = reach.client(home)
-        for fid in range(value.fnum):
-            value.fragment(fid, fetch=True)
         ids = [each for each in value.object_ids if each is not None]
         local = [each for each in ids if each.instance == home]
         nbytes = sum(_nbytes(at, each) for each in local) * len(ids) // max(1, len(local))
@@ -136,6 +134,11 @@ class GraphPlan(Plan):
         value, home, _ = _opened(reach, self._source, self._client)
         places = [each.instance for each in self.partitions]
         at = reach.client(home)
+        if isinstance(value, GlobalGraph):
+            for fid, object_id in enumerate(value.object_ids):
+                if object_id is not None and object_id.instance != home:
+                    reach.borrow(object_id, home)
+                value.fragment(fid, fetch=True)
         if self._whole:
             graph = value if isinstance(value, Graph) else value.to_graph(client=at)
             return named(reach, reach.put(places[0], [graph])[0], name, labels)

@@ -36,6 +36,7 @@ class Reach:
         self._client = client
         self._clients = {client.instance: client}
         self._made: list[ObjectID] = []
+        self._borrowed: list[ObjectID] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -48,15 +49,15 @@ class Reach:
         traceback: TracebackType | None,
     ) -> None:
         with self._stack:
-            if error is not None:
-                self._take_back()
+            self._delete(self._borrowed if error is None else self._made + self._borrowed)
         if isinstance(error, MemoryError) and not isinstance(error, VineyardArrowError):
             raise StoreFullError(str(error)) from None  # the pool's words
 
-    def _take_back(self) -> None:
-        for object_id in reversed(self._made):
-            with contextlib.suppress(VineyardArrowError):  # its instance may be what failed
-                self.client(object_id.instance).delete(object_id, deep=True)
+    def _delete(self, ids: Sequence[ObjectID]) -> None:
+        for object_id in reversed(ids):
+            # Its instance may be what failed; what was borrowed may have been kept.
+            with contextlib.suppress(VineyardArrowError):
+                self.client(object_id.instance).delete(object_id)
 
     def client(self, number: int) -> Client:
         """A client of an instance.
@@ -111,6 +112,12 @@ class Reach:
         if number != self._client.instance:
             to.persist(object_id)
         return object_id
+
+    def borrow(self, object_id: ObjectID, number: int) -> None:
+        """Copy an object to an instance until the block ends, unless a copy is there."""
+        copy, is_new = copied_to(self.client(number), self.client(object_id.instance), object_id)
+        if is_new:
+            self._borrowed.append(copy)
 
 
 def numbers_of(over: Any) -> list[int] | None:
