@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from cluster_harness import ETCDCTL, LEASE_S, layout_of, until
 from conftest import Daemon
 
 from vineyard_arrow.client import Client, connect
@@ -21,8 +24,11 @@ from vineyard_arrow.errors import (
     ObjectInUseError,
     ObjectNotFoundError,
 )
+from vineyard_arrow.graph import GlobalGraph, Graph, algorithms, bsp_algorithms
+from vineyard_arrow.graph.partition import partition
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectID, ObjectMeta
+from vineyard_arrow.rpc.remote import Remote
 
 SMALL = ("--memory-limit", "128MiB", "--pages", "small")
 
@@ -99,6 +105,144 @@ def test_over_tcp_alone(
         monkeypatch.setattr(Client, "instances", lambda self: infos)
         assert a.get(oid, fetch=True) == rows(3, 5)
         assert address(a.get(oid, fetch=True)) == address(a.get(oid, fetch=True))
+
+
+def test_partitions_elsewhere_are_not_read(
+    pair: tuple[Client, Client], monkeypatch: pytest.MonkeyPatch, make_daemon
+) -> None:
+    """Metadata tells what they are, over TCP alone as well; that no payload moves is counted."""
+    a, _ = pair
+    reads: list[int] = []
+    read = Remote.read
+    monkeypatch.setattr(
+        Remote, "read", lambda *given, **more: reads.append(1) or read(*given, **more)
+    )
+    meta = ("--meta", a.status().meta)
+    with make_daemon(*SMALL, *meta, "--rpc", "127.0.0.1:0").connect() as far:
+        infos = [replace_socket(info) for info in a.instances()]
+        monkeypatch.setattr(Client, "instances", lambda self: infos)
+        graph = Graph.from_edges({"src": [0, 1, 2], "dst": [1, 2, 0]}, client=a)
+        halves = partition(graph, 2, client=a)
+        for first, second in [
+            (rows(0, 5), rows(5, 7)),
+            (rows(0, 5).to_batches()[0], rows(5, 7)),
+            (pl.DataFrame(COLUMNS), pl.DataFrame(COLUMNS)),
+            (np.zeros((2, 3), "M8[s]"), np.ones((4, 3), "M8[s]")),
+            (np.zeros(2, [("x", "f4"), ("y", "i8")]), np.ones(4, [("x", "f4"), ("y", "i8")])),
+            (halves[0], halves[1]),
+        ]:
+            g = a.get(a.create_global([first, there(far, second)]).id)
+            assert (len(g), reads) == (2, [])
+            if isinstance(g, GlobalDataFrame):
+                assert g.empty.schema == second.schema
+        assert g.figures == halves.figures
+        assert g.fragment(1, fetch=True).fid == 1
+        assert reads  # the counter counts
+
+
+COLUMNS = {
+    "i": pl.Series([1], dtype=pl.Int8),
+    "s": pl.Series(["a"], dtype=pl.String),
+    "e": pl.Series(["a"], dtype=pl.Enum(["a", "b"])),
+    "c": pl.Series(["a"], dtype=pl.Categorical),
+    "t": pl.Series([0], dtype=pl.Datetime("us", "UTC")),
+}
+
+
+def test_fragments_of_several_instances(pair: tuple[Client, Client]) -> None:
+    a, b = pair
+    edges = {"src": np.arange(50), "dst": (np.arange(50) * 7 + 1) % 50}
+    graph = Graph.from_edges(edges, client=a)
+    halves = partition(graph, 2, client=a)
+    ids = [a.put(halves[0]), there(b, halves[1])]
+    meta = a.create_global(ids, name="cut")
+    assert (meta.typename, meta["fragments"]["inner"]) == (
+        "vineyard.global_graph",
+        [each.inner for each in halves.figures],
+    )
+    assert b.get_name("cut", wait=True) == meta.id
+    for client in pair:
+        whole = client.get(meta.id)
+        assert isinstance(whole, GlobalGraph)
+        assert (whole.object_ids, whole.figures, whole._opened) == (ids, halves.figures, {})
+        assert [whole.where(each) for each in ids] == [a.instance, b.instance]
+    with pytest.raises(ObjectNotFoundError, match="fragment 0"):
+        whole[0]
+    with pytest.raises(ObjectInUseError, match="'cut'"):
+        b.delete(ids[1])
+    expected = algorithms.bfs(graph, 0, parents=False).levels
+    assert bsp_algorithms.bfs("cut", 0, client=b).equals(expected)  # fetches what is not there
+    again = whole.fragment(0, fetch=True), whole.fragment(1)
+    assert [f.fid for f in again] == [0, 1]
+    assert whole.to_graph(client=b).num_edges() == 50
+
+
+def test_what_etcd_keeps_is_read_as_the_page_says(
+    pair: tuple[Client, Client], capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = pair
+    made = a.create_global([a.put(rows(0, 5)), there(b, rows(5, 7))])
+    key = layout_of(a).globals(made.id)
+    address = a.status().meta.removeprefix("etcd://").partition("/")[0]
+    told = subprocess.run(
+        [ETCDCTL, "--endpoints", address, "get", key, "--print-value-only"],
+        env={"ETCDCTL_API": "3"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    page = (Path(__file__).parents[1] / "docs/format.md").read_text()
+    code = page.split("```\n")[-2]
+    assert "size, magic" in code
+    capsys.readouterr()
+    exec(code, {"value": told.stdout.removesuffix(b"\n")})
+    leases = {info.number: info.lease for info in a.instances()}
+    assert capsys.readouterr().out.splitlines() == [
+        f"{leases[a.instance]} 80 [5]",
+        f"{leases[b.instance]} 112 [7]",
+    ]
+
+
+# ---- an instance that is killed
+
+
+@pytest.fixture
+def bereft(make_daemon: Callable[..., Daemon]) -> Iterator[tuple[Client, ObjectMeta]]:
+    """A client, and a global table of which another instance had a partition when it was killed."""
+    with EtcdServers(options=["--unsafe-no-fsync"]) as etcd:
+        meta = ("--meta", f"etcd://{etcd.address}/bereft", "--meta-lease-s", LEASE_S)
+        daemons = [make_daemon(*SMALL, *meta) for _ in range(2)]
+        with daemons[0].connect() as a:
+            with daemons[1].connect() as b:
+                ids = [a.put(rows(0, 5)), there(b, rows(5, 5)), a.put(rows(10, 5))]
+                made = a.create_global(ids, name="sales")
+            daemons[1].kill()
+            until(lambda: a.get_meta("sales").missing)
+            yield a, made
+
+
+def test_a_partition_of_a_killed_instance(bereft: tuple[Client, ObjectMeta]) -> None:
+    a, made = bereft
+    assert a.get_meta("sales").missing == ("1",)
+    g = a.get("sales")
+    assert (g.num_rows, [g[0], g[2]]) == (15, [rows(0, 5), rows(10, 5)])
+    gone = made.members["1"].id
+    for fetch in (False, True):
+        with pytest.raises(ObjectNotFoundError, match=rf"partition 1 \({gone}\)"):
+            g.partitions[1].get(fetch=fetch)
+    with pytest.raises(ObjectNotFoundError, match="partition 1"):
+        a.create_global([rows(0, 5), gone])
+
+
+def test_dask_names_what_is_gone(bereft: tuple[Client, ObjectMeta]) -> None:
+    pytest.importorskip("dask.dataframe")
+    from vineyard_arrow.integrations.dask import from_global
+
+    a, made = bereft
+    gone = made.members["1"].id
+    with pytest.raises(ObjectNotFoundError, match=rf"partition 1 \({gone}\) of sales") as caught:
+        from_global(a, "sales")
+    assert caught.value.hint
 
 
 def replace_socket(info):
@@ -223,9 +367,9 @@ def test_a_grid(client: Client) -> None:
     g = client.get(client.create_global([c.copy() for c in chunks], offsets=offsets).id)
     assert isinstance(g, GlobalTensor)
     assert (g.shape, g.chunks, g.dtype) == ((5, 7), ((2, 3), (3, 4)), whole.dtype)
-    for partition in g.partitions:
-        (i, j), (m, n) = partition.place.offset, partition.place.shape
-        np.testing.assert_array_equal(partition.get(), whole[i : i + m, j : j + n])
+    for each in g.partitions:
+        (i, j), (m, n) = each.place.offset, each.place.shape
+        np.testing.assert_array_equal(each.get(), whole[i : i + m, j : j + n])
 
 
 def test_what_makes_no_whole(client: Client) -> None:

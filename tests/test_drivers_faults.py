@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
     AccessDeniedError,
     DamagedFileError,
+    DriverNotFoundError,
     FileError,
     InvalidObjectError,
     PathNotFoundError,
@@ -160,6 +164,44 @@ def test_what_stays_broken_is_an_error(client: Client, flaky: Flaky) -> None:
     with pytest.raises(FileError, match=r"a\.parquet.*reset by peer"):
         client.read("/flaky/a.parquet", filesystem=flaky, retries=1)
     assert Flaky.breaks == 98
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves its folder, and keeps to itself what it did."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_http(client: Client, tmp_path: Path) -> None:
+    client.write(TABLE, tmp_path / "a.parquet")
+    client.write(TABLE, tmp_path / "a.csv.gz")
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            for name in ("a.parquet", "a.csv.gz", "a.parquet?token=secret"):
+                oid = client.read(f"{url}/{name}")
+                assert client.get(oid) == TABLE
+                client.delete(oid)
+            with pytest.raises(PathNotFoundError) as none:
+                client.read(f"{url}/b.parquet?token=secret")
+            assert "secret" not in str(none.value)
+            with pytest.raises(DriverNotFoundError, match="write scheme 'http'"):
+                client.write(TABLE, f"{url}/b.parquet")
+        finally:
+            server.shutdown()
+            thread.join()
+    with pytest.raises(FileError):  # nobody listens there now
+        client.read(f"{url}/a.parquet", retries=0)
+
+
+def test_errors_keep_secrets(client: Client) -> None:
+    with pytest.raises(Exception) as failed:
+        client.read("memory://user:secret@host/none.parquet?key=secret")
+    assert "secret" not in str(failed.value)
 
 
 # ---- writing

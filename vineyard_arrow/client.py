@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 from .blobs import Blob
 from .clustering import ClusterCalls
 from .composition import create_metadata, members_part, shallow_copy
-from .config import client_config
+from .config import NO_KEYS, Keys, checked_keys, client_config
 from .config_values import rpc_address
 from .contexts import current_registry
 from .describing import catalogued_meta, unreadable_meta
 from .errors import (
-    ConfigError,
     DeadlineExceededError,
     InvalidObjectError,
     ObjectNotFoundError,
@@ -77,7 +76,10 @@ class Client(ClusterCalls, PartitionCalls):
         store: Store,
         registry: Registry = default_registry,
         trusted: bool | None = None,
+        keys: Keys = NO_KEYS,
     ) -> None:
+        self._keys = keys
+        self._roads: Any = None  # to other instances: `fetching`'s
         self._registry = registry
         self._trusted = trusted
         self._attached: Store | None = store
@@ -194,7 +196,8 @@ class Client(ClusterCalls, PartitionCalls):
             is made of them, are writable; Arrow's own values never are. PyTorch tensors, which
             cannot be read-only, are mapped privately with "ro" too.
         timeout_s : float, optional
-            Wait that long for the object or name to appear; not at all by default.
+            Wait that long for the object or name to appear, with ``fetch`` on its instance; not
+            at all by default.
         as_ : type or str, optional
             Not what was put but this: a type such as ``polars.DataFrame``, or a library
             (``"arrow"``, ``"numpy"``, ``"pandas"``, ``"polars"``, ``"duckdb"``, ...) for what
@@ -238,7 +241,7 @@ class Client(ClusterCalls, PartitionCalls):
             if fetch and ObjectID(object_id).instance != self.instance:
                 from .fetching import fetched
 
-                object_id = fetched(self, ObjectID(object_id))
+                object_id = fetched(self, ObjectID(object_id), timeout_s)
             elif timeout_s:
                 object_id = attached.wait_for(object_id, timeout_s)
             else:
@@ -701,6 +704,9 @@ class Client(ClusterCalls, PartitionCalls):
 
         May be called twice.
         """
+        roads, self._roads = self._roads, None
+        if roads is not None:
+            roads.close()
         attached, self._attached = self._attached, None
         if attached is not None:
             attached.release()
@@ -770,6 +776,19 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def reconnect_options(client: Client) -> dict[str, Any]:
+    """What `connect` takes to connect to the same store from another process; has the token."""
+    keys, place = client._keys, client._a.socket
+    options = {
+        "rpc" if isinstance(place, str) else "socket": place,
+        "token": keys.token,
+        "tls_root_certs": keys.tls_root_certs,
+        "timeout_s": client._a.timeout_s,
+        "autostart": False,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def connect(
     socket: Any = None,
     *,
@@ -793,9 +812,11 @@ def connect(
         ``host:port`` of a store that serves over TCP (docs/rpc.md). With a socket, this is
         where to go if no daemon serves there; none is started.
     token : str, optional
-        The token of a store over TCP.
+        The token of a store over TCP; beside a socket, that of the other instances of its
+        cluster, by default the one in the file that the setting ``rpc_token_file`` names.
     tls_root_certs : path or bytes, optional
-        Certificates (PEM) that its own is signed by: connects over TLS.
+        Certificates (PEM) that its own is signed by: connects over TLS. By default for other
+        instances: the file that the setting ``rpc_ca_file`` names.
     timeout_s : float, optional
         Deadline of every call, 30 s by default.
     autostart : bool, optional
@@ -828,7 +849,6 @@ def connect(
             token=token,
             tls_root_certs=tls_root_certs,
         )
-    if token is not None or tls_root_certs is not None:
-        raise ConfigError("token and tls_root_certs are for a store over TCP", "name it by rpc")
     config = client_config(socket=socket, timeout_s=timeout_s, autostart=autostart)
-    return Client(attach(config), registry, trusted)
+    keys = checked_keys(token, tls_root_certs)
+    return Client(attach(config), registry, trusted, keys)

@@ -109,8 +109,9 @@ class ClusterCalls:
         members : sequence or ObjectMeta
             Partitions in order: ids or names of objects, here or on other instances, or values,
             which are put here. All of them tables (or record batches), frames of one library, or
-            NumPy arrays: a `GlobalTable`, `GlobalDataFrame` or `GlobalTensor` is what a get
-            gives, on every instance. Or, for a type of one's own, its metadata: typename, values
+            NumPy arrays, or all fragments of a graph (or a `GlobalGraph`): a `GlobalTable`,
+            `GlobalDataFrame`, `GlobalTensor` or `GlobalGraph` is what a get gives, on every
+            instance. Or, for a type of one's own, its metadata: typename, values
             and members, not sealed; it stays as it is.
         key : str, optional
             Of tables and frames, the column that ``bounds`` are of. Without it they are of the
@@ -166,7 +167,7 @@ class ClusterCalls:
         self,
         key: Key,
         *,
-        to: Client | str | os.PathLike[str],
+        to: Client | int | InstanceInfo | str | os.PathLike[str],
         transport: str = "tcp",
         compression: str | None = None,
         progress: Callable[[int, int], Any] | None = None,
@@ -181,8 +182,9 @@ class ClusterCalls:
         ----------
         key : ObjectID, int or str
             An id, its printed form, or a name. Names and labels stay here.
-        to : Client, str or path
-            A client of the other instance, or its socket.
+        to : int, InstanceInfo, Client, str or path
+            The other instance: its number or record, of `instances`; a client of it; or its
+            socket. One that is on another host must serve over TCP (docs/rpc.md).
         transport : str
             How bytes travel: ``"tcp"``, ``"flight"``, or what `vineyard_arrow.migration.transport`
             has registered.
@@ -200,9 +202,12 @@ class ClusterCalls:
         StoreFullError
             If it does not fit there.
         ConnectionLostError
-            If a process at either end, or the instance there, dies. Nothing is kept.
+            If a process at either end, or the instance there, dies, or is not reached. Nothing
+            is kept.
+        AccessDeniedError
+            If the other instance does not take this client's token; see `connect`.
         """
-        from .migration import migrate
+        from .fetching import migrate
 
         return migrate(
             self._client,

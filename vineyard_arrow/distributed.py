@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from .errors import InvalidObjectError, ObjectNotFoundError
+from .errors import InvalidObjectError
 from .objects import ObjectID
 from .partitions import GlobalObject, Open
 
@@ -142,19 +142,6 @@ class _Distributed(GlobalObject[Any]):
     def local_partitions(self, client: Client) -> Iterator[Partition]:
         """Those that the instance of ``client`` owns."""
         return (p for p in self.partitions if p.instance == client.instance)
-
-    def where(self, key: int | str) -> int:
-        """The number of the instance that owns the partition of this object id.
-
-        Raises
-        ------
-        ObjectNotFoundError
-            If it is none of this object's.
-        """
-        object_id = ObjectID(key)
-        if object_id not in self.object_ids:
-            raise ObjectNotFoundError(f"{object_id} is no partition of this object")
-        return object_id.instance
 
     @property
     def nbytes(self) -> int:

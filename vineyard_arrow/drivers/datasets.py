@@ -22,7 +22,7 @@ from pyarrow import fs as pafs
 from ..errors import ConfigError, DamagedFileError, SchemaMismatchError, VineyardArrowError
 from .filesystems import File, file_errors, list_files, place
 from .formats import FORMATS, Format, Unit, format_by_content, make_format
-from .registry import Request, format_of
+from .registry import Request, format_of, shown
 from .schemas import Policy, expression_of, fitted, merged, needed_for, rows_where
 
 __all__ = ["Dataset", "open_dataset", "retried"]
@@ -66,7 +66,7 @@ class Dataset:
         for file in self.files:
             if self.filter is not None and not self._may_match(file):
                 continue
-            with file_errors(file.path):
+            with file_errors(shown(file.path)):
                 split_ = split or self.filter is not None or not _is_local(file)
                 out += self.format.units(file, split_, self.filter, self.schema)
         return out
@@ -234,12 +234,12 @@ def open_dataset(
     )
 
     def look(file: File) -> pa.Schema:
-        with file_errors(file.path):
+        with file_errors(shown(file.path)):
             return format.schema(file, infers)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         tasks = [threads.submit(retried, lambda f=f: look(f), f, retries) for f in files]
-        looked = [(f.path, task.result()) for f, task in zip(files, tasks, strict=True)]
+        looked = [(shown(f.path), task.result()) for f, task in zip(files, tasks, strict=True)]
     keys = _key_types(files)
     whole = _with_keys(_names_of(looked, schema) if infers else merged(looked, schema), keys)
     names = _chosen(columns, whole)
@@ -255,7 +255,7 @@ def open_dataset(
         needed,
         expression,
         keys,
-        {path: found.names for path, found in looked},
+        {f.path: found.names for f, (_, found) in zip(files, looked, strict=True)},
         infers,
         columns is None,
         retries,

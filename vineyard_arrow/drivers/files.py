@@ -12,11 +12,10 @@ import pyarrow as pa
 
 from .datasets import Dataset, open_dataset
 from .filesystems import READ_SCHEMES, file_errors
-from .formats import FORMATS, Unit
-from .registry import Request, driver
+from .formats import FORMATS, PACKINGS, Unit
+from .registry import Request, driver, shown
 from .schemas import Policy
 
-PACKED = ("", ".gz", ".bz2", ".zst", ".lz4", ".br")
 _TEXT = ("csv", "tsv", "json")
 
 
@@ -24,7 +23,7 @@ def _register(kind: Any, function: Any, schemes: Sequence[str]) -> None:
     """For urls whose format is known by ``format`` or the ending, and for those without."""
     driver(kind, scheme=schemes)(function)
     for name, endings in FORMATS.items():
-        packed = PACKED if name in _TEXT else ("",)
+        packed = ("", *PACKINGS) if name in _TEXT else ("",)
         every = [ending + more for ending in endings for more in packed]
         driver(kind, scheme=schemes, format=name, endings=every)(function)
 
@@ -71,7 +70,7 @@ def read_files(
             [(unit.name, t) for unit, t in zip(units, tables, strict=True)], schema
         )
         tables = [data.finished(t, unit, pool) for t, unit in zip(tables, units, strict=True)]
-    with file_errors(request.url):
+    with file_errors(shown(request.url)):
         return pa.concat_tables(tables) if tables else data.result.empty_table()
 
 

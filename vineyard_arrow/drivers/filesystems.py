@@ -28,7 +28,7 @@ from ..errors import (
     StoreFullError,
     VineyardArrowError,
 )
-from .registry import scheme_of
+from .registry import scheme_of, shown
 
 __all__ = ["READ_SCHEMES", "WRITE_SCHEMES", "File", "Place", "file_errors", "list_files", "place"]
 
@@ -88,17 +88,18 @@ def place(url: str, filesystem: Any = None) -> Place:
     if scheme == "file":
         path = unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
         return Place(pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path)), url)
-    with file_errors(url):
+    name = shown(url)
+    with file_errors(name):
         if scheme in _ARROW:
             try:
                 found, path = pafs.FileSystem.from_uri(url)
-                return Place(found, path, url)
+                return Place(found, path, name)
             except (pa.ArrowNotImplementedError, ImportError):
                 pass  # built without it
             except pa.ArrowInvalid as error:
-                raise ConfigError(f"{url}: {error}") from None
+                raise ConfigError(f"{name}: {error}") from None
         found, path = _by_fsspec(url, scheme)
-        return Place(found, path, url)
+        return Place(found, path, name)
 
 
 def _by_fsspec(url: str, scheme: str) -> tuple[pafs.FileSystem, str]:
@@ -112,7 +113,7 @@ def _by_fsspec(url: str, scheme: str) -> tuple[pafs.FileSystem, str]:
             f"a library for {scheme}:// is not installed: {error}", f"pip install {missing}"
         ) from None
     except ValueError as error:
-        raise ConfigError(f"{url}: {error}") from None
+        raise ConfigError(f"{shown(url)}: {error}") from None
     return _wrapped(found), path
 
 
@@ -137,7 +138,9 @@ def list_files(where: Place) -> list[File]:
         If there is none.
     """
     with file_errors(where.name):
-        info = _info(where)
+        if scheme_of(where.name) in ("http", "https"):
+            return [_of_http(where)]
+        info = where.fs.get_file_info(where.path)
         if info.type == pafs.FileType.File:
             return [File(where.fs, info.path, info.size or 0)]
         if info.type == pafs.FileType.Directory:
@@ -161,11 +164,20 @@ def list_files(where: Place) -> list[File]:
     return sorted(found, key=lambda file: file.path)
 
 
-def _info(where: Place) -> pafs.FileInfo:
-    if scheme_of(where.name) in ("http", "https"):  # a listing would guess at links
-        size = where.fs.handler.fs.info(where.path)["size"]
-        return pafs.FileInfo(where.path, pafs.FileType.File, size=size or 0)
-    return where.fs.get_file_info(where.path)
+def _of_http(where: Place) -> File:
+    """The one file of a url: a listing would only guess at links."""
+    web = where.fs.handler.fs
+    info = web.info(where.path)
+    if info.get("partial"):
+        return File(where.fs, where.path, info["size"] or 0)
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    # The server sends whole files alone, so this one is held in memory while it is read.
+    held = MemoryFileSystem(skip_instance_cache=True)
+    held.store, held.pseudo_dirs = {}, [""]
+    path = "/" + where.name.rpartition("/")[2]
+    held.pipe_file(path, web.cat_file(where.path))
+    return File(_wrapped(held), path, held.size(path))
 
 
 def _pattern(glob: str) -> re.Pattern[str]:

@@ -17,8 +17,17 @@ import pyarrow.dataset as ds
 
 from ..errors import DamagedFileError
 from .filesystems import File, file_errors
+from .registry import shown
 
-__all__ = ["FORMATS", "Format", "Unit"]
+__all__ = [
+    "FORMATS",
+    "PACKINGS",
+    "Format",
+    "Unit",
+    "format_by_content",
+    "make_format",
+    "packing_of",
+]
 
 _ALL_ROWS = 1 << 30  # a batch: as many as there are
 _ORC_ROWS = 1 << 17  # ORC's reader takes memory for a whole batch before it has any
@@ -37,7 +46,7 @@ class Unit:
     @property
     def name(self) -> str:
         """The file, and which part of it."""
-        return f"{self.file.path}{self.part and ', ' + self.part}"
+        return f"{shown(self.file.path)}{self.part and ', ' + self.part}"
 
 
 class Format(Protocol):
@@ -144,8 +153,8 @@ class _Parquet(_Dataset):
 # ---- text: CSV, JSON lines
 
 
-def _stream(file: File, compression: Any = "detect") -> Any:
-    return file.fs.open_input_stream(file.path, compression=compression)
+def _stream(file: File) -> Any:
+    return file.fs.open_input_stream(file.path, compression=packing_of(shown(file.path)))
 
 
 class _Csv(_Whole):
@@ -325,6 +334,15 @@ FORMATS: dict[str, Sequence[str]] = {
 """Names of formats, and endings of files."""
 
 
+PACKINGS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
+"""Endings of files that are compressed as a whole, and how."""
+
+
+def packing_of(name: str) -> str | None:
+    """How a file of this name is compressed as a whole."""
+    return next((how for ending, how in PACKINGS.items() if name.lower().endswith(ending)), None)
+
+
 def make_format(name: str, **options: Any) -> Format:
     """The format of this name, one of `FORMATS`."""
     if name == "parquet":
@@ -352,6 +370,6 @@ def format_by_content(file: File) -> str:
     if head.startswith(b"\xff\xff\xff\xff"):
         return "arrows"
     raise DamagedFileError(
-        f"{file.path}: neither its name nor its first bytes tell a format",
+        f"{shown(file.path)}: neither its name nor its first bytes tell a format",
         f"format= one of {', '.join(FORMATS)}",
     )

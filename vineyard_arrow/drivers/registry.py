@@ -48,6 +48,7 @@ __all__ = [
     "drivers",
     "find_driver",
     "run",
+    "shown",
 ]
 
 GROUP = "vineyard_arrow.drivers"
@@ -220,6 +221,13 @@ def scheme_of(url: str) -> str:
     """The scheme of a url; ``"file"`` for a path."""
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
     return found[1].lower() if found else "file"
+
+
+def shown(url: str) -> str:
+    """A url as errors and listings may say it: without user, password and query."""
+    if scheme_of(url) == "file":
+        return url
+    return re.sub(r"^([^/]*//)[^/]*@", r"\1", url.partition("?")[0])
 
 
 def _schemes_of(scheme: str) -> list[str]:

@@ -15,12 +15,10 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from ..errors import ConfigError, InvalidObjectError, PathExistsError, PathNotFoundError
-from .files import PACKED
 from .filesystems import WRITE_SCHEMES, Place, file_errors, list_files, place
-from .formats import FORMATS
-from .registry import Request, driver, format_of
+from .formats import FORMATS, packing_of
+from .registry import Request, driver, format_of, shown
 
-_PACKING = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
 _IN_DATASETS = {"parquet": "parquet", "csv": "csv", "arrow": "ipc", "orc": "orc"}
 
 
@@ -41,7 +39,7 @@ def write_files(
     name = request.format or ("parquet" if to_directory else None)
     if name not in FORMATS:
         told = "tells no format" if name is None else f"{name!r} is no format of files"
-        raise ConfigError(f"{request.url}: {told}", f"format= one of {', '.join(FORMATS)}")
+        raise ConfigError(f"{shown(request.url)}: {told}", f"format= one of {', '.join(FORMATS)}")
     if row_group_rows < 1 or (file_rows is not None and file_rows < 1):
         raise ConfigError("row_group_rows and file_rows are positive numbers")
     where = place(request.url.rstrip("/") or "/", filesystem)
@@ -84,7 +82,7 @@ def _write_file(
     rows: int,
 ) -> None:
     _check_free(where, overwrite, pafs.FileType.File)
-    packing = next((_PACKING[e] for e in PACKED[1:] if where.path.endswith(e)), None)
+    packing = packing_of(where.path)
     if packing and format_of(where.path) not in ("csv", "tsv", "json"):
         raise ConfigError(f"{where.name}: only text is packed whole", "compression= for the rest")
     if name in ("csv", "tsv", "json") and compression is not None:

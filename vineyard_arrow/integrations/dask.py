@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from .. import default_client
 from ..distributed import GlobalTensor, Partition
-from ..errors import InvalidObjectError, LibraryNotFoundError
+from ..errors import InvalidObjectError, LibraryNotFoundError, ObjectNotFoundError
 from ..fetching import owner_of, reached
 from ..objects import ObjectID
 
@@ -70,6 +70,8 @@ def from_global(source: Client | str | os.PathLike[str], key: Key) -> Any:
     ------
     InvalidObjectError
         If the object is another.
+    ObjectNotFoundError
+        If partitions are gone with their instance; it says which.
     """
     whole = _global_of(source, key)
     parts = _opened(whole)
@@ -175,6 +177,13 @@ def _global_of(source: Any, key: Any) -> Any:
     whole = source.get(key)
     if not isinstance(whole, GlobalTable | GlobalDataFrame | GlobalTensor):
         raise InvalidObjectError(f"{key} is a {type(whole).__name__}, not a global object")
+    missing = source.get_meta(key).missing
+    if missing:
+        gone = ", ".join(f"{index} ({whole.object_ids[int(index)]})" for index in missing)
+        raise ObjectNotFoundError(
+            f"partition {gone} of {key} is gone with its instance",
+            "put it again, and make the global object anew; get(key) still gives the others",
+        )
     return whole
 
 

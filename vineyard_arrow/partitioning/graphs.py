@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -146,17 +145,14 @@ class GraphPlan(Plan):
             made = partition(value, len(places), self._by, client=at)
         else:
             made = value.repartition(len(places), balance=self._balance, client=at)
-        tied = GlobalGraph([self._put(reach, made, fid, places) for fid in range(len(places))])
-        object_id = reach.put(self._client.instance, [tied])[0]
-        if set(places) != {self._client.instance}:
-            self._client.persist(object_id)
-        return named(reach, object_id, name, labels)
+        ids = [self._put(reach, made, fid, places[fid]) for fid in range(len(places))]
+        meta = self._client.create_global(ids, name=name, labels=labels)
+        assert meta.id is not None
+        return meta.id
 
-    def _put(self, reach: Reach, made: GlobalGraph, fid: int, places: Sequence[int]) -> Any:
-        """A fragment where it is to be: one that was there already stays."""
-        fragment = made.fragment(fid)
+    def _put(self, reach: Reach, made: GlobalGraph, fid: int, number: int) -> ObjectID:
+        """A fragment where it is to be: one that is there already stays."""
         object_id = made.object_ids[fid]
-        if object_id is None or object_id.instance != places[fid]:
-            object_id = reach.put(places[fid], [fragment])[0]
-            return reach.get(object_id)
-        return fragment
+        if object_id is None or object_id.instance != number:
+            return reach.put(number, [made.fragment(fid)])[0]
+        return reach.placed(object_id, number)

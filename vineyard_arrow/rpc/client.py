@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..client import Client, Key
-from ..config import RemoteConfig, client_config, remote_config
+from ..config import Keys, RemoteConfig, client_config, remote_config
 from ..errors import ConfigError
 from ..ipc.process import attach
 from ..registry import Registry
@@ -44,9 +44,10 @@ def connect_remote(
     ``options`` are those of `config.RemoteConfig`.
     """
     config: RemoteConfig = remote_config(address=rpc, **options)
+    keys = Keys(config.token, config.tls_root_certs)
     if socket is not None:
         local = client_config(socket=socket, timeout_s=config.timeout_s, autostart=False)
         if Path(local.socket).exists():
             with contextlib.suppress(ConfigError):  # nobody listens there
-                return Client(attach(local), registry, trusted)
-    return RemoteClient(Remote(config), registry, trusted)
+                return Client(attach(local), registry, trusted, keys)
+    return RemoteClient(Remote(config), registry, trusted, keys)

@@ -16,7 +16,8 @@ from ..errors import ProtocolError
 from ..ipc import protocol as p
 
 VERSION = 1
-LINE = b"vineyard-arrow line"  # how the command of a DoExchange begins that opens one
+LINE = b"vineyard-arrow line"  # the command of a DoExchange that opens one
+MIGRATION = b"vineyard-arrow migration"  # and of one that starts an end of a migration
 MAX_MESSAGE = 64 << 20
 _NBYTES = struct.Struct("<Q")
 

@@ -94,13 +94,27 @@ class Remote:
         self.uid: int
         self._give(self.open_line())  # so that who cannot connect learns it now
 
+    @property
+    def authorities(self) -> bytes | None:
+        """Certificates in PEM that the store's is signed by; None without TLS."""
+        return self._config.tls_root_certs
+
+    def open_call(self, command: bytes) -> tuple[Any, Any]:
+        """Writer and reader of a DoExchange of one's own; errors are Flight's."""
+        self._check_open()
+        descriptor = flight.FlightDescriptor.for_command(command)
+        return self._flight.do_exchange(descriptor, self._options)  # type: ignore[no-any-return]
+
     # ---- lines
 
-    def open_line(self) -> Line:
-        """A line of one's own; to be closed."""
+    def _check_open(self) -> None:
         if self._closed:
             raise VineyardArrowError("this client is closed", "connect() anew")
         _check_fork()
+
+    def open_line(self) -> Line:
+        """A line of one's own; to be closed."""
+        self._check_open()
         line = Line(self._flight, self._options, self._watch, self.socket, self.timeout_s)
         try:
             reply, _ = line.request(m.Greet(m.VERSION, self._peer, self._instance))

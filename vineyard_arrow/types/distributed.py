@@ -18,8 +18,8 @@ from ..contexts import current_registry
 from ..distributed import GlobalDataFrame, GlobalTable, GlobalTensor, Place
 from ..errors import InvalidObjectError, VineyardArrowError
 from ..objects import ObjectID, ObjectMeta
-from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
-from .partitions import opener
+from ..registry import Encoder, StoredObject, StoredPart, builtin_registry
+from .partitions import opener, refuse
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -80,14 +80,8 @@ def _table(text: str) -> pa.Table:
     return pa.ipc.open_stream(base64.b64decode(text)).read_all()
 
 
-def _refuse(value: Any, encoder: Encoder) -> Part:
-    raise InvalidObjectError(
-        f"a {type(value).__name__} is put by create_global", "give it the object_ids"
-    )
-
-
 for _class in _CLASSES.values():
-    builtin_registry.builder(_class)(_refuse)
+    builtin_registry.builder(_class)(refuse)
 
 
 @builtin_registry.resolver(*_CLASSES)
