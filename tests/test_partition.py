@@ -333,6 +333,8 @@ def test_pandas_keeps_its_index(client: Client) -> None:
     assert [p.place.bounds[0] for p in ranged.partitions] == [
         frame.index[i * 7500] for i in range(4)
     ]
+    joins = client.concat(sliced, plan=True)
+    assert (joins.shared, joins.copied > 0) == (0, True)
     back = client.get(client.concat(hashed))
     pd.testing.assert_frame_equal(back.sort_index(), frame, check_freq=False)
 
@@ -365,6 +367,9 @@ def test_repartition_and_concat(stored: tuple[Client, Any, pa.Table]) -> None:
     one = client.concat(three, name="one")
     assert client.get("one") == table
     assert client.get_meta(one).copied == 0
+    again = client.concat(oid, plan=True)
+    assert (again.in_place, again.shared) == (0, client.get_meta(oid).nbytes)
+    assert again.run() != oid
     both = client.concat([oid, table[:3], "one"])
     assert client.get(both) == pa.concat_tables([table, table[:3], table])
     ranged = client.partition(oid, 4, by="k", how="range")

@@ -226,7 +226,7 @@ class BlocksPlan(Plan):
         piece = self._pieces[source]
         if piece.instance != self.partitions[at].instance:
             return "moved"
-        if self._is_piece(at):
+        if self._is_piece(at) and not self._whole:
             return "in_place"
         return "shared" if self._shares[at] and piece.id is not None else "copied"
 

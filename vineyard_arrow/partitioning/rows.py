@@ -224,6 +224,7 @@ class RowsPlan(Plan):
         super().__init__(client, "", [PlannedPartition(client.instance) for _ in range(rule.count)])
         self._pieces, self._bounds, self._whole = pieces, bounds, whole
         self._rows = [value.shape[0] for value in values]
+        self._kind = kind_of(values[0])
         self._shares: list[list[_Share]] = [[] for _ in range(rule.count)]
         for i, owner in enumerate(rule.owners):
             for target, share in _shares(i, owner, rule.count):
@@ -256,9 +257,10 @@ class RowsPlan(Plan):
         piece = self._pieces[share.piece]
         if piece.instance != number:
             return "moved"
-        if self._is_piece(shares):
+        if self._is_piece(shares) and not self._whole:
             return "in_place"
-        return "shared" if share.rows is None and piece.id is not None else "copied"
+        joins = self._kind == "pandas" and len(shares) > 1  # which pandas does by copying
+        return "copied" if share.rows is not None or piece.id is None or joins else "shared"
 
     def _is_piece(self, shares: Sequence[_Share]) -> bool:
         """Whether a partition is a stored piece, all of it and nothing else."""
