@@ -125,6 +125,16 @@ def test_an_array_and_back(pair: tuple[Client, Client]) -> None:
     )
 
 
+def test_ranges_are_divisions(pair: tuple[Client, Client]) -> None:
+    a, b = pair
+    table = pa.table({"k": np.arange(1000) * 7 % 1000, "v": np.arange(1000)})
+    oid = a.partition(table, 4, by="k", how="range", over=[a.instance, b.instance])
+    frame = vd.from_global(a, oid)
+    assert frame.divisions == (0, 250, 500, 750, 999)
+    assert frame.loc[500:501].npartitions == 1
+    assert frame.loc[500:501].compute()["v"].tolist() == [500, 643]
+
+
 def test_bounds_are_divisions(pair: tuple[Client, Client]) -> None:
     a, b = pair
     ids = [a.put(rows(0, 10)), there(b, rows(10, 10))]

@@ -121,6 +121,7 @@ __all__ = [
     "WorkerFailedError",
     "builder",
     "builder_context",
+    "concat",
     "connect",
     "default_client",
     "delete",
@@ -129,8 +130,10 @@ __all__ = [
     "dual_strings",
     "get",
     "get_include",
+    "partition",
     "put",
     "read",
+    "repartition",
     "resolver",
     "resolver_context",
     "scan",
@@ -209,6 +212,21 @@ def scan(url: Any, **options: Any) -> StreamReader:
 def write(value: Any, url: Any, **options: Any) -> None:
     """Write an object or a value to a url by the default client; see `Client.write`."""
     default_client().write(value, url, **options)
+
+
+def partition(value: Any, n: int | None = None, **options: Any) -> Any:
+    """Cut an object or a value into partitions by the default client; see `Client.partition`."""
+    return default_client().partition(value, n, **options)
+
+
+def repartition(key: Any, n: int | None = None, **options: Any) -> Any:
+    """Cut a global object anew by the default client; see `Client.repartition`."""
+    return default_client().repartition(key, n, **options)
+
+
+def concat(keys: Any, **options: Any) -> Any:
+    """One object of all partitions by the default client; see `Client.concat`."""
+    return default_client().concat(keys, **options)
 
 
 def get_include() -> str:

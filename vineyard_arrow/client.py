@@ -24,6 +24,7 @@ from .ipc import protocol as p
 from .ipc.connection import seconds
 from .ipc.process import attach
 from .objects import Member, ObjectID, ObjectMeta
+from .partition_calls import PartitionCalls
 from .reading import Check, global_object, stored_object, value_of
 from .registry import (
     Encoder,
@@ -55,7 +56,7 @@ Mode = Literal["ro", "cow", "copy"]
 Key = int | str | ObjectID
 
 
-class Client(ClusterCalls):
+class Client(ClusterCalls, PartitionCalls):
     """A connection to the store of this host. Made by `vineyard_arrow.connect`.
 
     Thread-safe. After a fork the child may go on using it: it reconnects by itself, and
@@ -559,37 +560,6 @@ class Client(ClusterCalls):
         from . import drivers
 
         drivers.write(self, value, url, format=format, progress=progress, options=options)
-
-    def partition(
-        self,
-        value: Any,
-        *,
-        name: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-        **options: Any,
-    ) -> ObjectID:
-        """Cut an object or a value up by the driver for its typename; return the id of the whole.
-
-        Parameters
-        ----------
-        value : ObjectID, int or str, or a value
-            As `write`.
-        name, labels, progress
-            As `read`.
-        **options
-            The driver's own.
-
-        Raises
-        ------
-        DriverNotFoundError
-            If there is no driver.
-        """
-        from . import drivers
-
-        return drivers.partition(
-            self, value, name=name, labels=labels, progress=progress, options=options
-        )
 
     def drivers(self, kind: str | None = None) -> list[Driver]:
         """All drivers there are, or those of a kind: what they are for, and their options."""

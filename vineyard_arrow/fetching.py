@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .client import Client
     from .rpc.remote import Remote
 
-__all__ = ["fetched", "migrate", "owner_of", "reached"]
+__all__ = ["copied_to", "fetched", "migrate", "owner_of", "reached"]
 
 
 class Roads:
@@ -256,3 +256,11 @@ def fetched(client: Client, object_id: ObjectID, timeout_s: float | None = None)
             progress=None,
             timeout_s=client._a.timeout_s,
         )
+
+
+def copied_to(to: Client, source: Client, object_id: ObjectID) -> tuple[ObjectID, bool]:
+    """The id of a copy in the store of ``to``, and whether it is new."""
+    for meta in to.list_objects(labels={ORIGIN: str(object_id)}, limit=1):
+        assert meta.id is not None
+        return meta.id, False
+    return migrate(source, object_id, to=to), True

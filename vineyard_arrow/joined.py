@@ -29,7 +29,7 @@ from .types.fragments import described_graph
 if TYPE_CHECKING:
     from .client import Client
 
-__all__ = ["create_of_partitions"]
+__all__ = ["create_of_partitions", "same_kind"]
 
 
 @dataclass(slots=True)
@@ -194,6 +194,11 @@ def _check_key(
 
 
 # ---- whether they are alike
+
+
+def same_kind(values: Sequence[Any]) -> str:
+    """The kind of values that may be partitions of one whole; InvalidObjectError if they differ."""
+    return _same([facts_of(value) for value in values])
 
 
 def _same(facts: Sequence[Facts]) -> str:

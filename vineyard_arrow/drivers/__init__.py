@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..errors import InvalidObjectError
+from ..errors import ConfigError, InvalidObjectError
 from ..objects import ObjectID
 from .registry import (
     Driver,
@@ -59,16 +59,57 @@ def read(
 
 def partition(
     client: Client,
+    kind: str,
     value: Any,
     *,
+    plan: bool,
     name: str | None,
     labels: Mapping[str, str] | None,
-    progress: Progress | None,
     options: dict[str, Any],
-) -> ObjectID:
-    """See `Client.partition`."""
-    request = _about(Request(client, progress=progress), value)
-    return _kept(client, run("partition", request, options), name, labels)
+) -> Any:
+    """See `Client.partition`, `repartition` and `concat`, which are the kinds."""
+    from ..partitioning import Plan
+
+    request = _in_parts(client, value)
+    made = run(kind, request, options)
+    if isinstance(made, Plan):
+        return made if plan else made.run(name=name, labels=labels)
+    if plan:
+        found = find_driver(kind, request)
+        raise ConfigError(f"{found!r} makes no plans", "leave plan out")
+    return _kept(client, made, name, labels)
+
+
+def _in_parts(client: Client, value: Any) -> Request:
+    """The request about an object, a value, or several of either, that go by the first."""
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    if isinstance(first, str | int) and not isinstance(first, bool):
+        request = _about(Request(client), first)
+        return request if first is value else replace(request, key=None, _value=value)
+    return Request(client, typename=_typename_of(first), _value=value)
+
+
+def _typename_of(value: Any) -> str | None:
+    """The typename that a put of it would have, of what has drivers to cut it up."""
+    for cls in type(value).__mro__:
+        found = _TYPENAMES.get(f"{cls.__module__.partition('.')[0]}.{cls.__name__}")
+        if found is not None:
+            return found
+    return "vineyard.table" if hasattr(value, "__arrow_c_stream__") else None
+
+
+_TYPENAMES = {
+    "pyarrow.Table": "vineyard.table",
+    "pyarrow.RecordBatch": "vineyard.record_batch",
+    "pandas.DataFrame": "vineyard.pandas.dataframe",
+    "polars.DataFrame": "vineyard.polars.frame",
+    "numpy.ndarray": "vineyard.tensor",
+    "vineyard_arrow.Graph": "vineyard.graph",
+    "vineyard_arrow.GlobalGraph": "vineyard.global_graph",
+    "vineyard_arrow.GlobalTable": "vineyard.global_table",
+    "vineyard_arrow.GlobalDataFrame": "vineyard.global_dataframe",
+    "vineyard_arrow.GlobalTensor": "vineyard.global_tensor",
+}
 
 
 def write(

@@ -8,7 +8,9 @@ what it returns depends on its kind alone:
                ``request.client.memory_pool``; or an ObjectID that it has put itself
 ``scan``       returns a `pyarrow.RecordBatchReader` that holds little at a time
 ``write``      writes ``request.value()`` to ``request.url``; returns nothing
-``partition``  cuts ``request.value()`` up; returns what `Client.put` takes, or an id
+``partition``  cuts ``request.value()`` up; returns what `Client.put` takes, an id, or a
+               `partitioning.Plan`. So do ``repartition``, of what is in parts already, and
+               ``concat``, which makes one of it
 =============  =====================================================================
 
 Of the drivers that match, the one that names most wins: a typename counts more than a format, a
@@ -51,9 +53,9 @@ __all__ = [
 
 GROUP = "vineyard_arrow.drivers"
 
-Kind = Literal["read", "scan", "write", "partition"]
+Kind = Literal["read", "scan", "write", "partition", "repartition", "concat"]
 Progress = Callable[[int, int], Any]
-_KINDS = ("read", "scan", "write", "partition")
+_KINDS = ("read", "scan", "write", "partition", "repartition", "concat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ def driver(
 
     Parameters
     ----------
-    kind : {"read", "scan", "write", "partition"}
+    kind : {"read", "scan", "write", "partition", "repartition", "concat"}
         See `Request` and docs/drivers.md for what each gets and returns. Options are
         keyword-only arguments.
     scheme, format : str or iterable of str, optional
@@ -280,14 +282,20 @@ def _no_driver(kind: str, request: Request) -> DriverNotFoundError:
     near = [d for d in there if d.schemes and set(schemes) & set(d.schemes)]
     near += [d for d in there if d.formats and request.format in d.formats]
     near += [d for d in there if d.typename and d.typename == request.typename]
+    others = {d.kind for d in drivers() if d.typename and d.typename == request.typename}
     about = [f"scheme {request.scheme!r}"] if request.scheme else []
     about += [f"format {request.format!r}"] if request.format else []
     about += [f"typename {request.typename!r}"] if request.typename else []
     if near:
         hint = "near it: " + "; ".join(repr(d)[8:-1] for d in dict.fromkeys(near))
-    else:
+    elif others:
+        hint = f"there are drivers to {' and '.join(sorted(others))} it"
+    elif kind in ("read", "scan", "write"):
         known = sorted({name for d in there for name in d.schemes or ()})
         hint = f"there are drivers to {kind} for the schemes {', '.join(known) or '(none)'}"
+    else:
+        known = sorted({d.typename for d in there if d.typename})
+        hint = f"there are drivers to {kind} {', '.join(known) or 'nothing'}"
     return DriverNotFoundError(f"no driver can {kind} {' of '.join(about) or 'this'}", hint)
 
 

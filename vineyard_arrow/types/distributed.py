@@ -43,7 +43,7 @@ def described(client: Client, whole: Any) -> ObjectMeta:
     }
     if whole.places[0].bounds is not None:
         try:
-            columns = [pa.array([p.bounds[i] for p in whole.places]) for i in range(2)]
+            columns = [_column([p.bounds[i] for p in whole.places]) for i in range(2)]
         except pa.ArrowException as error:
             raise InvalidObjectError(f"these bounds cannot be stored: {error}") from None
         batch = pa.RecordBatch.from_arrays(columns, ["lower", "upper"])
@@ -59,6 +59,13 @@ def described(client: Client, whole: Any) -> ObjectMeta:
         for part in encoder.parts
     ]
     return meta
+
+
+def _column(bounds: list[Any]) -> pa.Array:
+    try:
+        return pa.array(bounds)
+    except OverflowError:  # it takes the first for an int64
+        return pa.array(bounds, pa.uint64())
 
 
 def _text(schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> str:
