@@ -64,6 +64,7 @@ class Postgres:
         """Start it, and wait until it takes connections."""
         for _ in range(5):  # a port may be taken by others between two lines
             with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", self.port))
                 port = probe.getsockname()[1]
             options = f"-k {self.folder} -h 127.0.0.1 -p {port} -F"

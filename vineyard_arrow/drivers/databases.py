@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib import import_module
 from importlib.metadata import entry_points
 from itertools import chain
@@ -43,6 +43,7 @@ SCHEMES = (
     *_ADBC,
     *sorted({"sqlalchemy", "mysql", "mariadb", "oracle", "mssql", *_DIALECTS} - set(_ADBC)),
 )
+_LOOK_S = 0.2  # how late an interrupt may be seen
 _Table = str | Sequence[str]
 
 
@@ -166,6 +167,13 @@ def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
     yield held
 
 
+def _waited(future: Future[_T]) -> _T:
+    """The result of a future. A signal that another thread takes wakes no lock of this one."""
+    while not future.done():
+        wait([future], _LOOK_S)
+    return future.result()
+
+
 class _Session:
     """A database with the one thread that uses it."""
 
@@ -194,7 +202,7 @@ class _Session:
     def __exit__(self, *exception: object) -> None:
         self._stop()
         with contextlib.suppress(Exception):  # of a broken connection; nothing was committed
-            self._thread.submit(self._close).result()
+            _waited(self._thread.submit(self._close))
         self._thread.shutdown()
         self._last = None  # see batches
 
@@ -214,14 +222,14 @@ class _Session:
         return future
 
     def _run(self, function: Callable[[], _T]) -> _T:
-        return self._submit(function).result()
+        return _waited(self._submit(function))
 
     def batches(self, sql: str, parameters: Parameters) -> Iterator[pa.RecordBatch]:
         """What a query finds, each batch fetched while the one before is used."""
         self._found = found = self.database.query(sql, parameters)
         ahead = self._submit(lambda: next(found, None))
         try:
-            while (batch := ahead.result()) is not None:
+            while (batch := _waited(ahead)) is not None:
                 ahead = self._submit(lambda: next(found, None))
                 yield batch
                 del batch

@@ -62,6 +62,9 @@ _GONE = re.compile(
 )
 
 
+_THERE = re.compile(r"\b(relation|table)\b.* already exists", re.IGNORECASE)
+
+
 class Database(ABC):
     """A connection that is used by one thread; what was not written whole goes as it is closed."""
 
@@ -183,7 +186,7 @@ def _said(url: str, error: Exception) -> VineyardArrowError:
         return DatabaseUnavailableError(text)
     if not state and _GONE.search(text):
         return DatabaseUnavailableError(text)
-    if "already exists" in text:
+    if state == "42P07" or (not state and _THERE.search(text)):
         return TableExistsError(text, "mode='append' adds to it, mode='replace' replaces it")
     if isinstance(error, pa.ArrowException | OSError) and "ERROR:" not in str(error):
         return DatabaseError(text)
