@@ -31,16 +31,15 @@ def url() -> Iterator[str]:
     try:
         server.execute(
             f"""CREATE TABLE t AS SELECT n::int8 AS id, random() AS price,
-            (n % 1000)::int4 AS count, 'city ' || n % 500 AS city FROM generate_series(1, {ROWS}) n"""
+            (n % 1000)::int4 AS count, 'city ' || n % 500 AS city
+            FROM generate_series(1, {ROWS}) n"""
         )
         yield server.local
     finally:
         server.stop()
 
 
-@pytest.mark.benchmark(
-    group="10 million rows of PostgreSQL into the store / ADBC into private memory"
-)
+@pytest.mark.benchmark(group="a table of PostgreSQL into the store / ADBC into private memory")
 def test_read(benchmark: Any, store: Any, url: str) -> None:
     from adbc_driver_postgresql import dbapi
 

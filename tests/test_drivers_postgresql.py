@@ -203,7 +203,7 @@ def test_a_write_is_one_transaction(client: Client, postgres: Postgres) -> None:
 
     batches = [pa.record_batch({"a": np.arange(n, n + 50_000)}) for n in range(0, 300_000, 50_000)]
     rows = pa.Table.from_batches(batches)
-    with pytest.raises(QueryFailedError, match=r"duplicate key.*\(250000\)"):
+    with pytest.raises(QueryFailedError, match=r"duplicate key.*\n.*\(250000\)"):
         client.write(rows, url, table="whole", mode="append", progress=look)
     assert set(seen) == {1}
     assert postgres.execute("SELECT * FROM whole") == [(250_000,)]
