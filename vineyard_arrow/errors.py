@@ -106,6 +106,30 @@ class SchemaMismatchError(VineyardArrowError, ValueError):
     code = "schema-mismatch"
 
 
+class DatabaseError(VineyardArrowError, RuntimeError):
+    """A database did not do what it was asked."""
+
+    code = "database"
+
+
+class DatabaseUnavailableError(DatabaseError, ConnectionError):
+    """A database cannot be reached or opened, or was gone in the middle."""
+
+    code = "database-unavailable"
+
+
+class QueryFailedError(DatabaseError, ValueError):
+    """A database refuses a statement, or fails at it."""
+
+    code = "query-failed"
+
+
+class TableExistsError(DatabaseError, ValueError):
+    """The table that was to be made is there already."""
+
+    code = "table-exists"
+
+
 class DriverNotFoundError(VineyardArrowError, LookupError):
     """No driver is registered for this scheme, format or typename."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs as pafs
@@ -92,7 +92,7 @@ def place(url: str, filesystem: Any = None) -> Place:
     with file_errors(name):
         if scheme in _ARROW:
             try:
-                found, path = pafs.FileSystem.from_uri(url)
+                found, path = pafs.FileSystem.from_uri(_escaped(url))
                 return Place(found, path, name)
             except (pa.ArrowNotImplementedError, ImportError):
                 pass  # built without it
@@ -100,6 +100,12 @@ def place(url: str, filesystem: Any = None) -> Place:
                 raise ConfigError(f"{name}: {error}") from None
         found, path = _by_fsspec(url, scheme)
         return Place(found, path, name)
+
+
+def _escaped(url: str) -> str:
+    """A url with what a path or a glob may have, but no url."""
+    path, mark, query = url.partition("?")
+    return quote(path, safe="%/:@*=+~,;!$&'()") + mark + query
 
 
 def _by_fsspec(url: str, scheme: str) -> tuple[pafs.FileSystem, str]:

@@ -238,7 +238,10 @@ def _schemes_of(scheme: str) -> list[str]:
 
 def format_of(url: str) -> str | None:
     """The format that the ending of a name tells; the longest ending counts."""
-    path = url if scheme_of(url) == "file" else urlsplit(url).path
+    try:
+        path = url if scheme_of(url) == "file" else urlsplit(url).path
+    except ValueError as error:
+        raise ConfigError(f"{shown(url)} is no url: {error}") from None
     name = path.rstrip("/").lower()
     known = [(e, d.formats[0]) for d in drivers() if d.formats for e in d.endings]
     fitting = [(len(ending), format) for ending, format in known if name.endswith(ending)]

@@ -43,7 +43,7 @@ def write_files(
     if row_group_rows < 1 or (file_rows is not None and file_rows < 1):
         raise ConfigError("row_group_rows and file_rows are positive numbers")
     where = place(request.url.rstrip("/") or "/", filesystem)
-    reader = _reader_of(request)
+    reader = reader_of(request)
     with file_errors(where.name):
         if not to_directory:
             _write_file(where, reader, request, name, overwrite, compression, row_group_rows)
@@ -54,7 +54,7 @@ def write_files(
             )
 
 
-def _reader_of(request: Request) -> pa.RecordBatchReader:
+def reader_of(request: Request) -> pa.RecordBatchReader:
     value = request.value(as_=pa.Table) if request.key is not None else request.value()
     if isinstance(value, pa.RecordBatch):
         value = pa.Table.from_batches([value])
