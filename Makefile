@@ -15,7 +15,8 @@ NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*
 SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
-.PHONY: demo demo-graph test stress test-etcd bench check asan build clean prerequisites
+.PHONY: demo demo-graph demo-cluster test stress test-etcd test-drivers bench check asan build \
+	clean prerequisites
 
 build: $(VENV)/.built
 
@@ -25,8 +26,11 @@ demo: build
 demo-graph: build
 	$(PY) docs/examples/demo_graph.py
 
+demo-cluster: build
+	$(PY) docs/examples/demo_cluster.py
+
 test: build
-	$(PY) -m pytest -q -n 2 --dist loadfile -m 'not stress' tests
+	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not stress and not postgresql' tests
 
 # What takes minutes by itself.
 stress: build
@@ -36,6 +40,11 @@ stress: build
 test-etcd: build
 	@echo "etcd: $(VINEYARD_ETCD)" && "$(VINEYARD_ETCD)" --version
 	VINEYARD_ETCD="$(VINEYARD_ETCD)" $(PY) -m pytest -q tests/test_metadata_etcd.py
+
+# Of drivers of databases, on a server that is installed: VINEYARD_POSTGRES=/usr/lib/postgresql/17/bin,
+# say, if that is not where it is.
+test-drivers: build
+	VINEYARD_POSTGRES="$(VINEYARD_POSTGRES)" $(PY) -m pytest -q -m postgresql tests/test_drivers_*.py
 
 bench: build $(VENV)/.peers
 	$(PY) -m pytest benchmarks -q --benchmark-json=$(BENCH_JSON)

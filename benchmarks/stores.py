@@ -52,9 +52,10 @@ class Store:
         stop(self.pid)
 
 
-def start_store(socket: str, pages: str = "auto") -> int:
+def start_store(socket: str, pages: str = "auto", *options: str) -> int:
     """Start a daemon; return its pid once clients can connect."""
-    return start_daemon(["--socket", socket, "--pages", pages], Path(socket), START_TIMEOUT_S)
+    arguments = ["--socket", socket, "--pages", pages, *options]
+    return start_daemon(arguments, Path(socket), START_TIMEOUT_S)
 
 
 def stop(pid: int, timeout_s: float = 10.0) -> None:

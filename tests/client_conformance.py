@@ -32,6 +32,7 @@ from vineyard_arrow import (
 )
 from vineyard_arrow.client import Client
 from vineyard_arrow.graph import Graph
+from vineyard_arrow.graph.partition import partition
 
 TABLE = pa.table({"i": np.arange(50_000), "s": [f"row {i}" for i in range(50_000)]})
 SCHEMA = pa.schema([("i", pa.int64())])
@@ -203,6 +204,65 @@ class ClientConformance:
         got = other.get(client.put(graph))
         assert got.edge_columns("knows").equals(graph.edge_columns("knows"))
         assert got.neighbors(0).tolist() == [1]
+
+    # ---- global objects
+
+    def test_global_tables(self, client: Client, other: Client) -> None:
+        north = client.put(TABLE, name="north")
+        meta = client.create_global(
+            ["north", TABLE], key="i", bounds=[(0, 1), (2, 3)], name="all", labels={"year": "2026"}
+        )
+        assert (meta.is_global, meta.names, meta.labels) == (True, ("all",), {"year": "2026"})
+        assert (meta.typename, len(meta.members), meta.missing) == ("vineyard.global_table", 2, ())
+        for each in (client, other):
+            got = each.get("all")
+            assert (got.num_rows, got.schema) == (2 * len(TABLE), TABLE.schema)
+            assert [p.place.bounds for p in got.partitions] == [(0, 1), (2, 3)]
+            assert got.nbytes == each.get_meta("all").nbytes
+            assert [p.index for p in got.local_partitions(each)] == [0, 1]
+            assert got.where(north) == each.where(north).number == client.instance
+            assert got.partitions[1].get(fetch=True).equals(TABLE)
+            assert got[0].equals(TABLE)
+        with pytest.raises(ObjectInUseError, match="all"):
+            other.delete(north)
+        other.delete("all")
+        assert client.get(north).equals(TABLE)
+
+    def test_global_frames_arrays_and_graphs(self, client: Client, other: Client) -> None:
+        for frame in (pd.DataFrame({"x": [1, 2]}), pl.DataFrame({"x": [1, 2], "s": ["a", "b"]})):
+            got = other.get(client.create_global([frame, client.put(frame)]).id)
+            assert got.num_rows == 4
+            assert all(each.equals(frame) for each in got)
+        array = np.arange(6.0).reshape(2, 3)
+        got = other.get(client.create_global([client.put(array), array]).id)
+        assert (got.shape, got.dtype) == ((4, 3), array.dtype)
+        np.testing.assert_array_equal(got[1], array)
+        graph = Graph.from_edges({"src": [0, 1, 2], "dst": [1, 2, 0]}, client=client)
+        parts = partition(graph, 2, client=client)
+        got = other.get(client.create_global([client.put(parts[0]), parts[1]]).id)
+        assert (got.figures, got.num_edges()) == (parts.figures, 3)
+        assert got.to_graph(client=client).validate() is None
+
+    def test_what_makes_no_global_object(self, client: Client) -> None:
+        oid = client.put(TABLE)
+        for bad, message in [
+            ([oid, np.zeros(3)], "another kind than the first: numpy, not table"),
+            ([oid, TABLE.select(["i"])], "columns"),
+            ([oid, TABLE.set_column(0, "i", TABLE["i"].cast("int32"))], "'i' is int32, not int64"),
+            ([oid, client.put("no partition")], "a str is no partition"),
+            ([client.put(np.zeros((2, 2))), np.zeros(2)], "1 dimensions, not 2"),
+            ([client.put(np.zeros(2)), np.zeros(2, "f4")], "float32, not float64"),
+        ]:
+            with pytest.raises(InvalidObjectError, match=message) as caught:
+                client.create_global(bad)
+            assert caught.value.hint
+        with pytest.raises(ObjectNotFoundError, match="partition 1"):
+            client.create_global([oid, ObjectID(oid + 99)])
+        with pytest.raises(ObjectNotFoundError, match="not in the cluster"):
+            client.get(ObjectID(oid ^ 1 << 60), fetch=True)
+        with pytest.raises(ObjectNotFoundError, match="not in the cluster"):
+            client.where(ObjectID(oid ^ 1 << 60))
+        assert client.get(oid, fetch=True).equals(TABLE)  # it is here
 
     def test_deleting(self, client: Client) -> None:
         first, second = client.put_many([1, 2])

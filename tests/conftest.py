@@ -22,6 +22,8 @@ from vineyard_arrow.ipc.connection import Connection
 from vineyard_arrow.ipc.starter import start_daemon
 
 if TYPE_CHECKING:
+    from postgres import Postgres
+
     from vineyard_arrow.metadata.etcd.backend import EtcdBackend
     from vineyard_arrow.metadata.etcd.client import EtcdAddress
     from vineyard_arrow.metadata.etcd.server import EtcdServers
@@ -273,3 +275,13 @@ def make_gate() -> Iterator[Callable[[], Gate]]:
     yield make
     for gate in gates:
         gate.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server of PostgreSQL for all tests that ask for it."""
+    from postgres import Postgres
+
+    server = Postgres()
+    yield server
+    server.stop()

@@ -150,7 +150,11 @@ class MetadataConformance:
         puts = tuple(Put(f"{prefix}{i:05}", b"x" * 100) for i in range(2500))
         first = backend.commit(Transaction(puts=puts))
         other.commit(Transaction(deletes=tuple(p.key for p in puts[::2])))
-        assert len(backend.range(prefix, prefix=True).items) == 1250
+        whole = backend.range(prefix, prefix=True)
+        assert len(whole.items) == 1250
+        pages = list(backend.pages(prefix))
+        assert {page.revision for page in pages} == {whole.revision}
+        assert tuple(item for page in pages for item in page.items) == whole.items
         assert isinstance(first, Committed)
         then = backend.range(prefix, prefix=True, revision=first.revision)
         assert then.revision == first.revision

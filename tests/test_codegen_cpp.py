@@ -23,8 +23,6 @@ from vineyard_arrow.codegen.model import PART, AnnotationError
 from vineyard_arrow.codegen.source import read_file
 from vineyard_arrow.registry import Part
 
-pytestmark = pytest.mark.timeout(180)  # the first of them compiles
-
 
 @pytest.fixture
 def reader() -> Reader:

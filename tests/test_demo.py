@@ -44,7 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo")
 
 
-@pytest.mark.timeout(60)
 def test_demo_shows_zero_copies_and_answers(folder):
     ran = run(folder, str(DEMO))
     assert ran.returncode == 0, ran.stderr

@@ -82,7 +82,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo")
 
 
-@pytest.mark.timeout(120)
 def test_demo_answers_and_copies_nothing(folder):
     ran = run(folder, PACKAGES)
     assert ran.returncode == 0, ran.stderr
@@ -114,7 +113,6 @@ def test_demo_answers_and_copies_nothing(folder):
     assert len(re.findall(r"[mµ]s +[\d.]+ [mµ]s +0 B +\+ [\d.]+ [KM]?i?B", out)) == 2
 
 
-@pytest.mark.timeout(120)
 def test_demo_goes_on_without_package_lists(folder):
     ran = run(folder, "")
     assert ran.returncode == 0, ran.stderr

@@ -26,7 +26,10 @@ def _command(text):
 """
 
 
-@pytest.mark.parametrize("page", ["types", "codegen", "streams", "graph", "distributed"])
+@pytest.mark.parametrize(
+    "page",
+    ["types", "codegen", "streams", "graph", "distributed", "drivers", "export", "partition"],
+)
 def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
     script = [COMMAND]

@@ -24,7 +24,7 @@ from vineyard_arrow.errors import (
     VertexNotFoundError,
     WorkerFailedError,
 )
-from vineyard_arrow.graph import Graph, algorithms, bsp, bsp_algorithms
+from vineyard_arrow.graph import GlobalGraph, Graph, algorithms, bsp, bsp_algorithms
 from vineyard_arrow.graph.bsp import Worker
 from vineyard_arrow.graph.bsp_exchange import Exchange, view_of_fragment, view_of_ranges
 from vineyard_arrow.graph.partition import partition
@@ -44,6 +44,11 @@ def both(worker: Worker, sources: Any) -> Any:
     """Two programs in one run, since it takes long to start processes."""
     ranks = bsp_algorithms._pagerank(worker, 0.85, 100, 1e-10)
     return ranks, bsp_algorithms._bfs(worker, sources)
+
+
+def tied(client: Client, whole: GlobalGraph) -> Any:
+    """The id of the global object of all fragments."""
+    return client.create_global(whole).id
 
 
 def check(client: Client, graph: Graph, key: Any, k: int | None) -> None:
@@ -69,7 +74,7 @@ def test_virtual_fragments_give_what_the_graph_gives(client: Client, directed: b
 @pytest.mark.parametrize(("by", "directed"), [("hash", True), ("segment", False)])
 def test_an_edge_cut_gives_what_the_graph_gives(client: Client, directed: bool, by: Any) -> None:
     graph = make(client, directed)
-    check(client, graph, client.put(partition(graph, 2, by, client=client)), None)
+    check(client, graph, tied(client, partition(graph, 2, by, client=client)), None)
 
 
 def test_values_that_were_got_do_for_keys(client: Client) -> None:
@@ -80,7 +85,7 @@ def test_values_that_were_got_do_for_keys(client: Client) -> None:
         {("v", "f", "w"): edges, ("v", "e", "v"): edges},
         client=client,
     )
-    whole = client.get(client.put(partition(graph, 2, client=client)))
+    whole = client.get(tied(client, partition(graph, 2, client=client)))
     expected = algorithms.bfs(graph, 1, triple="e", parents=False).levels
     assert bsp_algorithms.bfs(whole, 1, triple="e", client=client).equals(expected)
     got = client.get(client.put(graph))
@@ -95,7 +100,7 @@ def test_few_vertices(client: Client, nodes: int) -> None:
     ends = {"src": [7] * nodes, "dst": [7] * nodes}
     table = {"oid": pa.array([7] * nodes, pa.int64())}
     graph = Graph.from_tables({"v": table}, {TRIPLE: ends}, client=client)
-    whole = client.put(partition(graph, 2, client=client))
+    whole = tied(client, partition(graph, 2, client=client))
     ranks = bsp_algorithms.pagerank(client.put(graph), 2, client=client)
     assert ranks.to_pylist() == [1.0] * nodes
     assert bsp_algorithms.bfs(whole, [0] * nodes, client=client).to_pylist() == [0] * nodes
@@ -103,7 +108,7 @@ def test_few_vertices(client: Client, nodes: int) -> None:
 
 def test_what_is_asked_wrongly(client: Client) -> None:
     graph = make(client)
-    key, whole = client.put(graph), client.put(partition(graph, 2, client=client))
+    key, whole = client.put(graph), tied(client, partition(graph, 2, client=client))
     with pytest.raises(InvalidGraphError, match="into how many"):
         bsp_algorithms.bfs(key, 0, client=client)
     with pytest.raises(InvalidGraphError, match="3 processes for 2 fragments"):

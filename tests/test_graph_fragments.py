@@ -22,6 +22,7 @@ from test_fork import in_child
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
     InvalidGraphError,
+    InvalidObjectError,
     LabelNotFoundError,
     ObjectInUseError,
     ObjectNotFoundError,
@@ -33,6 +34,7 @@ from vineyard_arrow.graph.balance import balanced_cuts, moved_owners
 from vineyard_arrow.graph.fragments import vertex_weights
 from vineyard_arrow.graph.partition import partition
 from vineyard_arrow.graph.vertex_map import MAX_FRAGMENTS, pack_gids, unpack_gids
+from vineyard_arrow.objects import ObjectMeta
 from vineyard_arrow.registry import Part
 
 COUNTS = st.integers(1, 15)  # more than there are vertices, at times
@@ -381,7 +383,7 @@ def test_another_process_gets_the_same(daemon: Daemon, client: Client) -> None:
     whole = partition(several(client), 3, client=client)
     expected = [answers(fragment) for fragment in whole]
     alone = client.put(whole.fragment(1))
-    oid = client.put(whole, name="whole")
+    client.create_global(whole, name="whole")
 
     def look() -> Any:
         with daemon.connect() as other:
@@ -390,7 +392,7 @@ def test_another_process_gets_the_same(daemon: Daemon, client: Client) -> None:
             return [answers(one), *map(answers, other.get("whole"))]
 
     assert in_child(look) == [expected[1], *expected]
-    assert client.get_meta(oid).typename == "vineyard.global_graph"
+    assert client.get_meta("whole").typename == "vineyard.global_graph"
     assert client.get_meta(alone).typename == "vineyard.fragment"
     assert answers(pickle.loads(pickle.dumps(whole.fragment(2)))) == expected[2]
 
@@ -404,8 +406,8 @@ def big(client: Client) -> Graph:
 
 
 def test_a_put_copies_only_what_is_small(client: Client) -> None:
-    oid = client.put(partition(big(client), 2, client=client))
-    for member in client.get_meta(oid).members.values():
+    meta = client.create_global(partition(big(client), 2, client=client))
+    for member in meta.members.values():
         metas = [client.get_meta(m.id) for m in client.get_meta(member.id).members.values()]
         graph = next(m for m in metas if m.typename == "vineyard.graph")
         metas += [client.get_meta(m.id) for m in graph.members.values()]
@@ -417,11 +419,13 @@ def test_one_by_one_and_tied_later(client: Client) -> None:
     ids = [client.put(fragment) for fragment in partition(several(client), 3, client=client)]
     whole = GlobalGraph([client.get(each) for each in ids])
     assert whole.object_ids == ids
-    oid = client.put(whole)
-    assert [m.id for m in client.get_meta(oid).members.values()] == ids  # not put again
-    got = client.get(oid)
-    assert got.object_ids == ids
-    assert got.figures == whole.figures
+    for members in (whole, list(whole), ids):
+        meta = client.create_global(members)
+        assert [m.id for m in meta.members.values()] == ids  # not put again
+        got = client.get(meta.id)
+        assert got.object_ids == ids
+        assert got.figures == whole.figures
+    assert got.where(ids[1]) == client.instance
     with pytest.raises(ObjectInUseError):
         client.delete(ids[0])
     equal(got.to_graph(client=client), several())
@@ -434,7 +438,7 @@ def test_one_by_one_and_tied_later(client: Client) -> None:
 
 
 def test_fragments_are_opened_when_asked_for(client: Client, requests: list[str]) -> None:
-    got = client.get(client.put(partition(several(client), 4, client=client)))
+    got = client.get(client.create_global(partition(several(client), 4, client=client)).id)
     assert got._opened == {}
     assert (got.num_vertices(), got.num_edges()) == (65, 210)
     assert got[2].fid == got[-2].fid == 2
@@ -447,41 +451,52 @@ def test_fragments_are_opened_when_asked_for(client: Client, requests: list[str]
 
 
 def test_deleted_fragments_are_named(client: Client) -> None:
-    oid = client.put(partition(several(client), 3, client=client))
-    got = client.get(oid)
-    members = client.get_meta(oid).members
-    client.delete(members["1"].id, force=True)
+    meta = client.create_global(partition(several(client), 3, client=client))
+    got, members = client.get(meta.id), meta.members
+    assert got[1].fid == 1
+    for force in (False, True):
+        with pytest.raises(ObjectInUseError):
+            client.delete(members["1"].id, force=force)
+    client.delete(meta.id)
+    client.delete(members["1"].id)
     assert got[1].fid == 1  # got before: it holds a pin
-    with pytest.raises(ObjectNotFoundError, match=r"fragment 1 \(o.*\) of this graph is gone"):
-        client.get(oid)[1]
-    assert client.get(oid)[2].fid == 2
+    late = f"fragment 0 \\({members['0'].id}\\) of this graph is gone"
+    client.delete(members["0"].id)
+    with pytest.raises(ObjectNotFoundError, match=late):
+        got[0]
+    assert got[2].fid == 2
     del got
-    client.delete(oid)
+    client.delete(members["2"].id)
     assert client.list_objects("vineyard.*") == []
 
 
-def test_a_fragment_elsewhere_is_only_referred_to(client: Client) -> None:
+def test_what_makes_no_whole(client: Client) -> None:
     whole = partition(several(client), 2, client=client)
     ids = [client.put(fragment) for fragment in whole]
-    tied = GlobalGraph([client.get(each) for each in ids])
-    there = type(ids[0])(ids[1] ^ 1 << 50)  # of another instance
-    tied.object_ids[1] = there
-    oid = client.put(tied)
-    assert list(client.get_meta(oid).members) == ["0"]
-    assert client.get(oid).object_ids == [ids[0], there]
-    with pytest.raises(ObjectNotFoundError, match="fragment 1"):
-        client.get(oid)[1]
-    tied.object_ids[1] = type(ids[0])(ids[1] + 1000)  # of this one, but gone
-    with pytest.raises(ObjectNotFoundError):
-        client.put(tied)
+    other = partition(Graph.from_edges({"src": [0], "dst": [1]}, client=client), 2, client=client)
+    used = client.status().objects
+    for bad, options, message in [
+        (ids[:1], {}, "fragment 0 of 2 is number 0 of 1 here"),
+        ([ids[1], whole[0]], {}, "fragment 1 of 2 is number 0 of 2 here"),
+        ([ids[0], other[1]], {}, "its graph has other labels"),
+        ([ids[0], pa.table({"x": [1]})], {}, "another kind than the first: table, not fragment"),
+        (ids, {"offsets": [(0,), (1,)]}, "of a graph"),
+    ]:
+        with pytest.raises(InvalidObjectError, match=message) as caught:
+            client.create_global(bad, **options)
+        assert caught.value.hint
+    with pytest.raises(InvalidObjectError, match="create_global"):
+        client.put(whole)
+    assert client.status().objects == used
+    figures = [Part("vineyard.fragment", pa.schema([]), [], {"fid": 0, "fnum": 1, "figures": [1]})]
+    with pytest.raises(InvalidGraphError, match="makes no sense"):
+        client.create_global([client._put_parts(figures, {})])
 
 
 def test_within_other_values(client: Client) -> None:
     whole = partition(several(client), 2, client=client)
-    value = [whole.fragment(0), whole, whole.fragment(1)]
-    first, both, second = client.get(client.put(value))
-    assert [answers(f) for f in (first, second)] == [answers(f) for f in whole]
-    assert [answers(f) for f in both] == [answers(f) for f in whole]
+    got = client.get(client.put([whole.fragment(0), whole.fragment(1)]))
+    assert [answers(f) for f in got] == [answers(f) for f in whole]
 
 
 def test_what_does_not_fit_leaves_nothing(
@@ -558,20 +573,19 @@ def test_an_edge_without_an_inner_end_is_found() -> None:
 
 
 def test_untrusted_global_graphs(client: Client) -> None:
-    oid = client.put(partition(several(client), 2, client=client))
-    got = client.get(oid, trusted=False, validate="full")
+    whole = partition(several(client), 2, client=client)
+    got = client.get(client.create_global(whole).id, trusted=False, validate="full")
     assert [f.fid for f in got] == [0, 1]
-    fragment = partition(several(client), 2, client=client)[0]
-    bad = client.put(spoiled(fragment, mirrors=pa.array([5], pa.uint64())))
-    tied = client.get(oid)
-    tied.object_ids[0] = bad
-    graph = client.get(client.put(tied), trusted=False)
+    bad = client.put(spoiled(whole[0], mirrors=pa.array([5], pa.uint64())))
+    oid = client.create_global([bad, got.object_ids[1]]).id
+    graph = client.get(oid, trusted=False)
     with pytest.raises(InvalidGraphError, match="mirrors are not in order"):
         graph[0]
-    tied.object_ids[0] = client.put("no fragment")
-    graph = client.get(client.put(tied))
+    meta = ObjectMeta("vineyard.global_graph")
+    meta["fragments"] = {name: [1] for name in ("inner", "outer", "edges", "cut")}
+    meta.add_member("0", client.put("no fragment"))
     with pytest.raises(InvalidGraphError, match="'no fragment', not fragment 0"):
-        graph[0]
+        client.get(client.create_global(meta).id)[0]
 
 
 @pytest.mark.parametrize("typename", ["vineyard.fragment", "vineyard.global_graph"])
@@ -626,13 +640,13 @@ def test_what_need_not_change_is_kept(client: Client) -> None:
     def by(label: str, table: pa.Table) -> Any:
         return table["oid"].to_numpy() // 100
 
-    old = client.get(client.put(partition(graph, 3, by, client=client)))
+    old = client.get(client.create_global(partition(graph, 3, by, client=client)).id)
     anew = old.repartition(client=client)
     assert anew.object_ids == [None, old.object_ids[1], None]
     assert anew[1] is old[1]
     assert [f.num_inner() for f in anew] == [20, 20, 20]
     assert anew[0].oids(None, range(20)).equals(old[0].oids(None, range(20)))  # under their ids
-    client.put(anew)
+    client.create_global(anew)
     assert len(client.list_objects("vineyard.fragment")) == 5
     more = anew.repartition(4, balance="vertices", client=client)
     assert more[1].fnum == 4

@@ -15,6 +15,7 @@ import vineyard_arrow
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import ObjectExistsError
 from vineyard_arrow.metadata.etcd.server import EtcdServers
+from vineyard_arrow.objects import ObjectID
 
 dask = pytest.importorskip("dask")
 pytest.importorskip("dask.dataframe")
@@ -81,9 +82,16 @@ def rows(start: int, count: int) -> pa.Table:
     )
 
 
+def there(client: Client, value: object) -> ObjectID:
+    """Put and persisted: what another instance can make a partition of."""
+    object_id = client.put(value)
+    client.persist(object_id)
+    return object_id
+
+
 def test_partitions_are_read_in_place(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    oid = a.create_partitioned([a.put(rows(0, 1000)), b.put(rows(1000, 2000))])
+    oid = a.create_global([a.put(rows(0, 1000)), there(b, rows(1000, 2000))]).id
     frame = vd.from_global(a, oid)
     assert frame.npartitions == 2
     assert int(frame["k"].sum().compute()) == 2999 * 3000 // 2
@@ -95,7 +103,7 @@ def test_partitions_are_read_in_place(pair: tuple[Client, Client]) -> None:
 
 def test_results_stay_where_they_are_computed(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    oid = a.create_partitioned([a.put(rows(0, 10)), b.put(rows(10, 10))])
+    oid = a.create_global([a.put(rows(0, 10)), there(b, rows(10, 10))]).id
     frame = vd.from_global(str(a._a.socket), oid)
     vd.to_global(frame.assign(w=frame["v"] * 2), name="doubled", client=a)
     g = a.get("doubled")
@@ -106,8 +114,8 @@ def test_results_stay_where_they_are_computed(pair: tuple[Client, Client]) -> No
 def test_an_array_and_back(pair: tuple[Client, Client]) -> None:
     a, b = pair
     whole = np.arange(35.0).reshape(5, 7)
-    ids = [a.put(whole[:2].copy()), b.put(whole[2:].copy())]
-    array = vd.from_global(a, a.create_partitioned(ids))
+    ids = [a.put(whole[:2].copy()), there(b, whole[2:].copy())]
+    array = vd.from_global(a, a.create_global(ids).id)
     assert array.chunks == ((2, 3), (7,))
     np.testing.assert_array_equal(array.compute(), whole)
     g = a.get(vd.to_global(array + 1, client=a))
@@ -115,6 +123,40 @@ def test_an_array_and_back(pair: tuple[Client, Client]) -> None:
     np.testing.assert_array_equal(
         np.concatenate([p.get(fetch=True) for p in g.partitions]), whole + 1
     )
+
+
+def test_ranges_are_divisions(pair: tuple[Client, Client]) -> None:
+    a, b = pair
+    table = pa.table({"k": np.arange(1000) * 7 % 1000, "v": np.arange(1000)})
+    oid = a.partition(table, 4, by="k", how="range", over=[a.instance, b.instance])
+    frame = vd.from_global(a, oid)
+    assert frame.divisions == (0, 250, 500, 750, 999)
+    assert frame.loc[500:501].npartitions == 1
+    assert frame.loc[500:501].compute()["v"].tolist() == [500, 643]
+
+
+def test_bounds_are_divisions(pair: tuple[Client, Client]) -> None:
+    a, b = pair
+    ids = [a.put(rows(0, 10)), there(b, rows(10, 10))]
+    whole = a.create_global(ids, key="k", bounds=[(0, 9), (10, 19)]).id
+    frame = vd.from_global(a, whole)
+    assert (frame.known_divisions, frame.divisions) == (True, (0, 10, 19))
+    some = frame.loc[12:15]
+    assert some.npartitions == 1  # the other is not looked at
+    assert some.compute()["v"].tolist() == [1.0, 1.5, 2.0, 2.5]
+    other = frame.rename(columns={"v": "w"})
+    merged = frame.merge(other, left_index=True, right_index=True)
+    assert merged.divisions == (0, 10, 19)  # by partitions, without a shuffle
+    pd.testing.assert_series_equal(merged.compute()["w"], frame.compute()["v"], check_names=False)
+    # There and back, with an empty partition: bounds are what is really there.
+    g = a.get(vd.to_global(frame[frame["v"] > 2], client=a))
+    assert [place.bounds for place in g.places] == [(5, 9), (15, 19)]
+    assert vd.from_global(a, vd.to_global(frame[frame["v"] > 9], client=a)).divisions == (0, 10, 10)
+
+
+def test_unsorted_partitions_are_sorted() -> None:
+    frame = vd._indexed(pd.DataFrame({"k": [3, 1, 2], "v": [0, 1, 2]}), "k")
+    assert frame.index.tolist() == [1, 2, 3]
 
 
 def test_a_worker_elsewhere_fetches(pair: tuple[Client, Client], cluster) -> None:
@@ -128,7 +170,7 @@ def test_a_worker_elsewhere_fetches(pair: tuple[Client, Client], cluster) -> Non
 
 def test_thresholds_that_shared_pages_reach(pair: tuple[Client, Client]) -> None:
     a, _ = pair
-    whole = a.get(a.create_partitioned([a.put(rows(0, 1000))]))
+    whole = a.get(a.create_global([a.put(rows(0, 1000))]).id)
     with pytest.warns(vd.SharedPagesWarning, match=r"16,000 bytes"):
         vd._warn_of_pages({"x": (a.instance, 15_999.0)}, whole.partitions)
     vd._warn_of_pages({"x": (a.instance, 16_000.0)}, whole.partitions)

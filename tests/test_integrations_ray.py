@@ -22,6 +22,7 @@ import vineyard_arrow
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import ConfigError, InvalidObjectError, ObjectExistsError
 from vineyard_arrow.metadata.etcd.server import EtcdServers
+from vineyard_arrow.objects import ObjectID
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
@@ -33,7 +34,6 @@ from vineyard_arrow.integrations import ray as vr  # noqa: E402
 SMALL = ("--memory-limit", "128MiB", "--pages", "small")
 # Of Ray's own: it leaves pipes and logs of its processes to the collector.
 pytestmark = [
-    pytest.mark.timeout(240),
     pytest.mark.filterwarnings("ignore::ResourceWarning:ray"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
@@ -93,6 +93,14 @@ def rows(start: int, count: int) -> pa.Table:
     return pa.table(
         {"k": pa.array(range(start, start + count), pa.int64()), "v": np.arange(count) * 0.5}
     )
+
+
+def whole_of(*parts: tuple[Client, object]) -> ObjectID:
+    """A global object; the first client makes it."""
+    ids = [client.put(value) for client, value in parts]
+    for (client, _), each in zip(parts, ids, strict=True):
+        client.persist(each)
+    return parts[0][0].create_global(ids).id
 
 
 def beside(client: Client) -> NodeAffinitySchedulingStrategy:
@@ -157,7 +165,9 @@ def test_partitions_are_read_in_place_and_leave_as_copies(pair: tuple[Client, Cl
     for client, each in zip(pair, ids, strict=True):
         task = ray.remote(read).options(scheduling_strategy=beside(client))
         assert ray.get(task.remote(int(each)))
-    dataset = vr.from_global(a.create_partitioned(ids), client=a).materialize()
+    for client, each in zip(pair, ids, strict=True):
+        client.persist(each)
+    dataset = vr.from_global(a.create_global(ids).id, client=a).materialize()
     assert dataset.schema().names == ["k", "v"]
     assert (dataset.count(), dataset.size_bytes()) == (3000, 48_000)
     assert dataset.sum("k") == 2999 * 3000 // 2
@@ -168,7 +178,7 @@ def test_partitions_are_read_in_place_and_leave_as_copies(pair: tuple[Client, Cl
 
 def test_results_stay_where_they_are_computed(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    oid = a.create_partitioned([a.put(rows(0, 10)), b.put(rows(10, 10))])
+    oid = whole_of((a, rows(0, 10)), (b, rows(10, 10)))
 
     def doubled(batch: pa.Table) -> pa.Table:
         return batch.append_column("w", pc.multiply(batch["k"], 2))
@@ -181,16 +191,17 @@ def test_results_stay_where_they_are_computed(pair: tuple[Client, Client]) -> No
     assert {p.instance for p in whole.partitions} == {a.instance, b.instance}
     found = pa.concat_tables(p.get(fetch=True) for p in whole.partitions)
     assert sorted(found["w"].to_pylist()) == [2 * i for i in range(20)]
+    assert not any(vr.WRITE in m.labels for client in pair for m in client.list_objects())
 
 
 def test_frames(pair: tuple[Client, Client]) -> None:
     a, _ = pair
     frame = pd.DataFrame({"k": [1, 2, 3]})
-    dataset = vr.from_global(a.create_partitioned([frame, frame + 3]), client=a)
+    dataset = vr.from_global(whole_of((a, frame), (a, frame + 3)), client=a)
     assert sorted(dataset.to_pandas()["k"]) == [1, 2, 3, 4, 5, 6]
     import polars
 
-    dataset = vr.from_global(a.create_partitioned([polars.DataFrame({"s": ["x", "y"]})]), client=a)
+    dataset = vr.from_global(whole_of((a, polars.DataFrame({"s": ["x", "y"]}))), client=a)
     assert [row["s"] for row in dataset.take_all()] == ["x", "y"]
     with pytest.raises(InvalidObjectError, match="not a global table or frame"):
         vr.from_global(a.put(1), client=a)
@@ -199,9 +210,7 @@ def test_frames(pair: tuple[Client, Client]) -> None:
 def test_what_fails_leaves_nothing_behind(pair: tuple[Client, Client]) -> None:
     a = pair[0]
     a.put_name(a.put(1), "taken")
-    dataset = vr.from_global(
-        a.create_partitioned([a.put(rows(0, 5)), pair[1].put(rows(5, 5))]), client=a
-    )
+    dataset = vr.from_global(whole_of((a, rows(0, 5)), (pair[1], rows(5, 5))), client=a)
     before = [client.status().objects for client in pair]
     with pytest.raises(ObjectExistsError):
         vr.to_global(dataset, name="taken", client=a)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import pickle
+import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from conftest import Daemon
+from rpc_harness import serve
 from test_fork import in_child
 from types_harness import place_of
 
@@ -179,6 +182,18 @@ def test_a_pickle_is_the_id(daemon: Daemon, client: Client) -> None:
     client.delete("t")
     with pytest.raises(ObjectNotFoundError):
         pickle.loads(text)
+
+
+def test_a_pickle_connects_over_tcp_as_its_client_did(folder: Path) -> None:
+    served = serve(folder, "torch", "--memory-limit", "128MiB", token=True, tls=True)
+    try:
+        with served.connect() as far:
+            data = Dataset(far.put(TABLE), ["x"], far)
+            again = pickle.loads(pickle.dumps(data))
+            assert again[3]["x"] == data[3]["x"] == 3
+            del again, data
+    finally:
+        served.daemon.stop(signal.SIGTERM)
 
 
 def test_no_samples(client: Client) -> None:

@@ -177,6 +177,39 @@ def shown(member: Membership) -> dict[str, bytes]:
     return {item.key: item.value for item in member.mirror.snapshot().items}
 
 
+@pytest.mark.stress
+@pytest.mark.timeout(300)
+def test_a_member_puts_back_more_than_one_deadline_is_enough_for(own_etcd, connect_etcd) -> None:
+    layout = Layout("c")
+    one = Membership(connect_etcd(own_etcd.address), layout, ABOUT, 3.0)
+    # Commits of a large cluster take their time: 1,500 of them take longer than one may take.
+    slow = one._groups._backend = SlowBackend(connect_etcd(own_etcd.address))
+    done = [one.submit(persist(layout, record(one, i)), 60.0) for i in range(1, 1501)]
+    one.mirror.wait(max(each.result().revision for each in done), WAIT_S)
+    before = shown(one)
+    slow.pause_s = 0.3
+    (member,) = own_etcd.members
+    member.stop()
+    shutil.rmtree(member.folder)
+    member.start()
+    del before[layout.counter]
+    wait_for(lambda: one.fenced)
+    one.wait_joined(120.0)
+    slow.pause_s = 0.0
+    wait_for(lambda: shown(one) == before)
+    one.close()
+
+
+class SlowBackend:
+    def __init__(self, backend: EtcdBackend) -> None:
+        self.backend, self.pause_s = backend, 0.0
+        self.commit = backend.commit
+
+    def commit_each(self, transactions, timeout_s):
+        time.sleep(self.pause_s)
+        return self.backend.commit_each(transactions, timeout_s)
+
+
 @pytest.mark.parametrize("busy", [0, 50])
 def test_a_member_puts_back_what_an_emptied_etcd_lost(own_etcd, connect_etcd, busy) -> None:
     layout = Layout("c")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from metadata_conformance import fail
+from msgspec.structs import replace
 
 from vineyard_arrow.errors import ConfigError, InvalidObjectError
 from vineyard_arrow.metadata.backend import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import Daemon, check_clean, run_daemon
+from test_fork import in_child
 from types_harness import assert_same
 from values import ALL_VALUES
 
@@ -27,7 +29,7 @@ from vineyard_arrow.errors import (
 )
 from vineyard_arrow.graph import Graph
 from vineyard_arrow.ipc import protocol as p
-from vineyard_arrow.migration import migrate, transports
+from vineyard_arrow.migration import ends, forkserver, transports
 from vineyard_arrow.migration.landing import ORIGIN
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -213,7 +215,7 @@ def test_twice_is_once(client: Client, there: Client, other_daemon: Daemon) -> N
     oid = client.put([1, 2], name="pair")
     new = client.migrate("pair", to=there)
     assert client.migrate(oid, to=str(other_daemon.socket)) == new
-    assert migrate(client, oid, to=other_daemon.socket, transport="flight") == new
+    assert client.migrate(oid, to=other_daemon.socket, transport="flight") == new
     assert [o.id for o in there.list_objects(labels={ORIGIN: str(oid)})] == [new]
     assert there.list_names() == {}
     there.delete(new)
@@ -272,6 +274,51 @@ def test_what_others_wrote_is_not_ones_own_there(client: Client, there: Client) 
         there.get(members["foreign"].id)
     del pin
     gc.collect()
+
+
+# ---- the process that ends are forked from
+
+
+def test_it_is_kept_for_the_next_time(client: Client, there: Client) -> None:
+    first, second = client.put(1), client.put(2)
+    client.migrate(first, to=there)
+    server = client._roads.server
+    process = server._process
+    client.migrate(second, to=there)
+    assert server._process is process
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert there.get(client.migrate(client.put(3), to=there)) == 3
+    again = server._process
+    assert again is not process
+    client.close()
+    assert again.poll() is not None
+
+
+def test_it_is_not_asked_when_it_may_be_about_to_end(client: Client, there: Client) -> None:
+    client.migrate(client.put(1), to=there)
+    server = client._roads.server
+    process = server._process
+    server._asked -= ends.KEEP_S
+    client.migrate(client.put(2), to=there)
+    assert process.poll() is not None
+    assert server._process is not process
+    assert forkserver.IDLE_S > 2 * ends.KEEP_S
+
+
+def test_a_forked_child_has_its_own(client: Client, there: Client) -> None:
+    client.migrate(client.put(1), to=there)
+    process = client._roads.server._process
+    to = there._a.socket
+
+    def move() -> Any:
+        return client.migrate(client.put(2), to=to), client._roads.server._process.pid
+
+    new, pid = in_child(move)
+    assert there.get(new) == 2
+    assert pid != process.pid
+    assert process.poll() is None
 
 
 # ---- what cannot be

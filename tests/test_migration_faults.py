@@ -36,14 +36,34 @@ from vineyard_arrow.errors import (
 )
 from vineyard_arrow.migration import endpoint as e
 from vineyard_arrow.migration import protocol as m
+from vineyard_arrow.migration.ends import ForkServer
 from vineyard_arrow.migration.line import Line
-from vineyard_arrow.migration.pair import End, follow, start_receiver, start_sender
+from vineyard_arrow.migration.pair import follow, listening
 from vineyard_arrow.migration.tcp import TcpListener, TcpTransport
 from vineyard_arrow.migration.tree import Tree
 
 TIMEOUT_S = 20.0
 MIB = 1 << 20
 TOKEN = secrets.token_hex(32)
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+def receive_order(timeout_s: float = TIMEOUT_S, peer: e.Peer | None = None) -> e.ReceiveOrder:
+    return e.ReceiveOrder(TOKEN, "tcp", timeout_s, peer)
+
+
+def send_order(root: int, peer: e.Peer | None = None, timeout_s: float = TIMEOUT_S) -> e.SendOrder:
+    return e.SendOrder(root, TOKEN, "tcp", None, timeout_s, peer)
+
+
+def job(daemon: Daemon, order: e.Order, **place: Any) -> e.Job:
+    return e.Job(order, e.Place(str(daemon.socket), **place))
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +81,16 @@ def far(other_daemon: Daemon) -> Iterator[Daemon]:
     check_clean(other_daemon, fds)
 
 
+class Stack(ExitStack):
+    """What a test leaves open, and where its ends come from."""
+
+    forks: ForkServer
+
+
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
+def stack(forks: ForkServer) -> Iterator[Stack]:
+    with Stack() as stack:
+        stack.forks = forks
         yield stack
 
 
@@ -74,12 +101,12 @@ def deadline() -> float:
 class Far:
     """A real receiver, whose sender is the test."""
 
-    def __init__(self, stack: ExitStack, daemon: Daemon, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, stack: Stack, daemon: Daemon, timeout_s: float = TIMEOUT_S) -> None:
         self._stack = stack
         self.end = stack.enter_context(
-            start_receiver(daemon.socket, token=TOKEN, transport="tcp", timeout_s=timeout_s)
+            stack.forks.start("receiver", job(daemon, receive_order(timeout_s)))
         )
-        self.address = self.end.next(deadline()).address
+        self.address = listening(self.end, deadline())
 
     def connect(self, token: str = TOKEN) -> Line:
         line = Line(TcpTransport().connect(self.address, TIMEOUT_S))
@@ -143,7 +170,7 @@ def check_nothing(daemon: Daemon) -> None:
 # ---- connections that break off
 
 
-def test_a_sender_that_comes_again_goes_on(far: Daemon, tree: Tree, stack: ExitStack) -> None:
+def test_a_sender_that_comes_again_goes_on(far: Daemon, tree: Tree, stack: Stack) -> None:
     receiver = Far(stack, far)
     line = receiver.offer(tree)
     send(line, tree, 0, 2 * m.BLOCK)
@@ -159,7 +186,7 @@ def test_a_sender_that_comes_again_goes_on(far: Daemon, tree: Tree, stack: ExitS
 
 
 def test_a_sender_that_comes_again_with_another_object(
-    far: Daemon, tree: Tree, stack: ExitStack
+    far: Daemon, tree: Tree, stack: Stack
 ) -> None:
     receiver = Far(stack, far)
     receiver.offer(tree).close()
@@ -171,25 +198,15 @@ def test_a_sender_that_comes_again_with_another_object(
         receiver.progress(1)
 
 
-def test_ends_that_are_started_apart(far: Daemon, daemon: Daemon, tree: Tree) -> None:
-    """As between hosts: who follows one end need not see the other."""
-    with start_receiver(far.socket, token=TOKEN, transport="tcp", timeout_s=TIMEOUT_S) as receiver:
-        address = receiver.next(deadline()).address
-        with start_sender(
-            daemon.socket,
-            tree.root,
-            address=address,
-            token=TOKEN,
-            transport="tcp",
-            codec=None,
-            timeout_s=TIMEOUT_S,
-        ) as sender:
-            new = follow(receiver, None, None, TIMEOUT_S)
-            assert follow(sender, None, None, TIMEOUT_S) == new
-    check_arrived(far, new)
+def test_a_sender_may_listen(far: Daemon, daemon: Daemon, tree: Tree, stack: Stack) -> None:
+    sender = stack.enter_context(stack.forks.start("sender", job(daemon, send_order(tree.root))))
+    peer = e.Peer(listening(sender, deadline()))
+    order = receive_order(peer=peer)
+    receiver = stack.enter_context(stack.forks.start("receiver", job(far, order)))
+    check_arrived(far, follow(receiver, sender, None, TIMEOUT_S))
 
 
-def test_two_migrations_of_one_object_at_a_time(far: Daemon, tree: Tree, stack: ExitStack) -> None:
+def test_two_migrations_of_one_object_at_a_time(far: Daemon, tree: Tree, stack: Stack) -> None:
     receivers = [Far(stack, far), Far(stack, far)]
     lines = [receiver.offer(tree) for receiver in receivers]
     ids = []
@@ -208,20 +225,14 @@ class Near:
     """A real sender, whose receiver is the test."""
 
     def __init__(
-        self, stack: ExitStack, daemon: Daemon, root: int, timeout_s: float = TIMEOUT_S
+        self, stack: Stack, daemon: Daemon, root: int, timeout_s: float = TIMEOUT_S
     ) -> None:
         self._stack = stack
         self._listener = TcpListener("127.0.0.1")
         stack.callback(self._listener.close)
         self.end = stack.enter_context(
-            start_sender(
-                daemon.socket,
-                root,
-                address=self._listener.address,
-                token=TOKEN,
-                transport="tcp",
-                codec=None,
-                timeout_s=timeout_s,
+            stack.forks.start(
+                "sender", job(daemon, send_order(root, e.Peer(self._listener.address), timeout_s))
             )
         )
 
@@ -253,7 +264,7 @@ def content_of(tree: Tree) -> bytes:
     return b"".join(tree.payload.pieces(0, tree.payload.nbytes))
 
 
-def test_a_sender_reconnects(daemon: Daemon, tree: Tree, stack: ExitStack) -> None:
+def test_a_sender_reconnects(daemon: Daemon, tree: Tree, stack: Stack) -> None:
     sender = Near(stack, daemon, tree.root)
     line, memory = sender.manifest()
     receive(line, m.BLOCK)
@@ -268,7 +279,7 @@ def test_a_sender_reconnects(daemon: Daemon, tree: Tree, stack: ExitStack) -> No
     assert sender.end.next(deadline()) == e.Finished(77)
 
 
-def test_a_receiver_that_is_gone(daemon: Daemon, tree: Tree, stack: ExitStack) -> None:
+def test_a_receiver_that_is_gone(daemon: Daemon, tree: Tree, stack: Stack) -> None:
     sender = Near(stack, daemon, tree.root)
     line, _ = sender.manifest()
     sender._listener.close()
@@ -278,7 +289,7 @@ def test_a_receiver_that_is_gone(daemon: Daemon, tree: Tree, stack: ExitStack) -
 
 
 def test_what_the_receiver_says_is_what_the_sender_says(
-    daemon: Daemon, tree: Tree, stack: ExitStack
+    daemon: Daemon, tree: Tree, stack: Stack
 ) -> None:
     sender = Near(stack, daemon, tree.root)
     line, _ = sender.manifest()
@@ -307,7 +318,7 @@ def amid_payload(receiver: Far, tree: Tree) -> None:
 
 @pytest.mark.parametrize("point", [before_manifest, before_payload, amid_payload])
 def test_a_receiver_is_killed(
-    far: Daemon, tree: Tree, stack: ExitStack, point: Callable[[Far, Tree], None]
+    far: Daemon, tree: Tree, stack: Stack, point: Callable[[Far, Tree], None]
 ) -> None:
     receiver = Far(stack, far)
     point(receiver, tree)
@@ -317,7 +328,7 @@ def test_a_receiver_is_killed(
     check_nothing(far)
 
 
-def test_a_receiver_is_killed_before_its_put(far: Daemon, tree: Tree, stack: ExitStack) -> None:
+def test_a_receiver_is_killed_before_its_put(far: Daemon, tree: Tree, stack: Stack) -> None:
     receiver = Far(stack, far)
     line = receiver.offer(tree)
     with stopped(far.pid):
@@ -328,9 +339,7 @@ def test_a_receiver_is_killed_before_its_put(far: Daemon, tree: Tree, stack: Exi
 
 
 @pytest.mark.parametrize("payload", [False, True])
-def test_a_sender_is_killed(
-    daemon: Daemon, client: Client, stack: ExitStack, payload: bool
-) -> None:
+def test_a_sender_is_killed(daemon: Daemon, client: Client, stack: Stack, payload: bool) -> None:
     oid = client.put(np.arange(3 * m.BLOCK // 8))
     sender = Near(stack, daemon, int(oid))
     if payload:
@@ -347,24 +356,26 @@ def test_a_sender_is_killed(
 
 @pytest.mark.parametrize("role", ["sender", "receiver"])
 def test_who_migrates_hears_of_a_death(
-    daemon: Daemon, far: Daemon, tree: Tree, stack: ExitStack, role: str
+    daemon: Daemon, far: Daemon, tree: Tree, stack: Stack, role: str
 ) -> None:
     receiver = Far(stack, far).end
-    sender = stack.enter_context(End("sender"))  # waits for its order
+    sender = stack.enter_context(stack.forks.start("sender"))  # waits for its job
     os.kill({"sender": sender, "receiver": receiver}[role].pid, signal.SIGKILL)
-    with pytest.raises(ConnectionLostError, match=rf"the {role} of a migration .* died, status -9"):
+    with pytest.raises(ConnectionLostError, match=rf"the {role} of a migration .* died"):
         follow(receiver, sender, None, TIMEOUT_S)
 
 
 def test_processes_end_with_who_started_them(far: Daemon) -> None:
     code = f"""if 1:
         import time
-        from pathlib import Path
-        from vineyard_arrow.migration.pair import End, start_receiver
-        ends = [start_receiver(Path({str(far.socket)!r}), token="00", transport="tcp", timeout_s=9)]
+        from vineyard_arrow.migration import endpoint as e
+        from vineyard_arrow.migration.ends import ForkServer
+        forks = ForkServer()
+        order = e.ReceiveOrder("00", "tcp", 9)
+        ends = [forks.start("receiver", e.Job(order, e.Place({str(far.socket)!r})))]
         ends[0].next(time.monotonic() + 20)
-        ends.append(End("sender"))
-        print(*[end.pid for end in ends], flush=True)
+        ends.append(forks.start("sender"))
+        print(*[end.pid for end in ends], forks._process.pid, flush=True)
         input()
     """
     with subprocess.Popen(
@@ -381,7 +392,7 @@ def test_processes_end_with_who_started_them(far: Daemon) -> None:
 # ---- peers that do nothing, or anything
 
 
-def test_strangers_do_not_disturb(far: Daemon, tree: Tree, stack: ExitStack) -> None:
+def test_strangers_do_not_disturb(far: Daemon, tree: Tree, stack: Stack) -> None:
     receiver = Far(stack, far)
     host, port = receiver.address.split(":")
     for greeting in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), m.encode(m.Done(1))):
@@ -400,7 +411,7 @@ def test_strangers_do_not_disturb(far: Daemon, tree: Tree, stack: ExitStack) -> 
     check_arrived(far, line.expect(m.Done).id)
 
 
-def test_a_receiver_with_a_wrong_token(daemon: Daemon, tree: Tree, stack: ExitStack) -> None:
+def test_a_receiver_with_a_wrong_token(daemon: Daemon, tree: Tree, stack: Stack) -> None:
     sender = Near(stack, daemon, tree.root)
     line = Line(sender._listener.accept(TIMEOUT_S))
     stack.callback(line.close)
@@ -413,13 +424,13 @@ def test_a_receiver_with_a_wrong_token(daemon: Daemon, tree: Tree, stack: ExitSt
         sender.end.next(deadline())
 
 
-def test_the_token_is_in_no_listing(far: Daemon, stack: ExitStack) -> None:
+def test_the_token_is_in_no_listing(far: Daemon, stack: Stack) -> None:
     pid = Far(stack, far).end.pid
     for name in ("cmdline", "environ"):
         assert TOKEN.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
 
 
-def test_a_sender_that_stops(far: Daemon, tree: Tree, stack: ExitStack) -> None:
+def test_a_sender_that_stops(far: Daemon, tree: Tree, stack: Stack) -> None:
     receiver = Far(stack, far, timeout_s=1.0)
     line = receiver.offer(tree)
     send(line, tree, 0, m.BLOCK)
@@ -429,12 +440,12 @@ def test_a_sender_that_stops(far: Daemon, tree: Tree, stack: ExitStack) -> None:
     check_nothing(far)
 
 
-def test_no_sender_at_all(far: Daemon, stack: ExitStack) -> None:
+def test_no_sender_at_all(far: Daemon, stack: Stack) -> None:
     with pytest.raises(DeadlineExceededError, match="no sender came"):
         Far(stack, far, timeout_s=1.0).end.next(deadline())
 
 
-def test_a_receiver_that_stops(daemon: Daemon, client: Client, stack: ExitStack) -> None:
+def test_a_receiver_that_stops(daemon: Daemon, client: Client, stack: Stack) -> None:
     oid = client.put(np.zeros(32 * MIB, np.uint8))  # more than sockets hold
     sender = Near(stack, daemon, int(oid), timeout_s=1.0)
     sender.manifest()
@@ -468,7 +479,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_manifest_that_lies(far: Daemon, stack: ExitStack, case: str) -> None:
+def test_a_manifest_that_lies(far: Daemon, stack: Stack, case: str) -> None:
     entries, error = HOSTILE[case]
     receiver = Far(stack, far)
     line = receiver.connect()
@@ -483,9 +494,7 @@ def test_a_manifest_that_lies(far: Daemon, stack: ExitStack, case: str) -> None:
     check_nothing(far)
 
 
-def test_messages_about_memory_that_did_not_come(
-    far: Daemon, client: Client, stack: ExitStack
-) -> None:
+def test_messages_about_memory_that_did_not_come(far: Daemon, client: Client, stack: Stack) -> None:
     """Buffers of a lying manifest never point to what is somebody else's there."""
     whole = Tree(client._a, int(client.put(np.arange(50_000))))
     (honest,) = whole.entries
@@ -503,7 +512,7 @@ def test_messages_about_memory_that_did_not_come(
         check_nothing(far)
 
 
-def test_members_that_did_not_come(far: Daemon, tree: Tree, stack: ExitStack) -> None:
+def test_members_that_did_not_come(far: Daemon, tree: Tree, stack: Stack) -> None:
     receiver = Far(stack, far)
     line = receiver.connect()
     line.send(m.Offer(tree.root, 1, 0, None))
@@ -516,7 +525,7 @@ def test_members_that_did_not_come(far: Daemon, tree: Tree, stack: ExitStack) ->
 # ---- instances
 
 
-def test_the_object_is_deleted_meanwhile(daemon: Daemon, client: Client, stack: ExitStack) -> None:
+def test_the_object_is_deleted_meanwhile(daemon: Daemon, client: Client, stack: Stack) -> None:
     values = np.arange(3 * m.BLOCK // 8)
     oid = client.put(values)
     sender = Near(stack, daemon, int(oid))
@@ -530,7 +539,7 @@ def test_the_object_is_deleted_meanwhile(daemon: Daemon, client: Client, stack: 
 
 
 def test_the_daemon_there_dies(
-    make_daemon: Callable[..., Daemon], tree: Tree, stack: ExitStack
+    make_daemon: Callable[..., Daemon], tree: Tree, stack: Stack
 ) -> None:
     there = make_daemon("--memory-limit", "128MiB", "--pages", "small")
     receiver = Far(stack, there)
@@ -543,7 +552,7 @@ def test_the_daemon_there_dies(
         receiver.progress(tree.payload.nbytes + 1)
 
 
-def test_the_daemon_here_dies(make_daemon: Callable[..., Daemon], stack: ExitStack) -> None:
+def test_the_daemon_here_dies(make_daemon: Callable[..., Daemon], stack: Stack) -> None:
     """What is mapped stays readable: the object arrives."""
     here = make_daemon("--memory-limit", "128MiB", "--pages", "small")
     values = np.arange(3 * m.BLOCK // 8)

@@ -582,7 +582,7 @@ def test_a_plugin_may_look_something_up_as_it_loads(monkeypatch: pytest.MonkeyPa
         def load(self) -> Any:
             loaded.append(default_registry.builder_for(Basket("ann", [])))
 
-    monkeypatch.setattr(plugins, "_state", "new")
+    monkeypatch.setattr(plugins, "_states", {})
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Entry()])
     with pytest.raises(ResolverNotFoundError):
         default_registry.resolver_for("nobody.knows")

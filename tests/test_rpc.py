@@ -28,12 +28,15 @@ from vineyard_arrow import (
     ConfigError,
     InvalidObjectError,
     ObjectNotFoundError,
+    ProtocolError,
     VineyardArrowError,
     connect,
 )
 from vineyard_arrow.client import Client
 from vineyard_arrow.config import daemon_config, remote_config
 from vineyard_arrow.rpc.client import RemoteClient
+from vineyard_arrow.rpc.line import SMALL_NBYTES, Line
+from vineyard_arrow.rpc.messages import Read, decode, encode
 from vineyard_arrow.rpc.transit import nbytes_of, piece_bytes, pieces, stream_of, tables_of
 from vineyard_arrow.rpc.watch import Watch
 
@@ -58,6 +61,40 @@ class TestOverTcp(ClientConformance):
 
 
 # ---- between both
+
+
+def test_a_get_by_name_is_one_request(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    request = Line.request
+
+    def counted(line: Line, message: Any, *arguments: Any) -> Any:
+        asked.append(message)
+        return request(line, message, *arguments)
+
+    with served.connect() as far:
+        oid = far.put(TABLE, name="t")
+        monkeypatch.setattr(Line, "request", counted)
+        assert far.get("t").equals(TABLE)
+        assert [type(message) for message in asked] == [Read]
+        assert far.get(str(oid)).equals(TABLE)  # not a name
+        with pytest.raises(ObjectNotFoundError, match="another"):
+            far.get("another")
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, SMALL_NBYTES - 1000, SMALL_NBYTES, SMALL_NBYTES + 1])
+def test_payloads_with_their_message_and_after_it(shared_served: Served, nbytes: int) -> None:
+    data = bytes(range(256)) * (nbytes // 256) + bytes(nbytes % 256)
+    with shared_served.connect() as far:
+        assert far.get(far.put(data)) == data
+
+
+def test_a_payload_of_another_size_than_was_said() -> None:
+    message = encode(Read(1, None), 3)
+    assert decode(message + b"abc", requests=True) == (Read(1, None), 3, b"abc")
+    assert decode(message, requests=True) == (Read(1, None), 3, b"")
+    for wrong in (message + b"ab", message[:-1], message[:5]):
+        with pytest.raises(ProtocolError):
+            decode(wrong, requests=True)
 
 
 def test_one_store_by_both_ways(served: Served) -> None:
@@ -256,8 +293,8 @@ def test_other_wrong_settings(tmp_path: Path) -> None:
         connect("localhost:1", token="")
     with pytest.raises(ConfigError, match="tls_root_certs"):
         connect("localhost:1", tls_root_certs=tmp_path / "none")
-    with pytest.raises(ConfigError, match="over TCP"):
-        connect(tmp_path / "s", token="x")
+    with pytest.raises(ConfigError, match="token"):
+        connect(tmp_path / "s", token="", autostart=False)
 
 
 @pytest.mark.parametrize("why", ["taken", "no token", "no certificate"])

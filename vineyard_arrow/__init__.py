@@ -27,7 +27,10 @@ from .errors import (
     BuildMismatchError,
     ConfigError,
     ConnectionLostError,
+    DamagedFileError,
     DeadlineExceededError,
+    DriverNotFoundError,
+    FileError,
     InvalidGraphError,
     InvalidObjectError,
     LabelNotFoundError,
@@ -39,8 +42,11 @@ from .errors import (
     ObjectExistsError,
     ObjectInUseError,
     ObjectNotFoundError,
+    PathExistsError,
+    PathNotFoundError,
     ProtocolError,
     ResolverNotFoundError,
+    SchemaMismatchError,
     StoreFullError,
     StreamClosedError,
     StreamFailedError,
@@ -53,6 +59,7 @@ from .objects import InstanceInfo, ObjectID, ObjectMeta
 if TYPE_CHECKING:
     from .client import Client
     from .contexts import builder_context, resolver_context
+    from .drivers.registry import driver
     from .registry import (
         Encoder,
         Part,
@@ -62,6 +69,9 @@ if TYPE_CHECKING:
         builder,
         resolver,
     )
+    from .saving.export import serialize
+    from .saving.load import deserialize
+    from .streams import StreamReader
     from .types.shared import shared
     from .types.strings import dual_strings
 
@@ -75,8 +85,11 @@ __all__ = [
     "BuilderNotFoundError",
     "ConfigError",
     "ConnectionLostError",
+    "DamagedFileError",
     "DeadlineExceededError",
+    "DriverNotFoundError",
     "Encoder",
+    "FileError",
     "InstanceInfo",
     "InvalidGraphError",
     "InvalidObjectError",
@@ -92,9 +105,12 @@ __all__ = [
     "ObjectMeta",
     "ObjectNotFoundError",
     "Part",
+    "PathExistsError",
+    "PathNotFoundError",
     "ProtocolError",
     "Registry",
     "ResolverNotFoundError",
+    "SchemaMismatchError",
     "StoreFullError",
     "StoredObject",
     "StoredPart",
@@ -105,23 +121,35 @@ __all__ = [
     "WorkerFailedError",
     "builder",
     "builder_context",
+    "concat",
     "connect",
     "default_client",
     "delete",
+    "deserialize",
+    "driver",
     "dual_strings",
     "get",
     "get_include",
+    "partition",
     "put",
+    "read",
+    "repartition",
     "resolver",
     "resolver_context",
+    "scan",
+    "serialize",
     "shared",
+    "write",
 ]
 
 # Where names are that would load more than a program needs which only puts and gets.
 _LATER = {
     "builder_context": "contexts",
+    "deserialize": "saving.load",
+    "driver": "drivers.registry",
     "dual_strings": "types.strings",
     "resolver_context": "contexts",
+    "serialize": "saving.export",
     "shared": "types.shared",
 } | dict.fromkeys(
     ("Encoder", "Part", "Registry", "StoredObject", "StoredPart", "builder", "resolver"),
@@ -169,6 +197,36 @@ def put(value: Any, **options: Any) -> ObjectID:
 def get(key: int | str, **options: Any) -> Any:
     """The value of an object by the default client; see `Client.get`."""
     return default_client().get(key, **options)
+
+
+def read(url: Any, **options: Any) -> ObjectID:
+    """Store what is behind a url by the default client; see `Client.read`."""
+    return default_client().read(url, **options)
+
+
+def scan(url: Any, **options: Any) -> StreamReader:
+    """Stream what is behind a url by the default client; see `Client.scan`."""
+    return default_client().scan(url, **options)
+
+
+def write(value: Any, url: Any, **options: Any) -> None:
+    """Write an object or a value to a url by the default client; see `Client.write`."""
+    default_client().write(value, url, **options)
+
+
+def partition(value: Any, n: int | None = None, **options: Any) -> Any:
+    """Cut an object or a value into partitions by the default client; see `Client.partition`."""
+    return default_client().partition(value, n, **options)
+
+
+def repartition(key: Any, n: int | None = None, **options: Any) -> Any:
+    """Cut a global object anew by the default client; see `Client.repartition`."""
+    return default_client().repartition(key, n, **options)
+
+
+def concat(keys: Any, **options: Any) -> Any:
+    """One object of all partitions by the default client; see `Client.concat`."""
+    return default_client().concat(keys, **options)
 
 
 def get_include() -> str:

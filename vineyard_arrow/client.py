@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 from .blobs import Blob
-from .composition import create_global, create_metadata, members_part, shallow_copy
-from .config import client_config
+from .clustering import ClusterCalls
+from .composition import create_metadata, members_part, shallow_copy
+from .config import NO_KEYS, Keys, checked_keys, client_config
 from .config_values import rpc_address
 from .contexts import current_registry
 from .describing import catalogued_meta, unreadable_meta
 from .errors import (
-    ConfigError,
     DeadlineExceededError,
     InvalidObjectError,
     ObjectNotFoundError,
@@ -24,8 +23,9 @@ from .handles import ObjectHandle
 from .ipc import protocol as p
 from .ipc.connection import seconds
 from .ipc.process import attach
-from .objects import InstanceInfo, Member, ObjectID, ObjectMeta
-from .reading import Check, stored_object, value_of
+from .objects import Member, ObjectID, ObjectMeta
+from .partition_calls import PartitionCalls
+from .reading import Check, global_object, stored_object, value_of
 from .registry import (
     Encoder,
     Form,
@@ -48,13 +48,15 @@ from .streams import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .drivers.registry import Driver, Progress
     from .ipc.attached import Attached
+    from .store import Raw
 
 Mode = Literal["ro", "cow", "copy"]
 Key = int | str | ObjectID
 
 
-class Client:
+class Client(ClusterCalls, PartitionCalls):
     """A connection to the store of this host. Made by `vineyard_arrow.connect`.
 
     Thread-safe. After a fork the child may go on using it: it reconnects by itself, and
@@ -75,7 +77,10 @@ class Client:
         store: Store,
         registry: Registry = default_registry,
         trusted: bool | None = None,
+        keys: Keys = NO_KEYS,
     ) -> None:
+        self._keys = keys
+        self._roads: Any = None  # to other instances: `fetching`'s
         self._registry = registry
         self._trusted = trusted
         self._attached: Store | None = store
@@ -192,7 +197,8 @@ class Client:
             is made of them, are writable; Arrow's own values never are. PyTorch tensors, which
             cannot be read-only, are mapped privately with "ro" too.
         timeout_s : float, optional
-            Wait that long for the object or name to appear; not at all by default.
+            Wait that long for the object or name to appear, with ``fetch`` on its instance; not
+            at all by default.
         as_ : type or str, optional
             Not what was put but this: a type such as ``polars.DataFrame``, or a library
             (``"arrow"``, ``"numpy"``, ``"pandas"``, ``"polars"``, ``"duckdb"``, ...) for what
@@ -225,15 +231,24 @@ class Client:
         """
         if as_ is not None and resolver is not None:
             raise InvalidObjectError("get takes as_ or resolver, not both")
+        named = self._read_named(key, mode)
+        if named is not None:
+            object_id, raw = named
+            return value_of(
+                stored_object(self, object_id, raw, mode, trusted, validate), as_, resolver
+            )
         object_id = self._resolve(key, timeout_s)
         attached = self._a
         try:
             raw = attached.read(object_id, mode)
         except ObjectNotFoundError:
+            whole = global_object(self, object_id, mode, trusted, validate)
+            if whole is not None:
+                return value_of(whole, as_, resolver)
             if fetch and ObjectID(object_id).instance != self.instance:
                 from .fetching import fetched
 
-                object_id = fetched(self, ObjectID(object_id))
+                object_id = fetched(self, ObjectID(object_id), timeout_s)
             elif timeout_s:
                 object_id = attached.wait_for(object_id, timeout_s)
             else:
@@ -247,6 +262,10 @@ class Client:
     ) -> list[Any]:
         """The values of many objects; no round trip once their segments are mapped."""
         return [self.get(key, mode=mode, trusted=trusted) for key in keys]
+
+    def _read_named(self, key: Key, mode: str) -> tuple[int, Raw] | None:
+        """What has a name, where looking that up takes a round trip of its own; None elsewhere."""
+        return None
 
     def _resolve(self, key: Key, timeout_s: float | None = None) -> int:
         """The id that ``key`` stands for."""
@@ -364,82 +383,6 @@ class Client:
         """
         return create_metadata(self, meta, name)
 
-    # ---- the cluster
-
-    def persist(self, key: Key | Iterable[Key], *, timeout_s: float | None = None) -> None:
-        """Let the cluster know objects, with all their members; done again, it does nothing.
-
-        Their metadata can then be had on every instance, their names are names of the cluster,
-        and they can be members of global objects. The data stays where it is. They are known for
-        as long as this instance is up, or until they are deleted.
-
-        Parameters
-        ----------
-        key : ObjectID, int or str, or several
-        timeout_s : float, optional
-            Deadline, the client's own by default.
-
-        Raises
-        ------
-        ObjectNotFoundError
-            If there is no such object.
-        ObjectExistsError
-            If another object has one of their names in the cluster.
-        MetadataUnavailableError
-            If the cluster's metadata did not answer in time. It may still be carried out.
-        LeaseLostError
-            If the cluster has counted this instance out; it joins again by itself.
-        """
-        several: Any = key
-        if isinstance(key, str) or not isinstance(key, Iterable):
-            several = [key]
-        ids = [self._resolve(each) for each in several]
-        limit = self._limit(timeout_s)
-        self._a.ask(p.Persist(ids, limit), limit)
-
-    def create_global(
-        self,
-        meta: ObjectMeta,
-        *,
-        name: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        timeout_s: float | None = None,
-    ) -> ObjectMeta:
-        """Make an object whose members may lie on any instances; return its metadata.
-
-        Members of this instance are persisted, those of others must be. The object itself is
-        there at once, or not at all, and with no instance in particular: it outlives all of them,
-        until somebody deletes it. Until then its members cannot be deleted; those of an instance
-        that is gone are named by `ObjectMeta.missing`.
-
-        Parameters
-        ----------
-        meta : ObjectMeta
-            Typename, values and members, not sealed; it stays as it is.
-        name : str, optional
-            A free name in the cluster to point to it.
-        labels : mapping, optional
-            First labels, see `label`.
-        timeout_s : float, optional
-            Deadline, the client's own by default.
-
-        Raises
-        ------
-        ObjectNotFoundError
-            If a member is unknown, here and in the cluster.
-        ObjectExistsError
-            If the name is taken.
-        InvalidObjectError
-            If there are too many members, or metadata among them that is not sealed.
-        MetadataUnavailableError, LeaseLostError
-            As `persist`.
-        """
-        limit = self._limit(timeout_s)
-        return create_global(self, meta, _checked(name), labels or {}, limit)
-
-    def _limit(self, timeout_s: float | None) -> float:
-        return self._a.timeout_s if timeout_s is None else seconds(timeout_s)
-
     def get_object(self, key: Key) -> ObjectHandle:
         """A handle on an object, with its members as attributes. Nothing is mapped yet."""
         return ObjectHandle(self, ObjectID(self._resolve(key)))
@@ -487,114 +430,142 @@ class Client:
                 out.append(unreadable_meta(info))
         return out
 
-    def migrate(
+    # ---- drivers
+
+    def read(
         self,
-        key: Key,
+        url: Any,
         *,
-        to: Client | str | os.PathLike[str],
-        transport: str = "tcp",
-        compression: str | None = None,
-        progress: Callable[[int, int], Any] | None = None,
-        timeout_s: float | None = None,
-    ) -> ObjectID:
-        """Copy an object with all its members to another instance; return its id there.
-
-        Done by a process at each end. All of it appears at once, at the end, or nothing. What
-        has a copy there that came like this is not copied again, and its id returned.
-
-        Parameters
-        ----------
-        key : ObjectID, int or str
-            An id, its printed form, or a name. Names and labels stay here.
-        to : Client, str or path
-            A client of the other instance, or its socket.
-        transport : str
-            How bytes travel: ``"tcp"``, ``"flight"``, or what `vineyard_arrow.migration.transport`
-            has registered.
-        compression : {"zstd", "lz4"}, optional
-            Pays off on networks slower than some 100 MB/s.
-        progress : callable, optional
-            Called with bytes done and bytes in all, after every few MiB.
-        timeout_s : float, optional
-            How long either end may get on with nothing, the client's own timeout by default.
-
-        Raises
-        ------
-        ObjectNotFoundError
-            If there is no such object here.
-        StoreFullError
-            If it does not fit there.
-        ConnectionLostError
-            If a process at either end, or the instance there, dies. Nothing is kept.
-        """
-        from .migration import migrate
-
-        return migrate(
-            self,
-            key,
-            to=to,
-            transport=transport,
-            compression=compression,
-            progress=progress,
-            timeout_s=timeout_s,
-        )
-
-    # ---- partitions on several instances
-
-    def where(self, key: Key) -> InstanceInfo:
-        """The instance that owns an object, by its id; no data is touched.
-
-        Raises
-        ------
-        ObjectNotFoundError
-            If that instance is not in the cluster.
-        """
-        from .fetching import owner_of
-
-        return owner_of(self, ObjectID(self._resolve(key)))
-
-    def create_partitioned(
-        self,
-        partitions: Sequence[Any],
-        *,
-        bounds: Sequence[tuple[Any, Any]] | None = None,
-        key: str | None = None,
-        offsets: Sequence[Sequence[int]] | None = None,
+        format: str | None = None,
         name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> ObjectID:
-        """Put a table, frame or array whose partitions may live on several instances.
+        """Store what is behind a url; return its id, as `put` does.
 
-        This instance keeps it, with the partitions that are its own. What belongs to no instance
-        and lives in the cluster's metadata is made by `create_global`.
+        Which driver does it, and what its options are, docs/drivers.md says; files come in by
+        being decoded in shared memory, so nothing is copied.
 
         Parameters
         ----------
-        partitions : sequence
-            In order. Ids or names of objects, here or on other instances, or values, which are
-            put here. All of them tables (or record batches), frames of one library, or NumPy
-            arrays: a `GlobalTable`, `GlobalDataFrame` or `GlobalTensor` is what a get gives.
-        bounds : sequence of (lower, upper), optional
-            For tables and frames: the least and the greatest value of column ``key`` in each.
-            They are taken as told.
-        key : str, optional
-            The column that ``bounds`` are of.
-        offsets : sequence of tuple of int, optional
-            For arrays: where the first element of each lies in the whole. They have to make a
-            grid. By default they follow each other along the first axis.
+        url : str or path
+            A path, ``file://``, ``s3://``, ``https://``, or whatever has a driver. For files: a
+            file, a directory, or a glob.
+        format : str, optional
+            What the url's ending tells by default.
         name : str, optional
             As in `put`.
+        labels : mapping, optional
+            First labels, see `label`.
+        progress : callable, optional
+            Called with bytes done and bytes in all, as they come.
+        **options
+            The driver's own: for files ``columns``, ``filter``, ``schema``, ``filesystem``,
+            ``retries``.
 
         Raises
         ------
-        ObjectNotFoundError
-            If a partition is not there.
-        InvalidObjectError
-            If they do not fit together.
+        DriverNotFoundError
+            If there is no driver; the hint lists those that are near.
+        PathNotFoundError, AccessDeniedError, FileError, DamagedFileError, SchemaMismatchError
+            If it cannot be read. Nothing is kept, as with all errors.
+        StoreFullError
+            If it does not fit.
         """
-        from .distributed import global_of
+        from . import drivers
 
-        made = global_of(self, partitions, bounds=bounds, key=key, offsets=offsets)
-        return self.put(made, name=name)
+        return drivers.read(
+            self,
+            url,
+            format=format,
+            name=name,
+            labels=labels,
+            progress=progress,
+            options=options,
+        )
+
+    def scan(
+        self,
+        url: Any,
+        *,
+        format: str | None = None,
+        name: str | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> StreamReader:
+        """Stream what is behind a url: a new stream of the store, and a reader of it.
+
+        A thread of this process writes it for as long as anybody reads, here or, by its name,
+        elsewhere. Of the data no more than ``max_bytes`` and what is being decoded are in memory.
+
+        Parameters
+        ----------
+        url, format, progress, **options
+            As `read`.
+        name : str, optional
+            As in `create_stream`.
+        max_bytes : int
+            So much may be unread before reading on waits.
+
+        Raises
+        ------
+        As `read`; what goes wrong later, while reading, is a StreamFailedError.
+        """
+        from . import drivers
+
+        return drivers.scan(
+            self,
+            url,
+            format=format,
+            name=name,
+            max_bytes=max_bytes,
+            progress=progress,
+            options=options,
+        )
+
+    def write(
+        self,
+        value: Any,
+        url: Any,
+        *,
+        format: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> None:
+        """Write an object of the store, or a value, to a url: all of it, or nothing.
+
+        Parameters
+        ----------
+        value : ObjectID, int or str, or a value
+            An id, its printed form, a name; or a table, a frame, a reader (of a stream, say).
+        url, format, progress
+            As `read`.
+        **options
+            The driver's own: for files ``overwrite``, ``compression``, ``row_group_rows``,
+            ``partition_by``, ``file_rows``, ``filesystem``.
+
+        Raises
+        ------
+        DriverNotFoundError
+            If there is no driver.
+        PathExistsError
+            If it is there already.
+        InvalidObjectError
+            If the format cannot hold the value.
+        FileError
+            If it cannot be written.
+        """
+        from . import drivers
+
+        drivers.write(self, value, url, format=format, progress=progress, options=options)
+
+    def drivers(self, kind: str | None = None) -> list[Driver]:
+        """All drivers there are, or those of a kind: what they are for, and their options."""
+        from .drivers import drivers
+
+        return drivers(kind)
 
     # ---- streams
 
@@ -726,18 +697,6 @@ class Client:
         """Number of the instance this client is attached to."""
         return self._a.instance
 
-    def instances(self) -> list[InstanceInfo]:
-        """All instances of the cluster that are up, by number; without a cluster, this one.
-
-        As far as the daemon has heard: if the cluster's metadata cannot be reached (see
-        `status`), how it was then.
-        """
-        reply, _ = self._a.request(p.ListInstances())
-        return [
-            InstanceInfo(i.number, i.host, i.pid, i.socket, i.rpc, i.version, i.lease)
-            for i in reply.instances
-        ]
-
     def status(self) -> p.Status:
         """The daemon's figures; see `vineyard_arrow.ipc.protocol.Status`. Sizes are in bytes."""
         reply, _ = self._a.request(p.GetStatus())
@@ -756,6 +715,9 @@ class Client:
 
         May be called twice.
         """
+        roads, self._roads = self._roads, None
+        if roads is not None:
+            roads.close()
         attached, self._attached = self._attached, None
         if attached is not None:
             attached.release()
@@ -825,6 +787,19 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def reconnect_options(client: Client) -> dict[str, Any]:
+    """What `connect` takes to connect to the same store from another process; has the token."""
+    keys, place = client._keys, client._a.socket
+    options = {
+        "rpc" if isinstance(place, str) else "socket": place,
+        "token": keys.token,
+        "tls_root_certs": keys.tls_root_certs,
+        "timeout_s": client._a.timeout_s,
+        "autostart": False,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def connect(
     socket: Any = None,
     *,
@@ -848,9 +823,11 @@ def connect(
         ``host:port`` of a store that serves over TCP (docs/rpc.md). With a socket, this is
         where to go if no daemon serves there; none is started.
     token : str, optional
-        The token of a store over TCP.
+        The token of a store over TCP; beside a socket, that of the other instances of its
+        cluster, by default the one in the file that the setting ``rpc_token_file`` names.
     tls_root_certs : path or bytes, optional
-        Certificates (PEM) that its own is signed by: connects over TLS.
+        Certificates (PEM) that its own is signed by: connects over TLS. By default for other
+        instances: the file that the setting ``rpc_ca_file`` names.
     timeout_s : float, optional
         Deadline of every call, 30 s by default.
     autostart : bool, optional
@@ -883,7 +860,6 @@ def connect(
             token=token,
             tls_root_certs=tls_root_certs,
         )
-    if token is not None or tls_root_certs is not None:
-        raise ConfigError("token and tls_root_certs are for a store over TCP", "name it by rpc")
     config = client_config(socket=socket, timeout_s=timeout_s, autostart=autostart)
-    return Client(attach(config), registry, trusted)
+    keys = checked_keys(token, tls_root_certs)
+    return Client(attach(config), registry, trusted, keys)

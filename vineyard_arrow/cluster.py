@@ -11,7 +11,6 @@ import heapq
 import itertools
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -34,7 +33,8 @@ from .metadata.records import (
 )
 
 log = logging.getLogger("vineyard_arrow.cluster")
-JOIN_S = 10.0
+JOIN_S = 10.0  # without a page of the first list
+LOCAL_HINT = "what is in this instance's own memory can still be put and got"
 MAX_REVISION = 1 << 63
 LEAVE_S = 2.0  # to take leave of a cluster that may not answer
 Outcome = Verdict | VineyardArrowError
@@ -78,7 +78,7 @@ class Cluster:
         self._order = itertools.count()
         self._backend = backend
         self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._joined, self._heard = False, threading.Event()
+        self._joined = False
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             self.member = Membership(backend, layout, about, ttl_s, on_change=self._changed)
@@ -87,10 +87,11 @@ class Cluster:
             os.close(self.fd)
             raise
         self._joined = True
-        if not self._heard.wait(JOIN_S):
-            why = self.member.mirror.why_unavailable
+        try:
+            self.member.mirror.wait_listed(JOIN_S)
+        except MetadataUnavailableError:
             self.close()
-            raise MetadataUnavailableError(f"the cluster was not listed in time: {why}")
+            raise
         self.drain()
 
     @property
@@ -129,7 +130,6 @@ class Cluster:
         # What goes while this instance is counted out comes again: it keeps what it has.
         fenced = self._joined and self.member.fenced
         self._post(lambda: self._apply(changes, fenced))
-        self._heard.set()
 
     # ---- on the loop
 
@@ -290,6 +290,12 @@ class Cluster:
         self.member.announce(rpc).add_done_callback(done)
 
     @property
+    def fenced_s(self) -> float | None:
+        """For how many seconds this instance counts as counted out; None if it does not."""
+        since = self.member.fenced_since
+        return None if since is None else time.monotonic() - since
+
+    @property
     def unavailable_s(self) -> float | None:
         """For how many seconds the metadata of the cluster was not reached; None if it is."""
         since = self.member.mirror.unavailable_since
@@ -313,6 +319,8 @@ def _outcome(future: Future[Verdict]) -> Outcome:
     error = future.exception()
     if error is None:
         return future.result()
+    if isinstance(error, MetadataUnavailableError) and error.hint is None:
+        return MetadataUnavailableError(error.message, LOCAL_HINT)
     if isinstance(error, VineyardArrowError):
         return error
     return VineyardArrowError(f"a commit failed: {error!r}")

@@ -14,7 +14,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -79,6 +79,9 @@ class DaemonConfig:
         Files with certificate chain and key in PEM: they are served over TLS.
     rpc_open : bool
         Serve other machines without a token.
+    rpc_advertise : (str, int or None) or None
+        What the cluster is told of where that is: a host that others reach it by, and a port if
+        it is another one. Given as ``host`` or ``host:port``.
     meta : EtcdPlace or None
         Where the metadata of the cluster is: None keeps it in the daemon, which is then a
         cluster by itself. Given as ``embedded``, ``etcd://host:port,host:port/cluster``, or
@@ -109,6 +112,7 @@ class DaemonConfig:
     rpc_cert_file: Path | None = None
     rpc_key_file: Path | None = None
     rpc_open: bool = False
+    rpc_advertise: tuple[str, int | None] | None = None
     meta: EtcdPlace | None = None
     meta_ca_file: Path | None = None
     meta_cert_file: Path | None = None
@@ -131,11 +135,34 @@ class ClientConfig:
         Deadline of every blocking call, in seconds.
     autostart : bool
         Whether to start a daemon on `socket` if none listens there.
+    rpc_token_file, rpc_ca_file : Path or None
+        Files with the token that other instances of the cluster want, and with the certificates
+        (PEM) that theirs are signed by.
     """
 
     socket: Path
     timeout_s: float = 30.0
     autostart: bool = True
+    rpc_token_file: Path | None = None
+    rpc_ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a client shows, and trusts, to be let in over TCP; made by `checked_keys`.
+
+    Attributes
+    ----------
+    token : str or None
+    tls_root_certs : bytes or None
+        PEM; None connects without TLS.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    tls_root_certs: bytes | None = None
+
+
+NO_KEYS = Keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +309,14 @@ def remote_config(
         host, port = rpc_address(address)
     except ValueError as error:
         raise ConfigError(f"rpc is {address!r}; allowed: {error}") from None
+    keys = checked_keys(token, tls_root_certs)
+    values, _ = _resolve(ClientConfig, {"timeout_s": timeout_s})
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return RemoteConfig(place, values.get("timeout_s", 30.0), keys.token, keys.tls_root_certs)
+
+
+def checked_keys(token: object, tls_root_certs: object) -> Keys:
+    """What a client was given to be let in by; ConfigError if that is wrong or cannot be read."""
     if token is not None and not (isinstance(token, str) and token.isascii() and token.strip()):
         raise ConfigError("token is a text of visible ASCII characters, or None")
     if isinstance(tls_root_certs, str | os.PathLike):
@@ -291,10 +326,44 @@ def remote_config(
             raise ConfigError(f"tls_root_certs cannot be read: {error}") from None
     if not isinstance(tls_root_certs, bytes | None):
         raise ConfigError("tls_root_certs is the path of a PEM file, its bytes, or None")
-    values, _ = _resolve(ClientConfig, {"timeout_s": timeout_s})
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    stripped = token.strip() if isinstance(token, str) else None
-    return RemoteConfig(place, values.get("timeout_s", 30.0), stripped, tls_root_certs)
+    return Keys(token.strip() if isinstance(token, str) else None, tls_root_certs)
+
+
+def cluster_keys(given: Keys) -> Keys:
+    """Those for other instances of a cluster: what was given, else what the settings name.
+
+    Raises
+    ------
+    ConfigError
+        If a file cannot be read, or holds no token.
+    """
+    values, _ = _resolve(ClientConfig, {})
+    token, certs = given.token, given.tls_root_certs
+    if token is None and "rpc_token_file" in values:
+        token = read_token(values["rpc_token_file"])
+    return checked_keys(token, certs or values.get("rpc_ca_file"))
+
+
+def read_token(path: str | Path) -> str:
+    """The token in a file: its text, without white space around it.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    token = read_file(path).strip()
+    if not token or not token.isascii() or any(byte <= 32 for byte in token):
+        raise ConfigError(f"{path} holds no token", "one line of visible ASCII characters")
+    return token.decode()
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a file that a setting names; ConfigError if it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _resolve(

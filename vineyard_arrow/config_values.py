@@ -6,6 +6,7 @@ doesn't know where the value came from; see `config` for that.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import grp
 import ipaddress
@@ -20,6 +21,7 @@ from vineyard_arrow.machine import SIZE_SYNTAX, parse_size, total_memory
 
 __all__ = ["PARSERS", "EtcdPlace", "is_loopback", "meta_place", "rpc_address", "socket_path"]
 
+WILDCARDS = ("0.0.0.0", "::")  # hosts that stand for all addresses of a machine
 _SOCKET_PATH_NBYTES = 107  # sun_path of unix(7), less its final NUL
 
 
@@ -46,6 +48,16 @@ def rpc_address(value: object) -> tuple[str, int]:
         ):
             return bare, int(port)
     raise ValueError("host:port, such as 127.0.0.1:7070")
+
+
+def advertised(value: object) -> tuple[str, int | None]:
+    """Read ``host`` or ``host:port``."""
+    for text, port in ((value, True), (f"{value}:1", False)):
+        with contextlib.suppress(ValueError):
+            host, number = rpc_address(text)
+            if host not in WILDCARDS:
+                return host, number if port else None
+    raise ValueError("host or host:port that others can reach")
 
 
 class EtcdPlace(NamedTuple):
@@ -185,6 +197,8 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "rpc_cert_file": _path,
     "rpc_key_file": _path,
     "rpc_open": _switch,
+    "rpc_advertise": advertised,
+    "rpc_ca_file": _path,
     "meta": meta_place,
     "meta_ca_file": _path,
     "meta_cert_file": _path,

@@ -196,7 +196,7 @@ def _run(
         if error is not None:
             loop.stop()
         elif rpc is not None:
-            cluster.announce(rpc.place, announced)
+            cluster.announce(rpc.advertised, announced)
 
     def announced(error: VineyardArrowError | None) -> None:
         if error is not None:

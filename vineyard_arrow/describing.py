@@ -26,6 +26,13 @@ def catalogued_meta(store: Store, info: p.ObjectInfo) -> ObjectMeta:
     )
 
 
+def parts_of(store: Store, info: p.ObjectInfo) -> list[tuple[Any, ...]]:
+    """Typename, schema, rows, batches and descriptor of each part, the root first; no data."""
+    if info.data:
+        return list(read_parts(info.data)[0])
+    return [tuple(part) for part in store.describe(info.id)[7]]
+
+
 def elsewhere_meta(info: p.ObjectInfo) -> ObjectMeta:
     """What the cluster knows of an object of another instance, or of a global one."""
     parts, members = read_parts(info.data)

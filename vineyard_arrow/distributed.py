@@ -2,12 +2,11 @@
 
 Each is a sequence of its partitions, and knows where and how large they are without touching
 them. The partitions are ordinary objects; what they have in common with the fragments of a
-graph is in `partitions`. It schedules nothing.
+graph is in `partitions`; `joined` makes them. It schedules nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,14 +15,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from .errors import InvalidObjectError, ObjectNotFoundError
+from .errors import InvalidObjectError
 from .objects import ObjectID
 from .partitions import GlobalObject, Open
 
 if TYPE_CHECKING:
     from .client import Client
 
-__all__ = ["GlobalDataFrame", "GlobalTable", "GlobalTensor", "Partition", "Place"]
+__all__ = [
+    "GlobalDataFrame",
+    "GlobalTable",
+    "GlobalTensor",
+    "Partition",
+    "Place",
+    "kind_of",
+    "shape_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +101,13 @@ class Partition:
 class _Distributed(GlobalObject[Any]):
     """What tables, frames and tensors have in common.
 
-    Parameters
-    ----------
-    values : sequence
-        Partitions that are in no store yet: a put of the whole puts them as its members.
-
     Attributes
     ----------
     empty
         A value without rows, of the type and schema of the partitions.
     places : list of Place
     key : str or None
-        The column that bounds are of.
+        The column that bounds are of; None if there are none, or they are of pandas' index.
     """
 
     _kinds: ClassVar[frozenset[str]]
@@ -116,17 +118,15 @@ class _Distributed(GlobalObject[Any]):
     @classmethod
     def of(
         cls,
-        object_ids: Sequence[ObjectID | None],
+        object_ids: Sequence[ObjectID],
         places: Sequence[Place],
         empty: Any,
-        key: str | None = None,
-        *,
-        opened: dict[int, Any] | None = None,
-        open_: Open | None = None,
+        key: str | None,
+        open_: Open | None,
     ) -> Any:
-        """Of partitions that are in a store, or open already."""
+        """Of partitions that are got by ``open_`` when they are asked for."""
         self = cls()
-        self._begin(object_ids, opened or {}, open_)
+        self._begin(object_ids, {}, open_)
         self.places, self.empty, self.key = list(places), empty, key
         self._check_places()
         return self
@@ -143,19 +143,6 @@ class _Distributed(GlobalObject[Any]):
         """Those that the instance of ``client`` owns."""
         return (p for p in self.partitions if p.instance == client.instance)
 
-    def where(self, key: int | str) -> int:
-        """The number of the instance that owns the partition of this object id.
-
-        Raises
-        ------
-        ObjectNotFoundError
-            If it is none of this object's.
-        """
-        object_id = ObjectID(key)
-        if object_id not in self.object_ids:
-            raise ObjectNotFoundError(f"{object_id} is no partition of this object")
-        return object_id.instance
-
     @property
     def nbytes(self) -> int:
         """Payload of all partitions, in bytes."""
@@ -163,15 +150,18 @@ class _Distributed(GlobalObject[Any]):
 
     def _check_places(self) -> None:
         """Raise unless the partitions make a whole."""
-        start = 0
+        start, upper = 0, None
         for place in self.places:
+            if place.bounds is not None:
+                _check_bounds(place.bounds, upper)
+                upper = place.bounds[1]
             if len(place.shape) != 1 or place.offset != (start,) or place.shape[0] < 0:
                 raise InvalidObjectError("the partitions of this object do not follow each other")
             start += place.shape[0]
 
     def _check(self, index: int, found: Any) -> None:
         place = self.places[index]
-        if _kind(found) not in self._kinds or _shape(found)[: len(place.shape)] != place.shape:
+        if kind_of(found) not in self._kinds or shape_of(found)[: len(place.shape)] != place.shape:
             raise InvalidObjectError(
                 f"{self.object_ids[index]} is a {type(found).__name__}, not partition {index}"
             )
@@ -234,6 +224,8 @@ class GlobalTensor(_Distributed):
         return tuple(tuple(size for _, size in sorted(each.items())) for each in sizes)
 
     def _check_places(self) -> None:
+        if any(place.bounds is not None for place in self.places):
+            raise InvalidObjectError("bounds of a tensor", "they are of tables and frames")
         ndim = len(self.places[0].shape)
         found = {place.offset: place.shape for place in self.places}
         if not ndim or any(len(o) != ndim or len(s) != ndim for o, s in found.items()):
@@ -251,56 +243,7 @@ class GlobalTensor(_Distributed):
             )
 
 
-# ---- making
-
-
-def global_of(
-    client: Client,
-    partitions: Sequence[Any],
-    *,
-    bounds: Sequence[tuple[Any, Any]] | None = None,
-    key: str | None = None,
-    offsets: Sequence[Sequence[int]] | None = None,
-) -> GlobalTable | GlobalDataFrame | GlobalTensor:
-    """The global object of these partitions, to be put; see `Client.create_partitioned`."""
-    from .fetching import owner_of, reached
-
-    if not partitions:
-        raise InvalidObjectError("a global object of no partitions")
-    for name, given in (("bounds", bounds), ("offsets", offsets)):
-        if given is not None and len(given) != len(partitions):
-            raise InvalidObjectError(f"{len(given)} {name} for {len(partitions)} partitions")
-    if (bounds is None) != (key is None):
-        raise InvalidObjectError("bounds are of a column: give both bounds and key")
-    ids: list[ObjectID | None] = []
-    opened, emptied, places = {}, [], []
-    start = 0
-    with contextlib.ExitStack() as stack:
-        clients = {client.instance: client}
-        for i, given in enumerate(partitions):
-            object_id = ObjectID(client._resolve(given)) if isinstance(given, int | str) else None
-            ids.append(object_id)
-            if object_id is None:
-                value, nbytes = given, _nbytes(given)
-                opened[i] = value
-            else:
-                number = object_id.instance
-                if number not in clients:
-                    info = owner_of(client, object_id)
-                    clients[number] = stack.enter_context(reached(client, info))
-                value = clients[number].get(object_id)
-                nbytes = clients[number].get_meta(object_id).nbytes
-            shape = _shape(value)
-            offset = (start, *[0] * (len(shape) - 1)) if offsets is None else tuple(offsets[i])
-            places.append(Place(nbytes, shape, offset, bounds and tuple(bounds[i])))  # type: ignore[arg-type]
-            start += shape[0]
-            emptied.append(_empty(value))
-    kind = _same(emptied)
-    cls = {"table": GlobalTable, "numpy": GlobalTensor}.get(kind, GlobalDataFrame)
-    return cls.of(ids, places, emptied[0], key, opened=opened)  # type: ignore[no-any-return]
-
-
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     if isinstance(value, pa.Table | pa.RecordBatch):
         return "table"
     if isinstance(value, np.ndarray) and value.ndim:
@@ -313,40 +256,22 @@ def _kind(value: Any) -> str:
     )
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    return value.shape if _kind(value) == "numpy" else (value.shape[0],)
+def shape_of(value: Any) -> tuple[int, ...]:
+    return value.shape if kind_of(value) == "numpy" else (value.shape[0],)
 
 
-def _nbytes(value: Any) -> int:
-    kind = _kind(value)
-    if kind == "pandas":
-        return int(value.memory_usage(deep=False).sum())
-    return int(value.estimated_size() if kind == "polars" else value.nbytes)
-
-
-def _empty(value: Any) -> Any:
-    kind = _kind(value)
-    if kind == "table":
-        return value.schema.empty_table()
-    if kind == "numpy":
-        return np.empty((0,) * value.ndim, value.dtype)
-    return value.iloc[:0].copy() if kind == "pandas" else value.clear()
-
-
-def _same(emptied: Sequence[Any]) -> str:
-    """The kind of all of them; InvalidObjectError if they differ."""
-    first = emptied[0]
-    kind = _kind(first)
-    for i, each in enumerate(emptied):
-        same = _kind(each) == kind
-        if same and kind == "table":
-            same = each.schema.equals(first.schema)
-        elif same and kind == "numpy":
-            same = each.dtype == first.dtype and each.ndim == first.ndim
-        elif same and kind == "pandas":
-            same = each.dtypes.equals(first.dtypes)
-        elif same:
-            same = each.schema == first.schema
-        if not same:
-            raise InvalidObjectError(f"partition {i} is of another type or schema than the first")
-    return kind
+def _check_bounds(bounds: tuple[Any, Any], before: Any) -> None:
+    """Raise unless they follow ``before``, the greatest key of the partition before."""
+    try:
+        lower, upper = bounds
+        ascend = bool(lower <= upper and (before is None or before < lower))
+    except (TypeError, ValueError) as error:
+        raise InvalidObjectError(
+            f"{bounds!r} are no bounds: {error}", "give (least, greatest) of each partition"
+        ) from None
+    if not ascend:
+        after = "" if before is None else f" after {before!r}"
+        raise InvalidObjectError(
+            f"bounds {lower!r} to {upper!r}{after} overlap or do not ascend",
+            "order partitions by their keys; a key is in one partition alone",
+        )

@@ -94,6 +94,48 @@ class PathExistsError(FileError, FileExistsError):
     errno = errno.EEXIST
 
 
+class DamagedFileError(FileError, ValueError):
+    """A file is cut off, corrupt, or of another format than its name says."""
+
+    code = "damaged-file"
+
+
+class SchemaMismatchError(VineyardArrowError, ValueError):
+    """Files that are to make one table have different columns."""
+
+    code = "schema-mismatch"
+
+
+class DatabaseError(VineyardArrowError, RuntimeError):
+    """A database did not do what it was asked."""
+
+    code = "database"
+
+
+class DatabaseUnavailableError(DatabaseError, ConnectionError):
+    """A database cannot be reached or opened, or was gone in the middle."""
+
+    code = "database-unavailable"
+
+
+class QueryFailedError(DatabaseError, ValueError):
+    """A database refuses a statement, or fails at it."""
+
+    code = "query-failed"
+
+
+class TableExistsError(DatabaseError, ValueError):
+    """The table that was to be made is there already."""
+
+    code = "table-exists"
+
+
+class DriverNotFoundError(VineyardArrowError, LookupError):
+    """No driver is registered for this scheme, format or typename."""
+
+    code = "no-driver"
+
+
 class StreamFailedError(VineyardArrowError, RuntimeError):
     """A stream came to no proper end: its writer failed or died, or it was dropped."""
 

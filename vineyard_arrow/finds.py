@@ -70,6 +70,8 @@ class Finds:
             return p.Found(found)
         if isinstance(key, str) and (found := self._name_elsewhere(key)) is not None:
             return p.Found(found)
+        if isinstance(key, int) and (error := self._elsewhere(key)) is not None:
+            raise error
         if not m.timeout_s > 0:  # nor for NaN
             raise self.missing(key)
         self._waits.add(session, number, m, key)

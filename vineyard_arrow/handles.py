@@ -181,4 +181,4 @@ def _loaded(object_id: int) -> ObjectHandle:
             raise
         from .fetching import fetched
 
-        return client.get_object(fetched(client, ObjectID(object_id)))
+        return client.get_object(fetched(client, ObjectID(object_id), None))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from . import __version__
 from .cluster import Cluster
 from .config import DaemonConfig
+from .errors import MetadataUnavailableError
 from .metadata.records import InstanceRecord, Layout
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from .metadata.etcd.client import EtcdAddress
 
 log = logging.getLogger("vineyard_arrow.cluster")
+_REACH = (
+    "see that etcd serves there and has a leader: etcdctl endpoint health;"
+    " one with TLS wants --meta-ca-file, and maybe --meta-cert-file with --meta-key-file"
+)
 ALONE = "local"  # name of a cluster that nobody else can join
 
 
@@ -41,7 +46,11 @@ def open_cluster(config: DaemonConfig) -> Iterator[Cluster]:
     )
     with contextlib.ExitStack() as stack:
         backend, name, where = _backend(config, stack)
-        cluster = Cluster(backend, Layout(name), about, config.meta_lease_s, where)
+        try:
+            cluster = Cluster(backend, Layout(name), about, config.meta_lease_s, where)
+        except MetadataUnavailableError as error:
+            message = f"cannot join {where}: {error.message}"
+            raise MetadataUnavailableError(message, error.hint or _REACH) from None
         stack.callback(cluster.close)
         yield cluster
 

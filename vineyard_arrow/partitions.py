@@ -1,8 +1,7 @@
 """What all global objects are: partitions in stores of several instances, known by id and size.
 
-A global object has a table with a row for each partition, and opens one when it is asked for.
-Partitions of its own store are its members too: kept with it, and deleted with it. This module
-knows neither what partitions are nor how they come from elsewhere.
+A global object is metadata, of which partitions are members; it opens one when it is asked for.
+This module knows neither what partitions are nor how they come from elsewhere.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from .errors import ObjectNotFoundError
+from .errors import ConnectionLostError, ObjectNotFoundError
 from .objects import ObjectID
 
 __all__ = ["GlobalObject", "Open"]
@@ -51,6 +50,19 @@ class GlobalObject(Sequence[T]):
     def __iter__(self) -> Iterator[T]:
         return map(self._one, range(len(self)))
 
+    def where(self, key: int | str) -> int:
+        """The number of the instance that owns the partition of this object id.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If it is none of this object's.
+        """
+        object_id = ObjectID(key)
+        if object_id not in self.object_ids:
+            raise ObjectNotFoundError(f"{object_id} is no {self._word} of this {self._whole}")
+        return object_id.instance
+
     def _one(self, index: int, fetch: bool = False) -> Any:
         """The value of one, got the first time."""
         if not 0 <= index < len(self):
@@ -66,6 +78,11 @@ class GlobalObject(Sequence[T]):
                     f"{self._word} {index} ({object_id}) of this {self._whole} is gone:"
                     f" {error.message}",
                     error.hint or "it was deleted, or lives elsewhere: fetch=True gets it",
+                ) from None
+            except ConnectionLostError as error:
+                raise ConnectionLostError(
+                    f"{self._word} {index} ({object_id}) of this {self._whole}: {error.message}",
+                    error.hint,
                 ) from None
             self._check(index, found)
             self._opened[index] = found

@@ -1,6 +1,6 @@
-"""Types that other packages bring by entry points, loaded when something is not found in ours.
+"""What other packages bring by entry points, loaded when something is not found in ours.
 
-An entry point of the group is a module that registers as it is imported, or a callable that
+An entry point of a group is a module that registers as it is imported, or a callable that
 is given the registry. It knows nothing of what these register.
 """
 
@@ -16,32 +16,31 @@ GROUP = "vineyard_arrow.types"
 
 # Reentrant: a plugin may look up a builder as it loads.
 _lock = threading.RLock()
-_state: Literal["new", "loading", "loaded"] = "new"
+_states: dict[str, Literal["loading", "loaded"]] = {}
 
 
-def load_plugins(registry: Any) -> None:
-    """Load every entry point, once in a process; later calls cost nothing.
+def load_plugins(registry: Any, group: str = GROUP) -> None:
+    """Load every entry point of a group, once in a process; later calls cost nothing.
 
     One that fails is skipped with a RuntimeWarning that names it.
     """
-    global _state
-    if _state == "loaded":
+    if _states.get(group) == "loaded":
         return
     with _lock:
-        if _state != "new":
+        if group in _states:
             return
-        _state = "loading"
-        failures = _load_all(registry)
-        _state = "loaded"
+        _states[group] = "loading"
+        failures = _load_all(registry, group)
+        _states[group] = "loaded"
     for failure in failures:
-        warnings.warn(f"skipped in {GROUP}: {failure}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"skipped in {group}: {failure}", RuntimeWarning, stacklevel=2)
 
 
-def _load_all(registry: Any) -> list[str]:
+def _load_all(registry: Any, group: str) -> list[str]:
     from importlib.metadata import entry_points  # 10 ms
 
     failures = []
-    for entry in entry_points(group=GROUP):
+    for entry in entry_points(group=group):
         try:
             loaded = entry.load()
             if callable(loaded):

@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from .contexts import current_registry
 from .errors import InvalidObjectError, ObjectNotFoundError
+from .ipc import protocol as p
+from .ipc.stored import read_parts
 from .objects import ObjectID
 from .registry import Form, Resolver, StoredObject, StoredPart
 
@@ -42,6 +44,32 @@ def stored_object(
         client._trusted if trusted is None else trusted,
         raw.uid,
         raw.members,
+    )
+    if validate != "structure":
+        _validate(stored, validate)
+    return stored
+
+
+def global_object(
+    client: Client, object_id: int, mode: str, trusted: bool | None, validate: str
+) -> StoredObject | None:
+    """What the cluster knows of an object without data, for its resolver; None if it has data."""
+    try:
+        info, _ = client._a.request(p.Describe(object_id))
+    except ObjectNotFoundError:
+        return None
+    if not info.is_global:
+        return None
+    parts, members = read_parts(info.data)
+    stored = StoredObject(
+        [StoredPart(each.typename, each.params, each.schema.empty_table()) for each in parts],
+        current_registry(client._registry),
+        Source(client),
+        object_id,
+        mode,
+        client._trusted if trusted is None else trusted,
+        None,  # any user of the cluster may have made it
+        members,
     )
     if validate != "structure":
         _validate(stored, validate)

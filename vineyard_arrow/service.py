@@ -637,7 +637,7 @@ class Service:
             self.rpc(),
             self.cluster.where,
             len(self.cluster.states()),
-            self.cluster.member.fenced,
+            self.cluster.fenced_s,
             self.cluster.unavailable_s,
         )
         return status, []

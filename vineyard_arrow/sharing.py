@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from .cluster import Cluster, Known, Outcome
 from .errors import (
+    AccessDeniedError,
     InvalidObjectError,
     LeaseLostError,
+    MetadataFullError,
     MetadataUnavailableError,
     ObjectExistsError,
     ObjectInUseError,
@@ -37,6 +40,8 @@ log = logging.getLogger("vineyard_arrow.cluster")
 Reply = p.Done | p.Created
 Finish = Callable[[list[Outcome]], Reply]
 MAX_NAMED = 5
+PER_DELETE_S = 0.1  # more time for each of many that are deleted by one request
+MAX_DELETE_S = 20.0  # within what a client waits, who then learns why
 
 
 class Sharing:
@@ -159,8 +164,8 @@ class Sharing:
         def finish(outcomes: list[Outcome]) -> Reply:
             failure: VineyardArrowError | None = None
             for record, was, outcome in zip(new, before, outcomes, strict=True):
-                if isinstance(outcome, LeaseLostError):
-                    record.persisted = was
+                if isinstance(outcome, LeaseLostError | MetadataFullError | AccessDeniedError):
+                    record.persisted = was or self.is_known(record.id)
                     failure = failure or outcome
                 elif isinstance(outcome, Conflict):
                     record.persisted = self.is_known(record.id)
@@ -274,6 +279,8 @@ class Sharing:
 
         ``then`` makes the reply, once all are gone.
         """
+        if all(map(self._is_ours_alone, m.ids)):
+            return None
         ids = list(dict.fromkeys(m.ids))
         local = [i for i in ids if self._catalog.get(i) is not None]
         known: list[Known] = []
@@ -311,8 +318,16 @@ class Sharing:
             return then()
 
         touched = [*(record.id for record in doomed), *ids]
-        self._run(session, number, transactions, touched, finish)
+        limit = min(TIMEOUT_S + PER_DELETE_S * len(transactions), MAX_DELETE_S)
+        self._run(session, number, transactions, touched, finish, limit)
         raise AssertionError
+
+    def _is_ours_alone(self, object_id: int) -> bool:
+        """Whether a delete of it cannot concern the cluster, seen without looking far."""
+        record = self._catalog.get(object_id)
+        if record is None or record.persisted or record.members:
+            return False
+        return object_id not in self._busy
 
     def _elsewhere(self, object_id: int) -> r.GlobalRecord:
         known = self._cluster.find(object_id)
@@ -496,6 +511,8 @@ class Sharing:
                     self._heard_own(self._cluster.parsed(event.item))
                 elif not fenced:
                     gone.append(ObjectID(event.key[len(own) :]))
+            elif event.key.startswith("o/", len(prefix)) and event.item is not None:
+                self._published(int(event.key.rpartition("/")[2][1:], 16), None)
             elif event.key.startswith("n/", len(prefix)):
                 self._heard_name(event.key[len(prefix) + 2 :], event.item is None, fenced)
             elif event.key.startswith("g/", len(prefix)) and event.item is None:

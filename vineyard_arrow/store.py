@@ -7,7 +7,7 @@ over shared memory; `rpc.remote.Remote` one that is reached over TCP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ class Draft(msgspec.Struct, frozen=True, eq=False):
     members: list[int] = []
     signature: int = 0
     id: int | None = None  # if it was taken already (`Store.take_id`)
+    labels: Mapping[str, str] = {}  # its first labels
+    vouched: bool = True  # if not, its pickles are nobody's own
 
 
 class Raw(Protocol):

@@ -30,12 +30,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from printing import cell_of, print_table, time_of
 
 import vineyard_arrow
 from vineyard_arrow.config import format_size
 
 TABLES = ("flights", "planes", "weather", "airports", "airlines")
-WIDTH = 99
 
 Answer = tuple[str, list[str], list[list[Any]]]  # the question, column names, rows
 
@@ -378,36 +378,10 @@ def stop_store(socket: str, timeout_s: float = 10.0) -> None:
 # ---- printing --------------------------------------------------------------------------------
 
 
-def time_of(seconds: float) -> str:
-    for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.{0 if seconds * factor >= 10 else 1}f} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
-
-
-def print_table(
-    header: list[str], rows: list[list[str]], *, rule_before_last: bool = False
-) -> None:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    rule = "   " + "-" * (sum(widths) + 3 * (len(widths) - 1))
-    lines = [[header[0].ljust(widths[0]), *map(str.rjust, header[1:], widths[1:])]]
-    lines += [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    for i, line in enumerate(lines):
-        if i == 1 or (rule_before_last and i == len(lines) - 1):
-            print(rule)
-        print("   " + "   ".join(line).rstrip()[: WIDTH - 3])
-
-
 def print_answer(report: dict[str, Any]) -> None:
     print(f"\n   {report['engine']}: {report['question']}\n")
     rows = [[cell_of(value) for value in row] for row in report["rows"]]
     print_table(report["header"], rows)
-
-
-def cell_of(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.1f}" if isinstance(value, float) else f"{value:,}"
 
 
 if __name__ == "__main__":

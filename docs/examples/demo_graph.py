@@ -28,8 +28,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from demo import (
     PRIVATE,
-    WIDTH,
-    cell_of,
     make_parquet,
     places_of,
     private_nbytes,
@@ -37,8 +35,8 @@ from demo import (
     seconds_of,
     start,
     stop_store,
-    time_of,
 )
+from printing import WIDTH, print_rows, time_of
 
 import vineyard_arrow
 from vineyard_arrow.config import format_size
@@ -143,21 +141,6 @@ def publish(client: Any, name: str, build: Callable[[], Graph]) -> None:
         ["build", "edges a second", "put", "size", "shared", "gathered", "copied"],
         [[time_of(build_s), f"{graph.num_edges() / build_s:,.0f}", time_of(put_s), *sizes]],
     )
-
-
-def print_rows(header: list[str], rows: list[list[Any]]) -> None:
-    """Print a table; columns of numbers, and of texts that start like one, to the right."""
-    right = [
-        all(not isinstance(v, str) or v[:1].isdigit() or v[:1] == "+" for v in column)
-        for column in zip(*rows, strict=True)
-    ]
-    lines = [header, *([cell_of(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    for line in lines:
-        cells = zip(line, widths, right, strict=True)
-        text = "   ".join(c.rjust(w) if to_right else c.ljust(w) for c, w, to_right in cells)
-        print(f"   {text}".rstrip())
 
 
 # ---- what the other process says, as the writer prints it ------------------------------------

@@ -10,6 +10,7 @@ runs, 130 interrupted, 141 nobody reads the output.
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 from argparse import Namespace
@@ -31,6 +32,8 @@ COMMANDS = {
     "rm": "values",
     "get": "values",
     "put": "values",
+    "export": "saving",
+    "import": "saving",
     "top": "top",
     "doctor": "doctor",
     "codegen": "generate",
@@ -73,4 +76,5 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(args: Namespace) -> Report:
     module = importlib.import_module(f".{COMMANDS[args.command]}", __package__)
-    return cast("Report", getattr(module, args.command)(args))
+    function = args.command + "_" * keyword.iskeyword(args.command)
+    return cast("Report", getattr(module, function)(args))

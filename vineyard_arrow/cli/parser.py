@@ -19,6 +19,7 @@ DAEMON_SETTINGS = (
     "rpc_cert_file",
     "rpc_key_file",
     "rpc_open",
+    "rpc_advertise",
     "meta",
     "meta_ca_file",
     "meta_cert_file",
@@ -29,9 +30,8 @@ DAEMON_SETTINGS = (
     "start_etcd",
 )
 
-READABLE = ".parquet, .pq, .csv, .tsv, .jsonl, .ndjson, .json, .arrow, .ipc, .feather"
-PACKED = ".gz, .bz2, .zst, .lz4"
-WRITABLE = ".parquet, .csv, .arrow, .feather"
+FORMATS = ".parquet, .pq, .csv, .tsv, .jsonl, .ndjson, .json, .arrow, .ipc, .feather, .arrows, .orc"
+PACKED = ".gz, .bz2, .zst, .lz4, .br"
 ALL = "delete everything: objects, streams, blocks of shared memory"
 
 EPILOG = """\
@@ -119,6 +119,7 @@ def _add_daemon_options(parser: argparse.ArgumentParser) -> None:
         "rpc_cert_file": "file with the certificate (PEM) to serve them over TLS by",
         "rpc_key_file": "file with its key",
         "rpc_open": "true: serve other machines without a token",
+        "rpc_advertise": "host or host:port by which other instances reach it",
         "meta": "embedded, or etcd://host:port,host:port/cluster to join a cluster",
         "meta_ca_file": "file with the authority (PEM) that etcd's certificates are checked by",
         "meta_cert_file": "file with the daemon's own certificate for etcd",
@@ -137,12 +138,28 @@ def _add_values(command: object) -> None:
     assert callable(command)
     get = command("get", "show a value, or write a table to a file")
     get.add_argument("key", help="id or name")
-    get.add_argument("--to", metavar="FILE", help=f"{WRITABLE}; one that is there is replaced")
+    get.add_argument("--to", metavar="FILE", help=f"{FORMATS}; one that is there is replaced")
     get.add_argument("--head", type=_count, default=10, metavar="N", help="rows to show (10)")
     get.add_argument("--trusted", action="store_true", help="load pickles of other users, too")
     put = command("put", "store tables from files, all or none")
-    put.add_argument("file", nargs="+", help=f"{READABLE}; of text also {PACKED}")
+    put.add_argument(
+        "file", nargs="+", help=f"path, glob, directory or url: {FORMATS}; text also {PACKED}"
+    )
     put.add_argument("--name", help="a free name to point to it")
+    export = command("export", "write objects, with their members, to a new folder")
+    export.add_argument("key", nargs="*", help="id or name")
+    export.add_argument("url", help="path, or URL such as s3://bucket/name")
+    export.add_argument("--all", action="store_true", help="everything in the store")
+    export.add_argument("--compression", choices=("zstd", "lz4"), help="of the files (none)")
+    import_ = command("import", "store what export wrote, all or none")
+    import_.add_argument("url", help="path, or URL such as s3://bucket/name")
+    import_.add_argument(
+        "--names",
+        choices=("error", "keep", "replace"),
+        default="error",
+        help="if a name is taken: fail, leave it where it is, or point it here (error)",
+    )
+    import_.add_argument("--trusted", action="store_true", help="let gets load pickles in it")
     rm = command("rm", "delete objects, or drop streams")
     rm.add_argument("key", nargs="*", help="id or name")
     rm.add_argument("--all", action="store_true", help=ALL)

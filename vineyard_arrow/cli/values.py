@@ -1,4 +1,4 @@
-"""The commands about values: put files, get (show or write) one, rm."""
+"""The commands about values: put what drivers read, get (show or write) one, rm."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ import reprlib
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ..client import Client
 from ..config import client_config
-from ..errors import InvalidObjectError, ObjectExistsError, ObjectNotFoundError, StoreFullError
+from ..errors import (
+    InvalidObjectError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    PathNotFoundError,
+)
 from ..ipc import protocol as p
 from ..ipc.process import attach
 from ..machine import counted, format_size
-from ..objects import ObjectMeta
-from .files import check_writable, read_table, write_table
+from ..objects import ObjectID, ObjectMeta
 from .listing import joined, kind
 from .process import get_status, open_running, reader_config
+from .progress import progress_bar
 from .report import Block, Grid, Line, Pairs, Report, UsageError, jsonable, shorten, width
 
 CELL = 24  # characters of a value in a preview
@@ -29,7 +33,8 @@ SCHEMA_ROWS = 40
 REPR = 1500  # characters of the repr of what is no table
 
 
-def _running_client(args: Namespace) -> Client:
+def running_client(args: Namespace) -> Client:
+    """A client of the daemon that runs; NoDaemonError if none does."""
     config = reader_config(args)
     open_running(config).close()
     return Client(attach(config))
@@ -42,35 +47,29 @@ def put(args: Namespace) -> Report:
     """Read files into shared memory and publish them, all or none."""
     if args.name is not None and len(args.file) > 1:
         raise UsageError(f"--name is for one file, not for {len(args.file)}")
-    paths = [Path(f) for f in args.file]
-    for path in paths:
-        if not path.exists():  # before a daemon is started for it
-            raise InvalidObjectError(f"{path} does not exist")
-        with open(path, "rb"):
-            pass
+    for file in args.file:  # before a daemon is started for it
+        if "://" not in file and not any(c in file for c in "*?[") and not os.path.exists(file):
+            raise PathNotFoundError(f"{file} does not exist")
     with Client(attach(client_config(socket=args.socket))) as client:
         if args.name is not None and client.exists(args.name):
             raise ObjectExistsError(
                 f"name {args.name!r} is taken", "choose another, or rm it, which deletes the object"
             )
-        tables = [_read_into(client, path) for path in paths]
-        ids = client.put_many(tables, names=[args.name] * len(tables))
+        ids: list[ObjectID] = []
+        try:
+            for file in args.file:
+                with progress_bar(os.path.basename(file)) as tell:
+                    ids.append(client.read(file, name=args.name, progress=tell))
+        except BaseException:
+            client.delete(ids)
+            raise
         metas = [client.get_meta(i) for i in ids]
-        rows = [t.num_rows for t in tables]
-        return _put_report(args.file, metas, rows)
+        return _put_report(args.file, metas, [_rows_of(client, i) for i in ids])
 
 
-def _read_into(client: Client, path: Path) -> pa.Table:
-    try:
-        with client.memory_pool:
-            return read_table(path)
-    except MemoryError:
-        s = client.status()
-        raise StoreFullError(
-            f"no room for {path}: the store holds {format_size(s.memory_used)} of"
-            f" {format_size(s.memory_limit)}",
-            "rm objects, or start the daemon with a larger --memory-limit",
-        ) from None
+def _rows_of(client: Client, object_id: ObjectID) -> int:
+    rows: int = client.get(object_id).num_rows
+    return rows
 
 
 def _put_report(files: Sequence[str], metas: Sequence[ObjectMeta], rows: Sequence[int]) -> Report:
@@ -104,14 +103,11 @@ def _put_report(files: Sequence[str], metas: Sequence[ObjectMeta], rows: Sequenc
 
 def get(args: Namespace) -> Report:
     """Show a value, or write it to a file if it is a table."""
-    target = None if args.to is None else Path(args.to)
-    if target is not None:
-        check_writable(target)
-    with _running_client(args) as client:
+    with running_client(args) as client:
         meta = client.get_meta(args.key)
         value = client.get(str(meta.id), trusted=args.trusted or None)
-        if target is not None:
-            return _write(meta, value, target)
+        if args.to is not None:
+            return _write(client, meta, value, args.to)
         lines, data = _preview(value, args.head)
         rows = [
             ("id", str(meta.id)),
@@ -130,16 +126,19 @@ def get(args: Namespace) -> Report:
         return Report([Pairs(rows), *lines], head | data)
 
 
-def _write(meta: ObjectMeta, value: Any, path: Path) -> Report:
+def _write(client: Client, meta: ObjectMeta, value: Any, url: str) -> Report:
     table = as_table(value)
     if table is None:
         raise InvalidObjectError(
             f"{meta.id} is a {kind(meta.typename)}, not a table", "only tables go to files"
         )
-    write_table(table, path)
-    nbytes = path.stat().st_size
-    data = {"id": str(meta.id), "file": str(path), "rows": table.num_rows, "file_nbytes": nbytes}
-    told = f"wrote {table.num_rows:,} rows to {path} ({format_size(nbytes)})"
+    with progress_bar(os.path.basename(url), table.nbytes) as tell:
+        client.write(table, url, overwrite=True, progress=tell)
+    data: dict[str, Any] = {"id": str(meta.id), "file": url, "rows": table.num_rows}
+    told = f"wrote {table.num_rows:,} rows to {url}"
+    if os.path.isfile(url):
+        data["file_nbytes"] = os.path.getsize(url)
+        told += f" ({format_size(data['file_nbytes'])})"
     return Report([Line(told)], data)
 
 
@@ -244,7 +243,7 @@ def rm(args: Namespace) -> Report:
         raise UsageError("name the objects to delete" + (", or --all" * (not args.all)))
     if args.all:
         return _remove_all(args)
-    with _running_client(args) as client:
+    with running_client(args) as client:
         found = dict.fromkeys(_identify(client, key) for key in args.key)
         ids = [number for number, what in found if what == "object"]
         streams = [number for number, what in found if what == "stream"]

@@ -368,7 +368,7 @@ def _done(connection: Connection) -> tuple[str, Any]:
         with connect(path, autostart=False) as client:
             graph = client.get(key)
             if isinstance(graph, GlobalGraph):
-                view = view_of_fragment(graph.fragment(fid), triple)
+                view = view_of_fragment(graph.fragment(fid, fetch=True), triple)
             else:
                 view = view_of_ranges(virtual_fragments(graph, fnum), fid, triple)
             return "done", program(Worker(view, client, connection, timeout_s), **arguments)

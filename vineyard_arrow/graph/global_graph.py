@@ -1,7 +1,7 @@
 """A graph in fragments: which they are and where, whole again, and cut anew to balance.
 
 It has no data of theirs. A fragment of a store is known by its object id and opened when asked
-for, so fragments may lie on other instances, as far as what opens them reaches.
+for, so fragments may lie on any instances. `Client.create_global` records it in the cluster.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .vertices import Vertices, id_dtype
 if TYPE_CHECKING:
     from ..client import Client
 
-__all__ = ["GlobalGraph"]
+__all__ = ["GlobalGraph", "check_fragments", "kinds_of"]
 
 
 class GlobalGraph(GlobalObject[Fragment]):
@@ -63,17 +63,13 @@ class GlobalGraph(GlobalObject[Fragment]):
     origin: Origin | None = None
 
     def __init__(self, fragments: Sequence[Fragment]) -> None:
-        fnum = len(fragments)
+        check_fragments([(fragment.fid, fragment.fnum) for fragment in fragments])
         for fid, fragment in enumerate(fragments):
-            if (fragment.fid, fragment.fnum) != (fid, fnum):
+            if kinds_of(fragment.graph.schema) != kinds_of(fragments[0].graph.schema):
                 raise InvalidGraphError(
-                    f"fragment {fragment.fid} of {fragment.fnum} is number {fid} of {fnum} here",
-                    "give all fragments of one partition, in the order of their fids",
+                    f"fragment {fid} has other labels than fragment 0",
+                    "give the fragments of one partition",
                 )
-            if _kinds(fragment.graph.schema) != _kinds(fragments[0].graph.schema):
-                raise InvalidGraphError(f"fragment {fid} has other labels than fragment 0")
-        if not fragments:
-            raise InvalidGraphError("a graph in no fragments")
         self.figures = [fragment.figures() for fragment in fragments]
         origins = (fragment.origin for fragment in fragments)
         ids = [origin and ObjectID(origin.id) for origin in origins]
@@ -251,9 +247,26 @@ class GlobalGraph(GlobalObject[Fragment]):
         )
 
 
-def _kinds(schema: GraphSchema) -> tuple[Any, ...]:
-    vertices = [(each.name, each.primary_key) for each in schema.vertices]
-    return vertices, [each.triple for each in schema.edges], schema.directed
+def kinds_of(schema: GraphSchema) -> list[Any]:
+    """What all fragments of a partition have in common, as plain JSON."""
+    vertices = [[each.name, _plain(each.primary_key)] for each in schema.vertices]
+    return [vertices, [list(each.triple) for each in schema.edges], schema.directed]
+
+
+def _plain(key: Any) -> Any:
+    return list(key) if isinstance(key, tuple) else key
+
+
+def check_fragments(numbers: Sequence[Sequence[int]]) -> None:
+    """Raise unless these are the (fid, fnum) of all fragments of a partition, in order."""
+    for place, (fid, fnum) in enumerate(numbers):
+        if (fid, fnum) != (place, len(numbers)):
+            raise InvalidGraphError(
+                f"fragment {fid} of {fnum} is number {place} of {len(numbers)} here",
+                "give all fragments of one partition, in the order of their fids",
+            )
+    if not numbers:
+        raise InvalidGraphError("a graph in no fragments")
 
 
 # ---- joining

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..client import Client
     from .global_graph import GlobalGraph
 
-__all__ = ["By", "Placement", "partition", "split"]
+__all__ = ["By", "Placement", "owners_of", "partition", "split"]
 
 _GRAIN = 1 << 17  # fewer positions are not worth a thread
 
@@ -83,7 +83,7 @@ def partition(
         client = default_client()
     k = check_number(k, MAX_FRAGMENTS)
     places = {
-        label.name: Placement.of_owners(_owners(graph, label.name, k, by), k)
+        label.name: Placement.of_owners(owners_of(graph, label.name, k, by), k)
         for label in graph.schema.vertices
     }
     try:
@@ -92,7 +92,8 @@ def partition(
         raise StoreFullError(str(error)) from None
 
 
-def _owners(graph: Graph, label: str, k: int, by: By) -> Array:
+def owners_of(graph: Graph, label: str, k: int, by: By) -> Array:
+    """The fragment that is to own each vertex of a label, see `partition`."""
     count = graph.num_vertices(label)
     if by == "hash":
         owners: Array = (graph._vertices[label].hashes() % np.uint64(k)).astype(np.int64)

@@ -99,7 +99,7 @@ class Vertices:
             index = {"keys": keys, "ids": ids}
         else:
             slots, slots_view = allocate(np.uint64, cap, pool)
-            repeated = _kernels.fill_rows(_native(normal, count), slots_view, id_bits, again)
+            repeated = _kernels.fill_rows(key_columns(normal, count), slots_view, id_bits, again)
             index = {"slots": slots}
         if repeated:
             raise InvalidGraphError(
@@ -171,10 +171,10 @@ class Vertices:
         else:
             own = [normalized(self.table.column(n).chunk(0), n) for n in self.key]
             _kernels.find_rows(
-                _native(wanted, len(out)),
+                key_columns(wanted, len(out)),
                 values_of(self.index["slots"]),
                 self.id_bits,
-                _native(own, self.count),
+                key_columns(own, self.count),
                 out,
                 threads,
             )
@@ -262,7 +262,7 @@ class Vertices:
         out = np.empty(self.count, np.uint64)
         if self.count:
             own = [normalized(self.table.column(name).chunk(0), name) for name in self.key]
-            _kernels.hash_rows(_native(own, self.count), out)
+            _kernels.hash_rows(key_columns(own, self.count), out)
         return out
 
     @property
@@ -358,7 +358,8 @@ def normalized(array: pa.Array, what: str) -> pa.Array:
     )
 
 
-def _native(columns: Sequence[pa.Array], count: int) -> _kernels.KeyColumns:
+def key_columns(columns: Sequence[pa.Array], count: int) -> _kernels.KeyColumns:
+    """Columns that are `normalized`, for the kernels."""
     out = []
     for column in columns:
         kind = _TEXT_KINDS.get(column.type, 0)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from .. import default_client
 from ..distributed import GlobalTensor, Partition
-from ..errors import InvalidObjectError, LibraryNotFoundError
+from ..errors import InvalidObjectError, LibraryNotFoundError, ObjectNotFoundError
 from ..fetching import owner_of, reached
 from ..objects import ObjectID
 
@@ -47,6 +47,9 @@ def from_global(source: Client | str | os.PathLike[str], key: Key) -> Any:
     are any; that maps memory and copies nothing. Else they are opened when they are computed.
     Those of tables and polars frames become pandas frames over Arrow memory (``ArrowDtype``).
 
+    With bounds, Dask knows the divisions: those of the index, or of the column they are of, which
+    becomes the index.
+
     Parameters
     ----------
     source : Client, str or path
@@ -67,15 +70,20 @@ def from_global(source: Client | str | os.PathLike[str], key: Key) -> Any:
     ------
     InvalidObjectError
         If the object is another.
+    ObjectNotFoundError
+        If partitions are gone with their instance; it says which.
     """
     whole = _global_of(source, key)
-    parts = _opened(whole.partitions)
+    parts = _opened(whole)
     if isinstance(whole, GlobalTensor):
         return _array(whole, parts)
     import dask.dataframe as dd
 
     return dd.from_delayed(
-        parts, meta=_pandas(whole.empty), divisions=_divisions(whole), verify_meta=False
+        parts,
+        meta=_indexed(_pandas(whole.empty), whole.key),
+        divisions=_divisions(whole),
+        verify_meta=False,
     )
 
 
@@ -84,13 +92,15 @@ def to_global(
 ) -> ObjectID:
     """Compute a Dask frame or array; put its partitions where they are computed, or none of them.
 
+    Where Dask knows divisions, the object has bounds: those of the index of each partition.
+
     Parameters
     ----------
     collection : dask.dataframe.DataFrame or dask.array.Array
     name : str, optional
         As in `Client.put`.
     client : Client, optional
-        Whose store gets the object that ties the partitions; the default client's, if not given.
+        Who makes the object that ties the partitions; the default client, if not given.
 
     Returns
     -------
@@ -106,16 +116,30 @@ def to_global(
             tuple(int(starts[a][i]) for a, i in enumerate(at)) for at in np.ndindex(delayed.shape)
         ]
         delayed = delayed.ravel().tolist()
+    known = getattr(collection, "known_divisions", False)
+    defaults = collection.divisions[:-1] if known else [None] * len(delayed)
     scheduler = _scheduler()
     if scheduler is None:  # computed by this process, and put with the whole: all or nothing
-        return client.create_partitioned(compute(*delayed), offsets=offsets, name=name)
+        values = compute(*delayed)
+        bounds = list(map(_bounds, values, defaults))
+        return _whole(client, values, bounds, offsets, name)
     put = lazily(_put, pure=False)
-    futures = scheduler.compute([put(each) for each in delayed])
+    futures = scheduler.compute([put(*each) for each in zip(delayed, defaults, strict=True)])
     try:
-        return client.create_partitioned(scheduler.gather(futures), offsets=offsets, name=name)
+        ids, found = zip(*scheduler.gather(futures), strict=True)
+        return _whole(client, ids, found, offsets, name)
     except BaseException:
         _take_back(client, futures)
         raise
+
+
+def _whole(
+    client: Client, partitions: Sequence[Any], bounds: Sequence[Any], offsets: Any, name: str | None
+) -> ObjectID:
+    known = None if None in bounds else bounds
+    meta = client.create_global(partitions, bounds=known, offsets=offsets, name=name)
+    assert meta.id is not None
+    return meta.id
 
 
 def _scheduler() -> Any:
@@ -135,7 +159,7 @@ def _take_back(client: Client, futures: Sequence[Any]) -> None:
     wait(futures)
     for future in futures:
         if future.status == "finished":
-            object_id = ObjectID(future.result())
+            object_id = future.result()[0]
             if object_id.instance == client.instance:
                 client.delete(object_id)
                 continue
@@ -153,18 +177,30 @@ def _global_of(source: Any, key: Any) -> Any:
     whole = source.get(key)
     if not isinstance(whole, GlobalTable | GlobalDataFrame | GlobalTensor):
         raise InvalidObjectError(f"{key} is a {type(whole).__name__}, not a global object")
+    missing = source.get_meta(key).missing
+    if missing:
+        gone = ", ".join(f"{index} ({whole.object_ids[int(index)]})" for index in missing)
+        raise ObjectNotFoundError(
+            f"partition {gone} of {key} is gone with its instance",
+            "put it again, and make the global object anew; get(key) still gives the others",
+        )
     return whole
 
 
 def _divisions(whole: Any) -> tuple[Any, ...]:
-    return (None,) * (len(whole) + 1)
+    """The least key of each partition, and the greatest of the last; as many None if unknown."""
+    bounds = [place.bounds for place in whole.places]
+    if None in bounds:
+        return (None,) * (len(whole) + 1)
+    return (*(lower for lower, _ in bounds), bounds[-1][1])
 
 
-def _opened(partitions: Sequence[Partition]) -> list[Any]:
+def _opened(whole: Any) -> list[Any]:
     """What stands for the value of each partition in a Dask graph."""
+    partitions, key = whole.partitions, whole.key
     scheduler = _scheduler()
     if scheduler is None:  # threads or processes of this host
-        return [lazily(_read)(int(p.id or 0)) for p in partitions]
+        return [lazily(_read)(int(p.id or 0), key) for p in partitions]
     beside = scheduler.run(_worker)
     _warn_of_pages(beside, partitions)
     futures = []
@@ -174,6 +210,7 @@ def _opened(partitions: Sequence[Partition]) -> list[Any]:
             scheduler.submit(
                 _read,
                 int(p.id or 0),
+                key,
                 workers=workers or None,
                 allow_other_workers=bool(workers),
                 pure=False,
@@ -214,12 +251,39 @@ def _worker(dask_worker: Any) -> tuple[int, float]:
     return default_client().instance, acts
 
 
-def _read(object_id: int) -> Any:
-    return _pandas(default_client().get(object_id, fetch=True))
+def _read(object_id: int, key: str | None = None) -> Any:
+    return _indexed(_pandas(default_client().get(object_id, fetch=True)), key)
 
 
-def _put(value: Any) -> ObjectID:
-    return default_client().put(value)
+def _indexed(frame: Any, key: str | None) -> Any:
+    """The frame by the column that it is bounded by, in order, as Dask wants it."""
+    if key is not None and frame.index.name != key:
+        frame = frame.set_index(key)
+    if key is not None and not frame.index.is_monotonic_increasing:
+        frame = frame.sort_index()
+    return frame
+
+
+def _put(value: Any, default: Any) -> tuple[ObjectID, Any]:
+    """Put a result where it was computed; its id, and `_bounds`."""
+    client = default_client()
+    object_id = client.put(value)
+    try:
+        client.persist(object_id)
+        return object_id, _bounds(value, default)
+    except BaseException:
+        client.delete(object_id)
+        raise
+
+
+def _bounds(value: Any, default: Any) -> Any:
+    """The least and the greatest of its index; ``default`` twice if it has no rows.
+
+    None where that is None: Dask knows no divisions.
+    """
+    if default is None:
+        return None
+    return (value.index.min(), value.index.max()) if len(value) else (default, default)
 
 
 def _pandas(value: Any) -> Any:

@@ -72,14 +72,16 @@ def from_global(key: Key, *, client: Client | None = None) -> ray.data.Dataset:
     InvalidObjectError
         If the object is another.
     """
-    from ..distributed import GlobalDataFrame, GlobalTable
+    from ..distributed import GlobalDataFrame, GlobalTable, GlobalTensor
 
     client = default_client() if client is None else client
     whole = client.get(key)
     if not isinstance(whole, GlobalTable | GlobalDataFrame):
+        hint = "create_global makes one of tables or frames"
+        if isinstance(whole, GlobalTensor):
+            hint = "pass handles of its partitions to tasks"
         raise InvalidObjectError(
-            f"{key} is a {type(whole).__name__}, not a global table or frame",
-            "pass handles of a tensor's chunks to tasks",
+            f"{key} is a {type(whole).__name__}, not a global table or frame", hint
         )
     schema = whole.schema if isinstance(whole, GlobalTable) else _schema(whole.empty)
     nodes = _nodes()
@@ -104,7 +106,7 @@ def to_global(
     name : str, optional
         As in `Client.put`.
     client : Client, optional
-        Whose store gets the object that ties the partitions; the default client's, if not given.
+        Who makes the object that ties the partitions; the default client, if not given.
 
     Returns
     -------
@@ -122,16 +124,17 @@ def to_global(
     try:
         dataset.write_datasink(sink)
         ids = [each for _, several in sorted(sink.written) for each in several]
-        made = client.create_partitioned(ids, name=name)
+        made = client.create_global(ids, name=name)
     except BaseException as error:
         try:
-            _take_back(client, sink.write_id, ())
+            _settle(client, sink.write_id, ())
         except VineyardArrowError as second:
             error.add_note(f"what was put stays, labelled {WRITE}={sink.write_id}: {second}")
         raise
     with contextlib.suppress(VineyardArrowError):  # the write itself has succeeded
-        _take_back(client, sink.write_id, ids)  # of tasks that Ray ran once more
-    return made
+        _settle(client, sink.write_id, ids)
+    assert made.id is not None
+    return made.id
 
 
 class _GlobalDatasource(Datasource):  # type: ignore[misc]
@@ -174,6 +177,7 @@ class _GlobalDatasink(Datasink):  # type: ignore[misc]
             if BlockAccessor.for_block(block).num_rows():
                 ids.append(client.put(block))
                 client.label(ids[-1], {WRITE: self.write_id})
+        client.persist(ids)
         return ctx.task_idx, ids
 
     def on_write_complete(self, write_result: Any) -> None:
@@ -252,18 +256,23 @@ def _here() -> Client:
     return default_client()
 
 
-def _take_back(client: Client, write_id: str, but: Sequence[ObjectID]) -> None:
-    """Delete what a write has put, on any instance, but those that are of its result."""
+def _settle(client: Client, write_id: str, kept: Sequence[ObjectID]) -> None:
+    """End a write: on every instance, what it has put and is not kept goes (of tasks that Ray ran
+    once more, say), and what is kept is no longer marked."""
     for info in client.instances():
         if info.number == client.instance:
-            _delete(client, write_id, but)
+            _settle_on(client, write_id, kept)
         else:
             # What is not reached from here gave nothing to the whole either.
             with contextlib.suppress(ConnectionLostError), reached(client, info) as far:
-                _delete(far, write_id, but)
+                _settle_on(far, write_id, kept)
 
 
-def _delete(client: Client, write_id: str, but: Sequence[ObjectID]) -> None:
+def _settle_on(client: Client, write_id: str, kept: Sequence[ObjectID]) -> None:
     for meta in client.list_objects(labels={WRITE: write_id}, limit=1 << 30):
-        if meta.id is not None and meta.id not in but:
+        if meta.id is None:
+            continue
+        if meta.id in kept:
+            client.label(meta.id, {WRITE: ""})
+        else:
             client.delete(meta.id)

@@ -9,11 +9,9 @@ Examples
 
 from __future__ import annotations
 
-import os
 import weakref
 from bisect import bisect_right
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from .. import default_client
-from ..client import connect
+from ..client import connect, reconnect_options
 from ..errors import InvalidObjectError, ResolverNotFoundError
 from ..types.memory import data_buffer, memory_of
 from ..types.numpy import ARROW_TYPES
@@ -38,8 +36,9 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     """A map-style dataset over a stored object: nothing is copied but the samples.
 
     Workers of a loader read the same pages, forked or spawned: what is pickled is the
-    object's id. Tensors lie in a copy-on-write map, as all that a get gives: a transform may
-    write to what it is given, and nobody else sees it.
+    object's id, and how to connect to its store, with the token if there is one. Tensors lie in
+    a copy-on-write map, as all that a get gives: a transform may write to what it is given, and
+    nobody else sees it.
 
     A sample of a table is a dict of tensors by column; of a tensor, an array, a
     ``TensorDataset``, or a tuple, list or dict of tensors, all of one length, it is the like
@@ -74,7 +73,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
     ) -> None:
         client = default_client() if client is None else client
         self._handle = client.get_object(key)  # deleted or not, workers that are forked find it
-        self._socket = client._a.socket
+        self._options = reconnect_options(client)
         self._columns = None if columns is None else list(columns)
         self._shape, self._members = _members(self._handle, self._columns)
         lengths = {len(member) for member in self._members}
@@ -100,7 +99,7 @@ class Dataset(torch.utils.data.Dataset):  # type: ignore[misc]
         return [self._shape(list(row)) for row in rows]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (type(self), self._handle.id, self._columns, self._socket)
+        return _attach, (type(self), self._handle.id, self._columns, self._options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._length:,} samples over {self._handle!r}>"
@@ -247,9 +246,9 @@ def _checked(index: Any, length: int) -> Any:
     return taken
 
 
-def _attach(kind: Any, key: int, columns: list[str] | None, socket: Path) -> Any:
-    """What a pickle of a dataset stands for, in any process on this host."""
-    client = connect(os.fspath(socket), autostart=False)
+def _attach(kind: Any, key: int, columns: list[str] | None, options: dict[str, Any]) -> Any:
+    """What a pickle of a dataset stands for, in any process that reaches the store."""
+    client = connect(**options)
     try:
         made = kind(key, columns, client)
     except BaseException:

@@ -290,16 +290,18 @@ def buffer_places(const uint8_t[::1] streams, uint64_t space):
     return from_ranges(c_buffer_places(<uint8_t*>&streams[0], streams.shape[0], space))
 
 
-def relocate(bytes streams, uint64_t space, const uint64_t[:, ::1] moves):
-    """These messages, with their buffers where `moves` brought them: rows (from, nbytes, to), ascending.
+def relocate(bytes streams, uint64_t space, const uint64_t[::1] moves):
+    """These messages, with their buffers where `moves` brought them.
+
+    `moves`: (from, nbytes, to) of each, one after the other, ascending.
 
     RuntimeError if one lies in no single move.
     """
-    if len(streams) == 0 or moves.shape[1] != 3:
+    if len(streams) == 0 or moves.shape[0] % 3:
         raise RuntimeError("object metadata is empty, or a move has not three numbers")
     cdef bytes out = PyBytes_FromStringAndSize(<char*>streams, len(streams))
-    cdef const Move* first = <const Move*>&moves[0, 0] if moves.shape[0] else NULL
-    c_relocate(<uint8_t*><char*>out, len(out), space, first, moves.shape[0])
+    cdef const Move* first = <const Move*>&moves[0] if moves.shape[0] else NULL
+    c_relocate(<uint8_t*><char*>out, len(out), space, first, moves.shape[0] // 3)
     return out
 
 

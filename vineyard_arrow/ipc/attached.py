@@ -79,6 +79,8 @@ def _item(
         strict,
         draft.members,
         draft.signature,
+        labels=draft.labels,
+        vouched=draft.vouched,
     )
 
 
@@ -511,7 +513,7 @@ class Attached:
         if self.connection.lost:
             return False
         for plan, item in zip(plans, items, strict=True):
-            if item.name is not None or item.members:
+            if item.name is not None or item.members or item.labels:
                 return False
             if not plan.is_certain(not self._is_child):
                 return False

@@ -16,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-import secrets
 import select
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +103,7 @@ class Blocks:
             If there is no room, or the daemon has no descriptors for more.
         """
         if name is None:
-            name = f"vab_{secrets.token_hex(8)}"
+            name = f"vab_{os.urandom(8).hex()}"
         if not 0 < len(name.encode()) <= MAX_NAME_NBYTES:
             raise InvalidObjectError(
                 f"{name!r} cannot be the name of a block",

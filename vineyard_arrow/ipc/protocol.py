@@ -476,8 +476,13 @@ class Status(_Message, tag="state"):
     rpc: str = ""  # where it is served over TCP, or why it is not at the moment
     meta: str = ""  # where the metadata of the cluster is
     cluster_instances: int = 0  # in the cluster, as far as this one has heard
-    fenced: bool = False  # the cluster counted this instance out
+    fenced_s: float | None = None  # for how long this instance has been counted out
     unavailable_s: float | None = None  # for how long the cluster's metadata was not reached
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the cluster counted this instance out, or must have done so by now."""
+        return self.fenced_s is not None
 
 
 class Done(_Message, tag="done"):

@@ -9,9 +9,11 @@ one revision. Knows nothing of objects, and of no implementation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from functools import cached_property
+
+from msgspec import Struct
 
 from ..errors import InvalidObjectError
 
@@ -22,8 +24,7 @@ MAX_NBYTES = 1 << 20  # of one transaction; etcd refuses requests of 1.5 MiB
 TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """One key as it was at some revision; ``lease`` is 0 for a key that stays."""
 
     key: str
@@ -41,8 +42,7 @@ class Condition(Enum):
     EMPTY = "starts no key"
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(Struct, frozen=True):
     """A condition for a commit, best made by `exists`, `absent`, `unchanged` or `empty`."""
 
     key: str
@@ -73,8 +73,7 @@ def empty(prefix: str) -> Compare:
     return Compare(prefix, Condition.EMPTY)
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True):
     """A key to set."""
 
     key: str
@@ -82,30 +81,32 @@ class Put:
     lease: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(Struct, frozen=True, dict=True):
     """Puts and deletes that happen together, if all compares hold; each key at most once."""
 
     compares: tuple[Compare, ...] = ()
     puts: tuple[Put, ...] = ()
     deletes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
+    def written(self) -> frozenset[str]:
+        """Keys that it puts or deletes."""
+        return frozenset([p.key for p in self.puts]).union(self.deletes)
+
+    @cached_property
     def nbytes(self) -> int:
         """About how large it is on the wire."""
         keys = [c.key for c in self.compares] + [p.key for p in self.puts] + [*self.deletes]
         return sum(map(len, keys)) + sum(len(p.value) for p in self.puts) + 24 * len(keys)
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Struct, frozen=True):
     """The transaction was carried out, at this revision."""
 
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(Struct, frozen=True):
     """It was not, and nothing changed: these compares did not hold at this revision."""
 
     revision: int
@@ -115,24 +116,21 @@ class Conflict:
 Verdict = Committed | Conflict
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """Items by ascending key, all as of one revision."""
 
     items: tuple[Item, ...]
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One change; ``item`` is None if the key was deleted or its lease ended."""
 
     key: str
     item: Item | None
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True):
     """All that one revision changed below a watched prefix, in the order of keys."""
 
     revision: int
@@ -144,6 +142,7 @@ class Lease(ABC):
 
     id: int
     ttl_s: float
+    alive_until: float  # by `time.monotonic`, unless it ends before
 
     @property
     @abstractmethod
@@ -212,6 +211,13 @@ class Backend(ABC):
         InvalidObjectError
             If that revision is still to come.
         """
+
+    def pages(self, prefix: str, timeout_s: float = TIMEOUT_S) -> Iterator[Snapshot]:
+        """All keys that start with this, in pages as they come, all of one revision.
+
+        ``timeout_s`` is for each page, so any number of keys can be read.
+        """
+        yield self.range(prefix, prefix=True, timeout_s=timeout_s)
 
     @abstractmethod
     def commit(
@@ -294,14 +300,14 @@ def check_each(transactions: Sequence[Transaction]) -> None:
 
 def check_transaction(transaction: Transaction) -> None:
     """Raise InvalidObjectError for what no backend takes."""
-    written = [put.key for put in transaction.puts] + list(transaction.deletes)
-    if len(set(written)) != len(written):
+    operations = len(transaction.puts) + len(transaction.deletes)
+    if len(transaction.written) != operations:
         raise InvalidObjectError("a transaction writes a key twice")
-    if "" in written or any(not compare.key for compare in transaction.compares):
+    if "" in transaction.written or not all(c.key for c in transaction.compares):
         raise InvalidObjectError("a key is empty")
     figures = (
         (len(transaction.compares), MAX_COMPARES, "compares"),
-        (len(written), MAX_OPERATIONS, "keys"),
+        (operations, MAX_OPERATIONS, "keys"),
         (transaction.nbytes, MAX_NBYTES, "bytes"),
     )
     for number, most, what in figures:

@@ -12,8 +12,9 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+
+from msgspec import Struct
 
 from ..errors import (
     InvalidObjectError,
@@ -34,8 +35,7 @@ OURS = "vineyard."
 _ID = re.compile("o[0-9a-fA-F]{16}")
 
 
-@dataclass(slots=True, eq=False)
-class Record:
+class Record(Struct, eq=False):
     """One object in the catalog."""
 
     id: int
@@ -48,10 +48,10 @@ class Record:
     place: tuple[int, int]  # of its metadata, in the arena
     name_place: tuple[int, int] | None = None  # of the name it is to get
     slot: int = -1
-    names: set[str] = field(default_factory=set)
-    members: list[int] = field(default_factory=list)
+    names: set[str] = set()
+    members: list[int] = []
     parents: int = 0  # places at which it is a member
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = {}
     signature: int = 0
     persisted: bool = False  # the cluster knows it, or may: it goes by its word alone
     deep: bool = False  # once deleted: members that nothing else needs go with it
@@ -63,8 +63,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
         raise InvalidObjectError(f"labels of over {MAX_LABELS_NBYTES} characters")
 
 
-@dataclass(slots=True)
-class _Name:
+class _Name(Struct):
     id: int
     slot: int
     place: tuple[int, int]

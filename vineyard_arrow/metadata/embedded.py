@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-import sqlite3
+import math
 import threading
 import time
 from collections import deque
@@ -303,6 +303,8 @@ class EmbeddedBackend(Backend):
 
 
 class _EmbeddedLease(Lease):
+    alive_until = math.inf
+
     def __init__(
         self, backend: EmbeddedBackend, lease: int, ttl_s: float, on_lost: Callable[[], None]
     ) -> None:
@@ -336,6 +338,9 @@ class _File:
     """Keys without a lease, in SQLite."""
 
     def __init__(self, path: Path) -> None:
+        import sqlite3  # a store in memory alone starts sooner without
+
+        self._failed = sqlite3.DatabaseError
         try:
             self._db = sqlite3.connect(
                 path, timeout=0, isolation_level=None, check_same_thread=False
@@ -352,7 +357,7 @@ class _File:
                     "newest (revision INTEGER)",
                 ):
                     self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-        except sqlite3.DatabaseError as error:
+        except self._failed as error:
             self._db.close()
             raise ConfigError(
                 f"{path} cannot be used for metadata: {error}",
@@ -378,7 +383,7 @@ class _File:
                         )
                 self._db.execute("DELETE FROM newest")
                 self._db.execute("INSERT INTO newest VALUES (?)", (revision,))
-        except sqlite3.DatabaseError as error:
+        except self._failed as error:
             raise MetadataFullError(
                 f"the file of metadata cannot be written: {error}", "make room on its disk"
             ) from None

@@ -10,8 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Set
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from ..errors import MetadataUnavailableError, VineyardArrowError
 from .backend import (
@@ -28,27 +30,25 @@ from .backend import (
 MAX_GROUP = 64
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(Struct, eq=False):
     transaction: Transaction
     deadline: float
     future: Future[Verdict]
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(Struct, eq=False):
     """Transactions of which none writes what another compares or writes."""
 
-    waiting: list[_Waiting] = field(default_factory=list)
-    written: set[str] = field(default_factory=set)
-    compared: set[str] = field(default_factory=set)
-    prefixes: list[str] = field(default_factory=list)  # compared to be empty
+    waiting: list[_Waiting] = []
+    written: set[str] = set()
+    compared: set[str] = set()
+    prefixes: list[str] = []  # compared to be empty
     nbytes: int = 0
 
     def add(self, waiting: _Waiting) -> bool:
         """Take a transaction, if it fits."""
         transaction = waiting.transaction
-        writes = {put.key for put in transaction.puts}.union(transaction.deletes)
+        writes = transaction.written
         prefixes = [c.key for c in transaction.compares if c.condition is Condition.EMPTY]
         compares = {c.key for c in transaction.compares if c.condition is not Condition.EMPTY}
         nbytes = self.nbytes + transaction.nbytes
@@ -77,7 +77,7 @@ def is_small(transaction: Transaction) -> bool:
     return len(transaction.puts) + len(transaction.deletes) <= MAX_EACH_OPERATIONS
 
 
-def _any_starts(keys: set[str], prefixes: list[str]) -> bool:
+def _any_starts(keys: Set[str], prefixes: list[str]) -> bool:
     starts = tuple(prefixes)
     return bool(starts) and any(key.startswith(starts) for key in keys)
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
+import os
 import threading
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from ..errors import LeaseLostError, MetadataUnavailableError, VineyardArrowError
 from .backend import (
@@ -49,6 +49,8 @@ from .records import (
 
 log = logging.getLogger("vineyard_arrow.metadata")
 PAUSE_S = 0.5
+AGAIN_KEYS = 256  # put back at once, so that each is begun before its deadline
+AGAIN_S = 60.0
 MAX_NUMBER = 1 << 24
 
 
@@ -96,7 +98,7 @@ class Membership:
         self._owned: dict[str, Item] = {}  # to be put back; without the instance's own record
         # By the key of a member that another owns: own objects, and what refers to it again.
         self._foreign: dict[str, dict[str, Transaction]] = {}
-        self._fenced = False
+        self._fenced_since: float | None = None
         self._closed = False
         self._joined = 0  # how often
         number = next_number(backend, layout, timeout_s)
@@ -117,7 +119,15 @@ class Membership:
     @property
     def fenced(self) -> bool:
         """Whether the cluster counted this instance out, or must have done so by now."""
-        return self._fenced or self._lease.lost
+        return self.fenced_since is not None
+
+    @property
+    def fenced_since(self) -> float | None:
+        """Since when (`time.monotonic`) the instance counts as counted out; None if not."""
+        since = self._fenced_since
+        if since is None and self._lease.lost:
+            return min(time.monotonic(), self._lease.alive_until)
+        return since
 
     def submit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Future[Verdict]:
         """Commit, together with others; see `GroupCommit.submit`.
@@ -137,7 +147,20 @@ class Membership:
     def commit(self, transaction: Transaction, timeout_s: float = TIMEOUT_S) -> Verdict:
         """Commit and wait until the mirror shows it."""
         deadline = time.monotonic() + timeout_s
-        verdict = self.submit(transaction, timeout_s).result()
+        shown = threading.Lock()
+        shown.acquire()
+
+        def decided(future: Future[Verdict]) -> None:
+            verdict = None if future.exception() else future.result()
+            if isinstance(verdict, Committed):
+                self.mirror.when(verdict.revision, shown.release)
+            else:
+                shown.release()
+
+        future = self.submit(transaction, timeout_s)
+        future.add_done_callback(decided)
+        shown.acquire(timeout=max(0.0, timeout_s))  # woken once, not for the verdict and again
+        verdict = future.result()
         if isinstance(verdict, Committed):
             self.mirror.wait(verdict.revision, deadline - time.monotonic())
         return verdict
@@ -160,9 +183,9 @@ class Membership:
         with self._changed:
             first, self._closed = not self._closed, True
             self._changed.notify_all()
+        self.mirror.close()  # so that nobody waits for a list
         self._thread.join()
         self._groups.close()
-        self.mirror.close()
         if first:
             try:
                 self._lease.revoke(timeout_s)
@@ -181,7 +204,7 @@ class Membership:
                 if event.key == self._own_key:
                     continue
                 if event.item is None:
-                    if not (gone or self._fenced):
+                    if not (gone or self._fenced_since is not None):
                         self._forget(event.key)
                     continue
                 again += self._foreign.get(event.key, {}).values()
@@ -193,7 +216,7 @@ class Membership:
                 self._fence()
         for transaction in again:  # conflicts where nothing was lost
             with contextlib.suppress(MetadataUnavailableError):
-                self._groups.submit(transaction)
+                self._groups.submit(transaction, AGAIN_S)
         for key in taken:
             self._on_conflict(key)
         self._on_change(changes)
@@ -221,7 +244,8 @@ class Membership:
                 self._fence()
 
     def _fence(self) -> None:
-        self._fenced = True
+        if self._fenced_since is None:
+            self._fenced_since = min(time.monotonic(), self._lease.alive_until)
         self._changed.notify_all()
 
     # ---- the thread that joins again
@@ -229,7 +253,7 @@ class Membership:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._fenced or self._closed)
+                self._changed.wait_for(lambda: self._fenced_since is not None or self._closed)
                 if self._closed:
                     return
             try:
@@ -249,24 +273,32 @@ class Membership:
         self.mirror.relist(deadline - time.monotonic())
         with self._changed:
             owned = list(self._owned.values())
-        futures = [
-            (item.key, self._groups.submit(republish(self._layout, item, self.record.iid)))
-            for item in owned
-        ]
-        for key, future in futures:
-            if isinstance(future.result(), Conflict) and not self._is_back(key):
+        verdicts = self._commit_all([republish(self._layout, i, self.record.iid) for i in owned])
+        for item, verdict in zip(owned, verdicts, strict=True):
+            if isinstance(verdict, Conflict) and not self._is_back(item.key):
                 with self._changed:
-                    known = self._forget(key)
+                    known = self._forget(item.key)
                 if known:
-                    self._on_conflict(key)
+                    self._on_conflict(item.key)
         with self._changed:
             again = [t for references in self._foreign.values() for t in references.values()]
-        for transaction in again:
-            self._groups.submit(transaction)
+        for _ in self._commit_all(again):  # conflicts where nothing was lost
+            pass
         with self._changed:
-            self._fenced = self._lease.lost
+            self._fenced_since = None
+            if self._lease.lost:
+                self._fence()
             self._changed.notify_all()
         log.warning("joined the cluster again, with %d keys", len(owned))
+
+    def _commit_all(self, transactions: list[Transaction]) -> Iterator[Verdict]:
+        """Verdicts of any number; ends with an error where one fails, or this is closed."""
+        for i in range(0, len(transactions), AGAIN_KEYS):
+            if self._closed:
+                raise MetadataUnavailableError("this instance leaves the cluster")
+            some = transactions[i : i + AGAIN_KEYS]
+            for future in [self._groups.submit(each) for each in some]:
+                yield future.result()
 
     def _grant(self, lease: int, deadline: float) -> Lease:
         with self._changed:
@@ -298,11 +330,11 @@ def next_number(backend: Backend, layout: Layout, timeout_s: float = TIMEOUT_S) 
     while (left := deadline - time.monotonic()) > 0:
         found = backend.range(layout.counter, timeout_s=left).items
         # Anywhere at first: an etcd that lost its data must not give numbers of live instances.
-        last = int(found[0].value.split()[0]) if found else secrets.randbelow(MAX_NUMBER - 1)
+        last = int(found[0].value.split()[0]) if found else int.from_bytes(os.urandom(3))
         number = last % (MAX_NUMBER - 1) + 1
         compare = unchanged(found[0]) if found else absent(layout.counter)
         # With something of its own: another that counts on would write the same number.
-        put = Put(layout.counter, f"{number} {uuid.uuid4().hex}".encode())
+        put = Put(layout.counter, f"{number} {os.urandom(16).hex()}".encode())
         if isinstance(backend.commit(Transaction((compare,), (put,)), left), Committed):
             return number
     raise MetadataUnavailableError("no number for this instance could be had in time")

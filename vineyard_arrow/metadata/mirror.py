@@ -6,6 +6,8 @@ server lost its data, it lists again, and reports the difference. Knows keys and
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import threading
 import time
@@ -15,7 +17,7 @@ from ..errors import MetadataCompactedError, MetadataUnavailableError, VineyardA
 from .backend import Backend, Changes, Event, Item, Snapshot, Watch
 
 log = logging.getLogger("vineyard_arrow.metadata")
-LIST_S = 30.0
+PAGE_S = 10.0  # for each page of a list
 PAUSE_S = 0.5  # after a list that failed
 POLL_S = 60.0
 CLOSE_S = 2.0
@@ -47,8 +49,11 @@ class Mirror:
         self._changed = threading.Condition()  # guards what follows
         self._items: dict[str, Item] = {}
         self._revision = 0
+        self._later: list[tuple[int, int, Callable[[], None]]] = []  # a heap, by revision
+        self._order = itertools.count()
         self._watch: Watch | None = None
-        self._wanted = self._listed = 0  # lists that were asked for, and are done
+        self._wanted, self._listed = 1, 0  # lists that were asked for, and are done
+        self._paged = 0.0  # when the last page of a list came
         self._unlisted_since: float | None = time.monotonic()
         self._why = "it was not reached yet"
         self._closed = False
@@ -95,11 +100,11 @@ class Mirror:
         MetadataUnavailableError
             If it is not so in time.
         """
-        if self._revision >= revision and self._unlisted_since is None:
+        if self._shows(revision):
             return
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            while self._revision < revision or self._unlisted_since is not None:
+            while not self._shows(revision):
                 left = deadline - time.monotonic()
                 if left <= 0 or self._closed:
                     raise MetadataUnavailableError(
@@ -107,6 +112,27 @@ class Mirror:
                         "what was committed stays so, and arrives when the server can be reached",
                     )
                 self._changed.wait(left)
+
+    def when(self, revision: int, function: Callable[[], None]) -> None:
+        """Call a function when the copy is as new as a revision, at the latest when this closes.
+
+        It is called at once, or from the mirror's thread, and should only pass on.
+        """
+        with self._changed:
+            if not self._closed and not self._shows(revision):
+                heapq.heappush(self._later, (revision, next(self._order), function))
+                return
+        function()
+
+    def _shows(self, revision: int) -> bool:
+        return self._revision >= revision and self._unlisted_since is None
+
+    def _due(self) -> list[Callable[[], None]]:
+        """Take what is to be called by now, with the lock held."""
+        due = []
+        while self._later and (self._closed or self._shows(self._later[0][0])):
+            due.append(heapq.heappop(self._later)[2])
+        return due
 
     def relist(self, timeout_s: float) -> None:
         """List anew, for whoever knows that the store is not what it was.
@@ -118,21 +144,39 @@ class Mirror:
         """
         with self._changed:
             self._wanted += 1
-            wanted, watch = self._wanted, self._watch
+            watch = self._watch
         if watch is not None:
             watch.close()
+        self.wait_listed(timeout_s)
+
+    def wait_listed(self, timeout_s: float) -> None:
+        """Return once the lists are done that were asked for, be it the first.
+
+        Raises
+        ------
+        MetadataUnavailableError
+            If for ``timeout_s`` not a page of it came; many take longer.
+        """
+        start = time.monotonic()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._listed >= wanted, timeout_s):
-                raise MetadataUnavailableError(
-                    f"the metadata was not listed within {timeout_s:g} s: {self._why}"
-                )
+            wanted = self._wanted
+            while self._listed < wanted:
+                left = max(start, self._paged) + timeout_s - time.monotonic()
+                if left <= 0 or self._closed:
+                    raise MetadataUnavailableError(
+                        f"the metadata was not listed within {timeout_s:g} s: {self._why}"
+                    )
+                self._changed.wait(left)
 
     def close(self) -> None:
         """Stop; the copy stays as it is. May be called twice."""
         with self._changed:
             self._closed = True
             watch = self._watch
+            due = self._due()
             self._changed.notify_all()
+        for function in due:
+            function()
         if watch is not None:
             watch.close()
         self._thread.join(CLOSE_S)  # a list that nobody answers ends later
@@ -143,12 +187,11 @@ class Mirror:
         while not self._closed:
             wanted = self._wanted
             try:
-                listed = self._backend.range(self._prefix, prefix=True, timeout_s=LIST_S)
-                self._replace(listed)
+                self._list()
                 with self._changed:
                     self._listed = wanted
                     self._changed.notify_all()
-                self._follow(listed.revision)
+                self._follow(self._revision)
             except MetadataCompactedError as error:
                 log.info("the metadata is listed anew: %s", error)
                 self._mark_unlisted(error)
@@ -164,16 +207,28 @@ class Mirror:
             if self._unlisted_since is None:
                 self._unlisted_since = time.monotonic()
 
-    def _replace(self, listed: Snapshot) -> None:
-        new = {item.key: item for item in listed.items}
+    def _list(self) -> None:
+        new: dict[str, Item] = {}
+        for page in self._backend.pages(self._prefix, PAGE_S):
+            new.update((item.key, item) for item in page.items)
+            with self._changed:
+                self._paged = time.monotonic()
+            if self._closed:
+                raise MetadataUnavailableError("this copy of the metadata was closed")
+        self._replace(new, page.revision)
+
+    def _replace(self, new: dict[str, Item], revision: int) -> None:
         with self._changed:
             old, self._items = self._items, new
-            self._revision = listed.revision
+            self._revision = revision
             self._unlisted_since = None
+            due = self._due()
             self._changed.notify_all()
+        for function in due:
+            function()
         keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         # Told even if nothing differs: whoever counts revisions has come as far as this.
-        self._tell(Changes(listed.revision, tuple(Event(k, new.get(k)) for k in keys)))
+        self._tell(Changes(revision, tuple(Event(k, new.get(k)) for k in keys)))
 
     def _follow(self, after: int) -> None:
         """Apply what changes, until a close, an error, or a list that is asked for."""
@@ -198,7 +253,10 @@ class Mirror:
                 else:
                     self._items[event.key] = event.item
             self._revision = changes.revision
+            due = self._due()
             self._changed.notify_all()
+        for function in due:
+            function()
         self._tell(changes)
 
     def _tell(self, changes: Changes) -> None:

@@ -27,8 +27,10 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from ..errors import ConfigError, InvalidObjectError
 from ..objects import ObjectID
@@ -50,8 +52,7 @@ _MAGIC = b"VYA1"
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceRecord:
+class InstanceRecord(msgspec.Struct, frozen=True):
     """An instance that is up: ``iid`` is its lease, ``number`` the top 24 bits of its ids."""
 
     iid: int
@@ -63,8 +64,7 @@ class InstanceRecord:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True):
     """A member or a partition: its id, and the instance that owns it."""
 
     id: int
@@ -73,8 +73,7 @@ class Reference:
     nbytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectRecord:
+class ObjectRecord(msgspec.Struct, frozen=True):
     """An object that the cluster knows, local to an instance or global.
 
     ``members`` of a global object are its partitions, in order. ``data`` is the Arrow IPC stream
@@ -87,21 +86,19 @@ class ObjectRecord:
     nbytes: int
     created_ns: int
     signature: int = 0
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = {}
     names: tuple[str, ...] = ()  # that it was given when it was persisted
     members: tuple[Reference, ...] = ()
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class GlobalRecord:
+class GlobalRecord(msgspec.Struct, frozen=True):
     """A global object: no lease, members anywhere."""
 
     object: ObjectRecord
 
 
-@dataclass(frozen=True, slots=True)
-class NameRecord:
+class NameRecord(msgspec.Struct, frozen=True):
     """A name, what it points to and the instance it lives with; ``iid`` 0: a global object's."""
 
     name: str
@@ -109,8 +106,7 @@ class NameRecord:
     iid: int
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureRecord:
+class SignatureRecord(msgspec.Struct, frozen=True):
     """The newest object of a content that an instance has."""
 
     signature: int
@@ -118,8 +114,7 @@ class SignatureRecord:
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class EdgeRecord:
+class EdgeRecord(msgspec.Struct, frozen=True):
     """``member`` is referred to by ``parent``, so it can't be deleted."""
 
     member: int
@@ -372,18 +367,18 @@ def _once(members: Sequence[Reference]) -> list[Reference]:
 
 
 def _json(value: object) -> bytes:
-    import msgspec
-
     return msgspec.json.encode(value)
 
 
-def _from_json(data: bytes, kind: type[_T]) -> _T:
-    import msgspec
+_instance_decoder = msgspec.json.Decoder(InstanceRecord)
+_object_decoder = msgspec.json.Decoder(ObjectRecord)
 
+
+def _from_json(data: bytes, decoder: msgspec.json.Decoder[_T]) -> _T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidObjectError(f"no {kind.__name__}: {error}") from None
+        raise InvalidObjectError(f"not what was expected: {error}") from None
 
 
 def _value(record: ObjectRecord) -> bytes:
@@ -399,7 +394,7 @@ def parse_object(value: bytes) -> ObjectRecord:
     start = len(value) - _FOOTER.size - size
     if magic != _MAGIC or start < 0:
         raise InvalidObjectError("the value of an object has no valid end")
-    about = _from_json(value[start : -_FOOTER.size], ObjectRecord)
+    about = _from_json(value[start : -_FOOTER.size], _object_decoder)
     return replace(about, data=value[:start])
 
 
@@ -416,7 +411,7 @@ def parse(layout: Layout, item: Item) -> Record:
     try:
         match kind:
             case "i":
-                record = _from_json(item.value, InstanceRecord)
+                record = _from_json(item.value, _instance_decoder)
                 key = layout.instance(record.iid)
             case "o":
                 record = parse_object(item.value)

@@ -117,6 +117,10 @@ class FlightChannel:
             self._broken = str(error).split("\n")[0]
 
 
+def _location(host: str, port: int) -> str:
+    return f"grpc+tcp://[{host}]:{port}" if ":" in host else f"grpc+tcp://{host}:{port}"
+
+
 class _Server(fl.FlightServerBase):  # type: ignore[misc]
     def __init__(self, location: str, arrivals: queue.Queue[FlightChannel]) -> None:
         super().__init__(location)
@@ -134,7 +138,7 @@ class FlightListener:
     def __init__(self, host: str) -> None:
         self._arrivals: queue.Queue[FlightChannel] = queue.Queue()
         try:
-            self._server = _Server(f"grpc+tcp://{host}:0", self._arrivals)
+            self._server = _Server(_location(host, 0), self._arrivals)
         except (pa.ArrowException, OSError) as error:
             raise ConfigError(f"cannot listen on {host}: {error}") from None
         self.address = f"{host}:{self._server.port}"
@@ -165,7 +169,7 @@ class FlightTransport:
         host, _, port = address.rpartition(":")
         try:  # gRPC would wait for somebody to listen
             socket.create_connection((host, int(port)), timeout_s).close()
-            client = fl.connect(f"grpc+tcp://{address}")
+            client = fl.connect(_location(host, int(port)))
             descriptor = fl.FlightDescriptor.for_command(b"vineyard-arrow.migration")
             writer, reader = client.do_exchange(descriptor)
         except (pa.ArrowException, OSError) as error:

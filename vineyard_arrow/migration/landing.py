@@ -11,11 +11,11 @@ import fcntl
 import os
 import re
 import time
+from array import array
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from ..errors import AccessDeniedError, InvalidObjectError, ProtocolError
 from ..ipc import _core
@@ -121,7 +121,7 @@ class Landing:
         attached = self._attached
         ids = attached._take_ids(len(self._entries))
         new = {entry.id: number for entry, number in zip(self._entries, ids, strict=True)}
-        moves = np.array(sorted(self._moves), np.uint64).reshape(-1, 3)
+        moves = memoryview(array("Q", chain.from_iterable(sorted(self._moves))))
         created_ns = time.time_ns()
         items = [
             self._item(entry, plan, new, moves, created_ns)
@@ -139,7 +139,7 @@ class Landing:
         entry: m.Entry,
         plan: _core.Plan,
         new: dict[int, int],
-        moves: np.ndarray,
+        moves: memoryview,
         created_ns: int,
     ) -> p.PutItem:
         try:

@@ -1,38 +1,37 @@
-"""The sender process: ``python -m vineyard_arrow.migration.sender``, with an order on stdin.
+"""The sender's part: pins a tree of its own instance, of which it is an ordinary client.
 
-An ordinary client of its own instance. It pins the tree, connects to the receiver, proves who
-it is, and sends memory as it lies in the store. A connection that breaks off is made anew.
+It proves to the receiver who it is, and sends memory as it lies in the store. A connection that
+breaks off is made anew.
 """
 
 from __future__ import annotations
 
 import time
 
-from ..config import client_config
 from ..errors import VineyardArrowError
-from ..ipc.attached import Attached
 from . import protocol as m
-from .endpoint import SendOrder, run
+from .endpoint import SendOrder, Starter, attach
 from .line import Line, find_codec
-from .transports import DroppedError, find_transport
+from .meeting import Meeting
+from .transports import DroppedError
 from .tree import Tree
 
 ENTRIES_NBYTES = 1 << 20  # of metadata in one message, if it is not one object's
 
 
-def send(order: SendOrder) -> int:
+def send(starter: Starter) -> int:
     """Send an object; return its id at the destination."""
-    transport = find_transport(order.transport)
+    order = starter.job.order
+    assert isinstance(order, SendOrder)
     codec = find_codec(order.codec)
-    attached = Attached(
-        client_config(socket=order.socket, timeout_s=order.timeout_s, autostart=False)
-    )
-    tree = Tree(attached, order.object)
-    furthest, deadline = -1, 0.0
+    meeting = Meeting(starter, Line.prove)
+    tree = Tree(attach(starter.job.place, order.timeout_s), order.object)
+    furthest, deadline = -1, time.monotonic() + order.timeout_s
     while True:
-        line = Line(transport.connect(order.address, order.timeout_s))
+        line = None
         try:
-            position = _agree(line, tree, bytes.fromhex(order.token), order.codec)
+            line = meeting.next(deadline)
+            position = _agree(line, tree, order.codec)
             if isinstance(position, m.Done):
                 return position.id
             if position > furthest:
@@ -43,15 +42,16 @@ def send(order: SendOrder) -> int:
             if time.monotonic() > deadline:
                 raise
         except VineyardArrowError as error:
-            line.fail(error)
+            if line is not None:
+                line.fail(error)
             raise
         finally:
-            line.close()
+            if line is not None:
+                line.close()
 
 
-def _agree(line: Line, tree: Tree, token: bytes, codec: str | None) -> int | m.Done:
+def _agree(line: Line, tree: Tree, codec: str | None) -> int | m.Done:
     """Where to send the payload from, or that it is there already."""
-    line.prove(token)
     line.send(m.Offer(tree.root, len(tree.entries), tree.payload.nbytes, codec))
     answer = line.expect(m.Ready, m.Done)
     if isinstance(answer, m.Done):
@@ -68,7 +68,3 @@ def _agree(line: Line, tree: Tree, token: bytes, codec: str | None) -> int | m.D
             nbytes += len(entry.streams)
         line.send(m.Manifest(group))
     return answer.position
-
-
-if __name__ == "__main__":
-    run(send)

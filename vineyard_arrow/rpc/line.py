@@ -28,6 +28,7 @@ from . import messages as m
 from .transit import Chunk, nbytes_of, piece_bytes, pieces
 from .watch import Watch
 
+SMALL_NBYTES = 16 << 10  # up to here a payload travels with its message
 HUGE_NBYTES = 4 << 20  # from here on a block of memory is worth pages of its own
 
 
@@ -89,8 +90,8 @@ class Line:
                 send(self._writer, data, chunks, lambda: self._await(self._timeout_s))
                 self._await(self._timeout_s if timeout_s is None else timeout_s)
                 chunk = self._reader.read_chunk()
-                reply, nbytes = m.decode(chunk.app_metadata, requests=False)
-                payload = self._receive(chunk, nbytes)
+                reply, nbytes, here = m.decode(chunk.app_metadata, requests=False)
+                payload = self._receive(nbytes, here or chunk.data)
             finally:
                 self._watch.clear(self)
         if isinstance(reply, p.Failure):
@@ -104,9 +105,9 @@ class Line:
         self._late = True
         self._reader.cancel()
 
-    def _receive(self, chunk: Any, nbytes: int) -> pa.Buffer:
+    def _receive(self, nbytes: int, first: Any) -> pa.Buffer:
         memory = block(nbytes)
-        for at in fill(memory, nbytes, chunk.data, self._next_piece):
+        for at in fill(memory, nbytes, first, self._next_piece):
             if at < nbytes:
                 self._await(self._timeout_s)
         return memory
@@ -138,7 +139,7 @@ class Line:
         said = getattr(error, "extra_info", b"")
         if said:
             with contextlib.suppress(ProtocolError):
-                told, _ = m.decode(said, requests=False)
+                told, *_ = m.decode(said, requests=False)
                 return from_code(told.code, told.message, told.hint)
         why = str(error).partition(". gRPC client debug")[0].partition(". Detail:")[0]
         if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
@@ -167,7 +168,11 @@ class Line:
 def send(
     writer: Any, message: bytes, chunks: Sequence[Chunk], before_each: Callable[[], object]
 ) -> None:
-    """Write a message, and its payload in pieces."""
+    """Write a message, and its payload in pieces; a small one with the message, as that is fast."""
+    if nbytes_of(chunks) <= SMALL_NBYTES:
+        before_each()
+        writer.write_metadata(b"".join([message, *(memoryview(chunk) for chunk in chunks)]))
+        return
     metadata: bytes | None = message
     for batch in pieces(chunks):
         before_each()
@@ -176,9 +181,6 @@ def send(
         else:
             writer.write_with_metadata(batch, metadata)
             metadata = None
-    if metadata is not None:
-        before_each()
-        writer.write_metadata(metadata)
 
 
 def block(nbytes: int) -> pa.Buffer:
@@ -193,6 +195,8 @@ def block(nbytes: int) -> pa.Buffer:
 
 def fill(memory: pa.Buffer, nbytes: int, first: Any, more: Any) -> Iterator[int]:
     """Copy the pieces of a payload to ``memory``: ``first``, then what ``more()`` gives.
+
+    A piece is a batch of bytes, or the bytes that came with a message.
 
     Yields how many bytes are there, after each.
 
@@ -210,9 +214,11 @@ def fill(memory: pa.Buffer, nbytes: int, first: Any, more: Any) -> Iterator[int]
         first = None
         if piece is None:
             raise ProtocolError(f"the payload ended at {at:,} of {nbytes:,} bytes")
-        data = piece_bytes(piece)
+        data = np.frombuffer(
+            piece if isinstance(piece, memoryview) else piece_bytes(piece), np.uint8
+        )
         if not 0 < data.size <= nbytes - at:
             raise ProtocolError(f"a piece of {data.size:,} bytes at {at:,} of {nbytes:,}")
-        view[at : at + data.size] = np.frombuffer(data, np.uint8)
+        view[at : at + data.size] = data
         at += data.size
         yield at

@@ -169,13 +169,18 @@ class LineEnd:
         return p.Done(), NO_CHUNKS
 
     def _read(self, message: m.Read, _: Any) -> Reply:
-        raw = self._a.read(message.id, pin=self._pin(message.pin))
+        number = message.id
+        if message.name is not None:
+            number = self._a.find_name(message.name)
+        elif number is None:
+            raise ProtocolError("a read of nothing")
+        raw = self._a.read(number, pin=self._pin(message.pin))
         heads, chunks = [], list[Chunk]()
         for part in raw.parts:
             stream = stream_of(part.table.schema, batches_in(part.table))
             heads.append(m.PartHead(part.typename, part.params, nbytes_of(stream)))
             chunks += stream
-        return m.Parts(heads, raw.members, raw.uid), chunks
+        return m.Parts(heads, raw.members, raw.uid, number), chunks
 
     def _look(self, message: m.Look, _: Any) -> Reply:
         *figures, parts, members, _ = self._a.describe(message.id, self._pin(message.pin))

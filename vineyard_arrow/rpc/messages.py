@@ -1,8 +1,9 @@
 """The messages of a line: those of `ipc.protocol` that need no shared memory, and a few more.
 
 A line is a DoExchange call that stays open. Each message on it travels as metadata of Flight
-data: how many bytes of payload come with it (as batches of one uint8 column, the first of them
-beside the message), then the message in msgpack. This module does no I/O.
+data: its length and how many bytes of payload come with it, then the message in msgpack. A small
+payload follows right there; another comes as batches of one uint8 column, the first of them beside
+the message. This module does no I/O.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import msgspec
 from ..errors import ProtocolError
 from ..ipc import protocol as p
 
-VERSION = 1
-LINE = b"vineyard-arrow line"  # how the command of a DoExchange begins that opens one
+VERSION = 2
+LINE = b"vineyard-arrow line"  # the command of a DoExchange that opens one
+MIGRATION = b"vineyard-arrow migration"  # and of one that starts an end of a migration
 MAX_MESSAGE = 64 << 20
-_NBYTES = struct.Struct("<Q")
+_SIZES = struct.Struct("<IQ")  # of the message, and of the payload
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -61,8 +63,9 @@ class Greet(_Message, tag="greet"):
 class Read(_Message, tag="read"):
     """Comes as `Parts`, with payload. `pin`: by which it is found even if it was deleted."""
 
-    id: p.Id
+    id: p.Id | None  # or by name
     pin: int | None
+    name: str | None = None
 
 
 class Look(_Message, tag="look"):
@@ -133,6 +136,7 @@ class Parts(_Message, tag="parts"):
     parts: list[PartHead]
     members: dict[str, tuple[int, str]]
     uid: int | None
+    id: p.Id
 
 
 class Described(_Message, tag="described"):
@@ -193,16 +197,26 @@ def encode(message: Any, nbytes: int = 0) -> bytes:
             f"a message of {len(body):,} bytes is over the limit of {MAX_MESSAGE:,}",
             "ask for less at a time",
         )
-    return _NBYTES.pack(nbytes) + body
+    return _SIZES.pack(len(body), nbytes) + body
 
 
-def decode(data: Any, *, requests: bool) -> tuple[Any, int]:
-    """A message, and the bytes of payload that come with it; ProtocolError if it is none."""
-    if data is None or len(data) < _NBYTES.size:
+def decode(data: Any, *, requests: bool) -> tuple[Any, int, memoryview]:
+    """A message, how many bytes of payload come with it, and those that are here already.
+
+    Raises
+    ------
+    ProtocolError
+        If it is no message.
+    """
+    if data is None or len(data) < _SIZES.size:
         raise ProtocolError("data came where a message was expected")
     view = memoryview(data)
     try:
         decoder: Any = _request_decoder if requests else _reply_decoder
-        return decoder.decode(view[_NBYTES.size :]), _NBYTES.unpack_from(view)[0]
+        size, nbytes = _SIZES.unpack_from(view)
+        end = _SIZES.size + size
+        if len(view) > end and len(view) - end != nbytes:
+            raise ProtocolError(f"{len(view) - end:,} bytes came for a payload of {nbytes:,}")
+        return decoder.decode(view[_SIZES.size : end]), nbytes, view[end:]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"not a message: {error}") from None

@@ -94,13 +94,27 @@ class Remote:
         self.uid: int
         self._give(self.open_line())  # so that who cannot connect learns it now
 
+    @property
+    def authorities(self) -> bytes | None:
+        """Certificates in PEM that the store's is signed by; None without TLS."""
+        return self._config.tls_root_certs
+
+    def open_call(self, command: bytes) -> tuple[Any, Any]:
+        """Writer and reader of a DoExchange of one's own; errors are Flight's."""
+        self._check_open()
+        descriptor = flight.FlightDescriptor.for_command(command)
+        return self._flight.do_exchange(descriptor, self._options)  # type: ignore[no-any-return]
+
     # ---- lines
 
-    def open_line(self) -> Line:
-        """A line of one's own; to be closed."""
+    def _check_open(self) -> None:
         if self._closed:
             raise VineyardArrowError("this client is closed", "connect() anew")
         _check_fork()
+
+    def open_line(self) -> Line:
+        """A line of one's own; to be closed."""
+        self._check_open()
         line = Line(self._flight, self._options, self._watch, self.socket, self.timeout_s)
         try:
             reply, _ = line.request(m.Greet(m.VERSION, self._peer, self._instance))
@@ -207,15 +221,22 @@ class Remote:
         self, key: int, mode: str = "ro", root: int | None = None, pin: RemotePin | None = None
     ) -> RemoteRaw:
         """The parts of object ``key``, in memory of this process."""
+        return self._read(m.Read(int(key), None if pin is None else pin.number), mode)[1]
+
+    def read_named(self, name: str, mode: str) -> tuple[int, RemoteRaw]:
+        """The id ``name`` points to, and the parts of that object, in one round trip."""
+        return self._read(m.Read(None, None, name), mode)
+
+    def _read(self, message: m.Read, mode: str) -> tuple[int, RemoteRaw]:
         if mode not in MODES:
             raise InvalidObjectError(f"mode {mode!r} is not one of 'ro', 'cow', 'copy'")
-        reply, data = self.call(m.Read(int(key), None if pin is None else pin.number))
+        reply, data = self.call(message)
         tables = tables_of(data, [head.nbytes for head in reply.parts])
         parts = [
             StoredPart(head.typename, head.params, typed(table), mode != "ro")
             for head, table in zip(reply.parts, tables, strict=True)
         ]
-        return RemoteRaw(parts, reply.members, reply.uid)
+        return reply.id, RemoteRaw(parts, reply.members, reply.uid)
 
     def read_each(self, keys: Iterable[int], mode: str, root: int) -> Iterator[RemoteRaw]:
         """`read` of each."""

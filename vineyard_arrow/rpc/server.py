@@ -18,7 +18,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
@@ -26,7 +25,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from ..client import Client
-from ..config import client_config
+from ..config import client_config, read_file, read_token
 from ..errors import (
     AccessDeniedError,
     ConfigError,
@@ -37,9 +36,12 @@ from ..errors import (
 )
 from ..ipc import protocol as p
 from ..ipc.attached import Attached
+from ..migration.endpoint import Place
+from ..migration.ends import ForkServer
 from ..objects import ObjectID
 from ..types.memory import BYTES
 from . import messages as m
+from .ends import serve_end
 from .line import fill, send
 from .lines import LineEnd, Peers
 from .tables import batches_of, flight_info, key_of, list_infos, table_of, text_of
@@ -134,7 +136,9 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
 
     def __init__(self, settings: Settings) -> None:
         config = client_config(socket=settings.socket, autostart=False)
-        token = None if settings.token_file is None else read_token(settings.token_file)
+        token = None
+        if settings.token_file is not None:
+            token = read_token(settings.token_file).encode()
         tls = settings.cert_file is not None
         self._vouched = token is not None
         self._attached = Attached(config, vouched=self._vouched)
@@ -143,6 +147,10 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
         self._timeout_s = config.timeout_s
         self._watch = Watch()
         self._peers = Peers()
+        self._forks = ForkServer()
+        self._place = Place(
+            settings.socket, settings.host, settings.cert_file, settings.key_file, self._vouched
+        )
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         super().__init__(
             f"grpc+{'tls' if tls else 'tcp'}://{host}:{settings.port}",
@@ -167,8 +175,18 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
 
     # ---- lines
 
+    @_translated
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """A line of a client of ours, until it ends."""
+        """A line of a client of ours, or an end of a migration, until it ends."""
+        if descriptor.command == m.MIGRATION:
+            writer.begin(BYTES)
+
+            def tell(said: bytes) -> None:
+                with self._watched(context):
+                    writer.write_metadata(said)
+
+            serve_end(self._forks, self._place, context, reader, tell)
+            return
         if descriptor.command != m.LINE:
             raise flight.FlightServerError("this store exchanges nothing but lines of its clients")
         end = LineEnd(self._attached, self._vouched, self._peers, context.is_cancelled)
@@ -185,8 +203,8 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
             except StopIteration:
                 return
             try:
-                message, nbytes = m.decode(chunk.app_metadata, requests=True)
-                data = self._receive(context, end, message, nbytes, chunk, reader)
+                message, nbytes, here = m.decode(chunk.app_metadata, requests=True)
+                data = self._receive(context, end, message, nbytes, here or chunk.data, reader)
             except VineyardArrowError as error:
                 raise _refusal(error) from None
             try:
@@ -199,7 +217,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
                 log.exception("request %s failed", type(message).__name__)
                 internal = VineyardArrowError(f"internal error of the store: {error!r}")
                 reply, chunks = p.failure(internal), ()
-            del data, message, chunk
+            del data, message, here, chunk
             self._reply(context, writer, reply, chunks)
             del reply, chunks
 
@@ -210,7 +228,7 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]
             return None
         memory = end.memory_for(message, nbytes)
         with self._watched(context) as progress:
-            for _ in fill(memory, nbytes, first.data, lambda: reader.read_chunk().data):
+            for _ in fill(memory, nbytes, first, lambda: reader.read_chunk().data):
                 progress()
         return memory
 
@@ -314,31 +332,10 @@ def _taken(name: str) -> VineyardArrowError:
 # ---- files
 
 
-def read_token(path: str) -> bytes:
-    """The token in a file: its text, without white space around it.
-
-    Raises
-    ------
-    ConfigError
-        If there is none.
-    """
-    token = _read(path).strip()
-    if not token or not token.isascii() or any(byte <= 32 for byte in token):
-        raise ConfigError(f"{path} holds no token", "one line of visible ASCII characters")
-    return token
-
-
 def _certificates(settings: Settings) -> list[tuple[bytes, bytes]]:
     assert settings.cert_file is not None
     assert settings.key_file is not None
-    return [(_read(settings.cert_file), _read(settings.key_file))]
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    return [(read_file(settings.cert_file), read_file(settings.key_file))]
 
 
 # ---- the process

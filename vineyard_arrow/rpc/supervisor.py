@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import DaemonConfig
+from ..config_values import WILDCARDS, is_loopback, rpc_address
 from ..errors import VineyardArrowError, from_code
 from ..ipc.loop import Loop, Timer
 
@@ -69,6 +71,15 @@ class Supervisor:
         """Where it is to serve, the port given by the system once it did."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{host}:{self._port}"
+
+    @property
+    def advertised(self) -> str:
+        """What to tell other instances of where it serves."""
+        host, port = self._config.rpc_advertise or (self._host, None)
+        if host in WILDCARDS:
+            host = _own_address(self._config)
+        host = f"[{host}]" if ":" in host else host
+        return f"{host}:{port or self._port}"
 
     def start(self) -> None:
         """Start a process."""
@@ -159,6 +170,22 @@ class Supervisor:
             self._timer.cancel()
         self._serves, self._why = False, "stopped"
         self._forget(kill=True)
+
+
+def _own_address(config: DaemonConfig) -> str:
+    """The address that the way to etcd begins with; the machine's name if that is on this one."""
+    with contextlib.suppress(OSError):
+        if config.meta is not None:
+            host, port = rpc_address(config.meta.endpoints[0])
+            family, kind, proto, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[
+                0
+            ]
+            with socket.socket(family, kind, proto) as sock:
+                sock.connect(place)  # sends nothing
+                own: str = sock.getsockname()[0]
+            if not is_loopback(own):
+                return own
+    return socket.gethostname()
 
 
 def _text(path: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""An object on its way over the wire: its parts as Arrow IPC streams, one after the other.
+"""An object on its way out: its parts as Arrow IPC streams, one after the other, or as files.
 
 Arrow's own writer makes the messages, whose bodies are sent from where they lie. Their buffers
 are moved apart to 64 bytes on the way (the writer can only do 8), so a receiver that puts the
@@ -25,7 +25,11 @@ GATHER_NBYTES = 64 << 10  # neighbours that are smaller share a piece
 
 _PADDING = bytes(ALIGNMENT)
 _END = struct.pack("<iI", -1, 0)  # of an Arrow IPC stream
+_OPTIONS = pa.ipc.IpcWriteOptions()  # Arrow looks at the environment for them else, each time
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # MessageHeader
+_MAGIC_NBYTES = 8  # at the start of a file
+_FOOTER_DICTIONARIES, _FOOTER_BATCHES = 2, 3  # fields of Footer
+_BLOCK = struct.Struct("<qi4xq")  # where a message lies, bytes of its metadata, and of its body
 
 Chunk: TypeAlias = "bytes | pa.Buffer"
 
@@ -37,10 +41,15 @@ class _Sink:
 
     def __init__(self) -> None:
         self.written: list[Chunk] = []
+        self._nbytes = 0
 
     def write(self, data: Chunk) -> None:
         if len(data):
             self.written.append(data)
+            self._nbytes += len(data)
+
+    def tell(self) -> int:
+        return self._nbytes
 
     def flush(self) -> None:
         pass
@@ -59,7 +68,7 @@ def stream_of(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[Chun
     """
     sink = _Sink()
     try:
-        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema) as writer:
+        with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), schema, options=_OPTIONS) as writer:
             for batch in batches:
                 writer.write_batch(batch)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -71,10 +80,48 @@ def stream_of(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[Chun
     return chunks
 
 
+def file_of(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], options: pa.ipc.IpcWriteOptions
+) -> list[Chunk]:
+    """An Arrow IPC file whose buffers lie at multiples of 64 bytes.
+
+    Raises
+    ------
+    InvalidObjectError
+        If Arrow cannot write the batches as a file.
+    """
+    sink = _Sink()
+    try:
+        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema, options=options) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidObjectError(f"Arrow cannot write this: {error}") from None
+    written = iter(sink.written)
+    magic = b""
+    while len(magic) < _MAGIC_NBYTES:
+        magic += bytes(next(written))
+    chunks: list[Chunk] = [magic]
+    places: dict[int, list[tuple[int, int, int]]] = {}
+    at = len(magic)
+    for metadata, body in _messages(written):
+        message = list(_aligned(metadata, body, at))
+        head, nbytes = len(message[0]), nbytes_of(message)
+        places.setdefault(_Message(metadata).kind, []).append((at, head, nbytes - head))
+        chunks += message
+        at += nbytes
+    footer = bytearray(b"".join(map(bytes, written)))
+    _Message(footer).set_blocks(_FOOTER_DICTIONARIES, places.get(_DICTIONARY_BATCH, []))
+    _Message(footer).set_blocks(_FOOTER_BATCHES, places.get(_RECORD_BATCH, []))
+    return [*chunks, _END, bytes(footer)]
+
+
 def _messages(written: Iterator[Chunk]) -> Iterator[tuple[bytearray, dict[int, Chunk]]]:
     """Metadata of each message, and its buffers by where they were to lie in the body."""
     for _ in written:  # the mark before every message
         (length,) = struct.unpack("<i", bytes(next(written)))
+        if not length:
+            return
         metadata = bytearray()
         while len(metadata) < length:
             metadata += next(written)
@@ -83,12 +130,11 @@ def _messages(written: Iterator[Chunk]) -> Iterator[tuple[bytearray, dict[int, C
         while at < nbytes:
             body[at] = chunk = next(written)
             at += len(chunk)
-        if length:
-            yield metadata, body
+        yield metadata, body
 
 
-def _aligned(metadata: bytearray, body: dict[int, Chunk]) -> Iterator[Chunk]:
-    """A message that begins at a multiple of 64 bytes, and whose buffers do, too."""
+def _aligned(metadata: bytearray, body: dict[int, Chunk], at: int = 0) -> Iterator[Chunk]:
+    """A message to lie at ``at``, a multiple of 8, whose buffers lie at multiples of 64 bytes."""
     message = _Message(metadata)
     end, chunks = 0, list[Chunk]()
     for place in message.buffer_places():
@@ -99,7 +145,7 @@ def _aligned(metadata: bytearray, body: dict[int, Chunk]) -> Iterator[Chunk]:
             chunks += [body[offset], _PADDING[:padding]] if padding else [body[offset]]
             end += nbytes + padding
     message.set_body_nbytes(end)
-    metadata += _PADDING[: -(len(metadata) + 8) % ALIGNMENT]
+    metadata += _PADDING[: -(at + 8 + len(metadata)) % ALIGNMENT]
     yield struct.pack("<ii", -1, len(metadata)) + metadata
     yield from chunks
 
@@ -133,14 +179,31 @@ class _Message:
         if place is not None:
             struct.pack_into("<q", self._data, place, nbytes)
 
+    @property
+    def kind(self) -> int:
+        """Of what it has, a number of MessageHeader."""
+        place = self._field(self._root, 1)
+        return 0 if place is None else self._data[place]
+
+    def set_blocks(self, number: int, places: Sequence[tuple[int, int, int]]) -> None:
+        """Say, in the field of a footer, where the messages lie."""
+        field = self._field(self._root, number)
+        if field is None:
+            return
+        vector = self._follow(field)
+        (count,) = struct.unpack_from("<I", self._data, vector)
+        if count != len(places):
+            raise InvalidObjectError("Arrow wrote a file of another form than this release knows")
+        for i, place in enumerate(places):
+            _BLOCK.pack_into(self._data, vector + 4 + i * _BLOCK.size, *place)
+
     def buffer_places(self) -> range:
         """Where the entries of the buffers lie: two int64 each, offset and length."""
-        kind, header = self._field(self._root, 1), self._field(self._root, 2)
-        number = self._data[kind] if kind is not None else 0
-        if header is None or number not in (_DICTIONARY_BATCH, _RECORD_BATCH):
+        header = self._field(self._root, 2)
+        if header is None or self.kind not in (_DICTIONARY_BATCH, _RECORD_BATCH):
             return range(0)
         table = self._follow(header)
-        if number == _DICTIONARY_BATCH:
+        if self.kind == _DICTIONARY_BATCH:
             inner = self._field(table, 1)
             assert inner is not None  # Arrow always writes it
             table = self._follow(inner)

@@ -1,76 +1,121 @@
-"""Global tables, frames and tensors: a table of partitions, and a value without rows."""
+"""Global tables, frames and tensors: in metadata alone, which the cluster keeps.
+
+Values of the object say where and how large its partitions are, as plain JSON. Bounds, which may
+be of any type, are an Arrow stream in it, and so is a value without rows. Partitions are members.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pyarrow as pa
 
+from ..composition import VALUES
+from ..contexts import current_registry
 from ..distributed import GlobalDataFrame, GlobalTable, GlobalTensor, Place
 from ..errors import InvalidObjectError, VineyardArrowError
-from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
-from .partitions import prefix_of, put_partitions, stored_partitions
+from ..objects import ObjectID, ObjectMeta
+from ..registry import Encoder, StoredObject, StoredPart, builtin_registry
+from .partitions import opener, refuse
 
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from ..client import Client
+
+__all__ = ["described"]
 
 _CLASSES: dict[str, type[Any]] = {
     "vineyard.global_table": GlobalTable,
     "vineyard.global_dataframe": GlobalDataFrame,
     "vineyard.global_tensor": GlobalTensor,
 }
-_EXTENT = pa.list_(pa.int64())
-_SCHEMA = pa.schema(
-    [("object", pa.uint64()), ("nbytes", pa.int64()), ("shape", _EXTENT), ("offset", _EXTENT)]
-)
 
 
-def _build(value: Any, encoder: Encoder) -> Part:
-    """The table of partitions; those that are in no store yet are put."""
-    params: dict[str, Any] = dict(prefix_of(encoder))
-    ids = put_partitions(value, encoder, params.get("prefix", ""))
-    params["empty"] = encoder.add(value.empty)
-    columns = {
-        "object": pa.array(ids, pa.uint64()),
-        "nbytes": pa.array([p.nbytes for p in value.places], pa.int64()),
-        "shape": pa.array([p.shape for p in value.places], _EXTENT),
-        "offset": pa.array([p.offset for p in value.places], _EXTENT),
+def described(client: Client, whole: Any) -> ObjectMeta:
+    """Metadata of a global object, but for its members."""
+    meta = ObjectMeta(next(name for name, cls in _CLASSES.items() if cls is type(whole)))
+    meta["partitions"] = {
+        "nbytes": [p.nbytes for p in whole.places],
+        "shape": [list(map(int, p.shape)) for p in whole.places],
+        "offset": [list(map(int, p.offset)) for p in whole.places],
     }
-    if value.key is not None:
-        params["key"] = value.key
+    if whole.places[0].bounds is not None:
         try:
-            for i, name in enumerate(("lower", "upper")):
-                columns[name] = pa.array([p.bounds[i] for p in value.places])
+            columns = [_column([p.bounds[i] for p in whole.places]) for i in range(2)]
         except pa.ArrowException as error:
             raise InvalidObjectError(f"these bounds cannot be stored: {error}") from None
-    batch = pa.RecordBatch.from_pydict(columns)
-    typename = next(name for name, cls in _CLASSES.items() if cls is type(value))
-    return Part(typename, batch.schema, [batch], params)
+        batch = pa.RecordBatch.from_arrays(columns, ["lower", "upper"])
+        meta["bounds"], meta["key"] = _text(batch.schema, [batch]), whole.key
+    encoder = Encoder(current_registry(client._registry))
+    encoder.add(whole.empty)
+    meta["empty"] = [
+        {
+            "typename": part.typename,
+            "params": msgspec.json.encode(part.params).decode(),
+            "data": _text(part.schema, part.batches),
+        }
+        for part in encoder.parts
+    ]
+    return meta
+
+
+def _column(bounds: list[Any]) -> pa.Array:
+    try:
+        return pa.array(bounds)
+    except OverflowError:  # it takes the first for an int64
+        return pa.array(bounds, pa.uint64())
+
+
+def _text(schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return base64.b64encode(sink.getvalue()).decode()
+
+
+def _table(text: str) -> pa.Table:
+    return pa.ipc.open_stream(base64.b64decode(text)).read_all()
 
 
 for _class in _CLASSES.values():
-    builtin_registry.builder(_class)(_build)
+    builtin_registry.builder(_class)(refuse)
 
 
 @builtin_registry.resolver(*_CLASSES)
 def _resolve(part: StoredPart, stored: StoredObject) -> Any:
-    """The table of partitions; none of them is opened."""
-    table, params = part.table, part.params
-    columns = {name: table[name].to_pylist() for name in table.column_names}
+    """What metadata tells; no partition is opened."""
     try:
-        if [*columns][:4] != _SCHEMA.names or not table.num_rows or stored.source is None:
-            raise InvalidObjectError(f"the description of this {part.typename} makes no sense")
-        bounds: list[Any] = [None] * table.num_rows
-        if "key" in params:
-            bounds = list(zip(columns["lower"], columns["upper"], strict=True))
-        rows = zip(columns["nbytes"], columns["shape"], columns["offset"], bounds, strict=True)
-        places = [Place(nbytes, tuple(s), tuple(o), both) for nbytes, s, o, both in rows]
-        ids, open_ = stored_partitions(columns["object"], stored, params.get("prefix", ""))
+        values = part.params[VALUES]
+        rows = values["partitions"]
+        ids = [ObjectID(stored.composed_of[str(i)][0]) for i in range(len(rows["nbytes"]))]
+        if not ids:
+            raise InvalidObjectError(f"a {part.typename} of no partitions")
+        bounds: list[Any] = [None] * len(ids)
+        if "bounds" in values:
+            table = _table(values["bounds"])
+            bounds = list(zip(*(table[n].to_pylist() for n in ("lower", "upper")), strict=True))
+        each = zip(rows["nbytes"], rows["shape"], rows["offset"], bounds, strict=True)
+        places = [Place(nbytes, tuple(s), tuple(o), both) for nbytes, s, o, both in each]
         return _CLASSES[part.typename].of(
-            ids, places, stored.resolve(params["empty"]), params.get("key"), open_=open_
+            ids, places, _empty(values["empty"], stored), values.get("key"), opener(stored)
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, msgspec.MsgspecError, pa.ArrowException) as error:
         if isinstance(error, VineyardArrowError):
             raise
         raise InvalidObjectError(
             f"the description of this {part.typename} makes no sense: {error!r}"
         ) from None
+
+
+def _empty(parts: list[dict[str, str]], stored: StoredObject) -> Any:
+    """The value without rows; a pickle in it is trusted as one in the object would be."""
+    described = [
+        StoredPart(each["typename"], msgspec.json.decode(each["params"]), _table(each["data"]))
+        for each in parts
+    ]
+    return StoredObject(
+        described, stored.registry, stored.source, stored.id, "ro", stored.trusted, stored.uid
+    ).resolve()

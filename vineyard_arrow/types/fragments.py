@@ -1,32 +1,33 @@
 """Fragments of graphs, and graphs in fragments.
 
 A fragment is composed of its graph over local ids, and of tables and ids for each label. A global
-graph names its fragments by object id in a table of one row each. Those of its own store are its
-members too: kept with it, and deleted with it.
+graph is metadata that the cluster keeps: figures of its fragments, which are its members.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from ..composition import VALUES
 from ..errors import InvalidGraphError, VineyardArrowError
 from ..graph.edge_cut import Figures, Fragment
-from ..graph.global_graph import GlobalGraph
+from ..graph.global_graph import GlobalGraph, kinds_of
 from ..graph.graph import Graph
 from ..graph.vertex_map import VertexMap
+from ..objects import ObjectID, ObjectMeta
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 from .graph import origin_of
-from .partitions import prefix_of, put_partitions, stored_partitions
+from .partitions import opener, prefix_of, refuse
 
-__all__: list[str] = []
+__all__ = ["FRAGMENT", "described_graph"]
 
 FRAGMENT = "vineyard.fragment"
 GLOBAL_GRAPH = "vineyard.global_graph"
 
 _FIGURES = ("inner", "outer", "edges", "cut")
-_SCHEMA = pa.schema([("object", pa.uint64()), *((name, pa.int64()) for name in _FIGURES)])
 
 
 @builtin_registry.builder(Fragment)
@@ -36,7 +37,15 @@ def build_fragment(fragment: Fragment, encoder: Encoder) -> Part:
     for name, value in fragment.members().items():
         encoder.put_member(prefix.get("prefix", "") + name, value)
     labels = [each.name for each in fragment.graph.schema.vertices]
-    params = {"fid": fragment.fid, "fnum": fragment.fnum, "labels": labels, **prefix}
+    figures = fragment.figures()
+    params = {
+        "fid": fragment.fid,
+        "fnum": fragment.fnum,
+        "labels": labels,
+        "figures": [getattr(figures, name) for name in _FIGURES],
+        "kinds": kinds_of(fragment.graph.schema),
+        **prefix,
+    }
     return Part(FRAGMENT, pa.schema([]), [], params)
 
 
@@ -73,29 +82,29 @@ def resolve_fragment(part: StoredPart, stored: StoredObject) -> Fragment:
     return fragment
 
 
-@builtin_registry.builder(GlobalGraph)
-def build_global_graph(graph: GlobalGraph, encoder: Encoder) -> Part:
-    """The table of fragments; those that are in no store yet are put."""
-    prefix = prefix_of(encoder)
-    ids = put_partitions(graph, encoder, prefix.get("prefix", ""))
-    figures = [[getattr(each, name) for each in graph.figures] for name in _FIGURES]
-    arrays = [pa.array(ids, pa.uint64()), *(pa.array(column, pa.int64()) for column in figures)]
-    batch = pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
-    return Part(GLOBAL_GRAPH, _SCHEMA, [batch], prefix)
+builtin_registry.builder(GlobalGraph)(refuse)
+
+
+def described_graph(figures: Sequence[Figures | None]) -> ObjectMeta:
+    """Metadata of a global graph of these fragments, but for its members."""
+    meta = ObjectMeta(GLOBAL_GRAPH)
+    meta["fragments"] = {name: [int(getattr(each, name)) for each in figures] for name in _FIGURES}
+    return meta
 
 
 @builtin_registry.resolver(GLOBAL_GRAPH)
 def resolve_global_graph(part: StoredPart, stored: StoredObject) -> GlobalGraph:
-    """The table of fragments; none of them is opened."""
-    table, prefix = part.table, part.params.get("prefix", "")
-    if table.schema != _SCHEMA or any(column.null_count for column in table.columns):
-        raise _no_sense("its table is of another schema, or has nulls")
-    if not table.num_rows or stored.source is None:
+    """What metadata tells; no fragment is opened."""
+    try:
+        told = part.params[VALUES]["fragments"]
+        columns = [list(map(int, told[name])) for name in _FIGURES]
+        figures = [Figures(*row) for row in zip(*columns, strict=True)]
+        ids = [ObjectID(stored.composed_of[str(fid)][0]) for fid in range(len(figures))]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_sense(repr(error)) from None
+    if not ids:
         raise _no_sense("there are no fragments")
-    columns = [table[name].to_pylist() for name in _FIGURES]
-    figures = [Figures(*row) for row in zip(*columns, strict=True)]
-    ids, open_ = stored_partitions(table["object"].to_pylist(), stored, prefix)
-    graph = GlobalGraph.stored(ids, figures, open_)
+    graph = GlobalGraph.stored(ids, figures, opener(stored))
     graph.origin = origin_of(part, stored)
     return graph
 

@@ -1,17 +1,15 @@
-"""How partitions of global objects are kept: by id in a table, as members if they are local."""
+"""What values of several objects have in common: names of members, and what opens others."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from ..errors import ObjectNotFoundError
+from ..errors import InvalidObjectError
 from ..objects import ObjectID
-from ..partitions import GlobalObject, Open
+from ..partitions import Open
 from ..registry import Encoder, StoredObject
 
-__all__ = ["prefix_of", "put_partitions", "stored_partitions"]
+__all__ = ["opener", "prefix_of", "refuse"]
 
 
 def prefix_of(encoder: Encoder) -> dict[str, str]:
@@ -19,45 +17,24 @@ def prefix_of(encoder: Encoder) -> dict[str, str]:
     return {"prefix": f"{len(encoder.parts)}/"} if encoder.members else {}
 
 
-def put_partitions(value: GlobalObject[Any], encoder: Encoder, prefix: str) -> list[int]:
-    """The ids of all partitions; those that are in no store yet are put."""
-    ids = []
-    for index, object_id in enumerate(value.object_ids):
-        name = f"{prefix}{index}"
-        if object_id is None:
-            object_id = encoder.put_member(name, value[index])
-        else:
-            try:
-                encoder.add_member(name, object_id)
-            except ObjectNotFoundError:  # it may live elsewhere
-                new_id = encoder.new_id
-                if new_id is None or object_id.instance == ObjectID(new_id()).instance:
-                    raise
-        ids.append(int(object_id))
-    return ids
+def refuse(value: Any, encoder: Encoder) -> NoReturn:
+    """The builder of global objects, which are of the cluster and not of a store."""
+    raise InvalidObjectError(
+        f"a {type(value).__name__} is put by create_global", "give it this, or the object_ids"
+    )
 
 
-def stored_partitions(
-    numbers: Sequence[int], stored: StoredObject, prefix: str
-) -> tuple[list[ObjectID], Open]:
-    """Ids of partitions, and what opens them. A member is known by its record.
-
-    In an object that was copied to another instance the table has the ids of the originals.
-    """
-    source, handles, ids = stored.source, {}, [ObjectID(number) for number in numbers]
-    assert source is not None
-    for index in range(len(ids)):
-        name = f"{prefix}{index}"
-        if name in stored.composed_of:
-            ids[index] = ObjectID(stored.composed_of[name][0])  # a copy has members of its own
-            with contextlib.suppress(ObjectNotFoundError):  # which is told when it is asked for
-                handles[index] = source.get_object(ids[index])  # a pin: it stays, deleted or not
+def opener(stored: StoredObject) -> Open:
+    """What opens other objects as this one was got."""
+    source = stored.source
+    if source is None:
+        raise InvalidObjectError("these parts came from no store: they have no partitions")
     options = {"mode": stored.mode, "trusted": stored.trusted}
     options["validate"] = "full" if stored.validate else "structure"
 
     def open_(index: int, object_id: ObjectID, fetch: bool) -> Any:
-        if index not in handles and fetch:
+        if fetch:
             return source.get_fetched(stored, object_id)
-        return (handles.get(index) or source.get_object(object_id)).get(**options)
+        return source.get_object(object_id).get(**options)
 
-    return ids, open_
+    return open_

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ...errors import MetadataUnavailableError
@@ -16,6 +16,7 @@ from ..backend import (
     Conflict,
     Item,
     Lease,
+    Put,
     Snapshot,
     Transaction,
     Verdict,
@@ -30,6 +31,9 @@ from .watch import EtcdWatch
 
 PAGE_KEYS = 1000
 MAX_LIST = 64  # of one list of a message: etcd takes 128, less the longest list around it
+# Looking them up at the class is slow.
+_EQUAL, _GREATER = rpc.Compare.EQUAL, rpc.Compare.GREATER
+_MOD, _VERSION = rpc.Compare.MOD, rpc.Compare.VERSION
 
 
 class EtcdBackend(Backend):
@@ -62,15 +66,25 @@ class EtcdBackend(Backend):
         """See `Backend.range`. Read in pages of 1,000 keys, all of one revision."""
         deadline = time.monotonic() + timeout_s
         start, end = span(key) if prefix else (encode(key), b"")
-        at = revision or 0
         items: list[Item] = []
+        for page in self._pages(start, end, revision or 0, lambda: deadline - time.monotonic()):
+            items += page.items
+        return Snapshot(tuple(items), page.revision)
+
+    def pages(self, prefix: str, timeout_s: float = TIMEOUT_S) -> Iterator[Snapshot]:
+        """See `Backend.pages`; of 1,000 keys."""
+        return self._pages(*span(prefix), 0, lambda: timeout_s)
+
+    def _pages(
+        self, start: bytes, end: bytes, at: int, left_s: Callable[[], float]
+    ) -> Iterator[Snapshot]:
         while True:
             request = self.client.range_request(start, end, PAGE_KEYS, at)
-            reply = self.client.call(self.client.kvstub.Range, request, deadline - time.monotonic())
+            reply = self.client.call(self.client.kvstub.Range, request, left_s())
             at = at or reply.header.revision
-            items += map(item_of, reply.kvs)
+            yield Snapshot(tuple(map(item_of, reply.kvs)), at)
             if not reply.more:
-                return Snapshot(tuple(items), at)
+                return
             start = reply.kvs[-1].key + b"\0"
 
     def commit(
@@ -79,7 +93,7 @@ class EtcdBackend(Backend):
         """See `Backend.commit`."""
         check_transaction(transaction)
         deadline = time.monotonic() + timeout_s
-        request = _message(transaction)
+        request = _fill(rpc.TxnRequest(), transaction)
         while True:
             left = deadline - time.monotonic()
             attempt = min(left, ATTEMPT_S) if len(self.client.channel) > 1 else left
@@ -104,9 +118,11 @@ class EtcdBackend(Backend):
         """
         revisions = set()
         for keys in _chunks([*transaction.puts, *transaction.deletes], MAX_LIST):
-            names = [each if isinstance(each, str) else each.key for each in keys]
-            reads = [_read(encode(name), b"", keys_only=False) for name in names]
-            request = rpc.TxnRequest(success=reads)
+            request = rpc.TxnRequest()
+            for each in keys:
+                name = each if isinstance(each, str) else each.key
+                target = request.success.add().request_range
+                _fill_read(target, encode(name), b"", keys_only=False)
             left = max(RETRY_S, deadline - time.monotonic())
             reply = self.client.call(self.client.kvstub.Txn, request, left)
             for each, response in zip(keys, reply.responses, strict=True):
@@ -130,8 +146,9 @@ class EtcdBackend(Backend):
         check_each(transactions)
         verdicts: list[Verdict] = []
         for group in _chunks(list(transactions), MAX_LIST):
-            nested = [rpc.RequestOp(request_txn=_message(t)) for t in group]
-            request = rpc.TxnRequest(success=nested)
+            request = rpc.TxnRequest()
+            for transaction in group:
+                _fill(request.success.add().request_txn, transaction)
             left = deadline - time.monotonic()
             reply = self.client.call(self.client.kvstub.Txn, request, left, retry=False)
             verdicts += (
@@ -181,53 +198,48 @@ def _chunks(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (values[i : i + size] for i in range(0, len(values), size))
 
 
-def _message(transaction: Transaction) -> Any:
-    operations = [
-        rpc.RequestOp(request_put=rpc.PutRequest(key=encode(p.key), value=p.value, lease=p.lease))
-        for p in transaction.puts
-    ] + [
-        rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=encode(key)))
-        for key in transaction.deletes
-    ]
-    return rpc.TxnRequest(
-        compare=map(_compare, transaction.compares),
-        success=_nested(operations),
-        failure=[_read(*_place(c), keys_only=True) for c in transaction.compares],
-    )
-
-
-def _nested(operations: list[Any]) -> Iterable[Any]:
-    """Operations for one list, those past its limit in transactions without a condition."""
+def _fill(request: Any, transaction: Transaction) -> Any:
+    """Write a transaction into a message, in place: a message that is passed in is copied."""
+    for compare in transaction.compares:
+        key, end = _place(compare)
+        _fill_compare(request.compare.add(), compare, key, end)
+        # Told if it fails, so that a conflict says what did not hold.
+        _fill_read(request.failure.add().request_range, key, end, keys_only=True)
+    operations: list[Put | str] = [*transaction.puts, *transaction.deletes]
     if len(operations) <= MAX_LIST:
-        return operations
-    return [
-        rpc.RequestOp(request_txn=rpc.TxnRequest(success=chunk))
-        for chunk in _chunks(operations, MAX_LIST)
-    ]
+        _fill_operations(request.success, operations)
+    else:  # those past the limit of one list in transactions without a condition
+        for chunk in _chunks(operations, MAX_LIST):
+            _fill_operations(request.success.add().request_txn.success, chunk)
+    return request
+
+
+def _fill_operations(target: Any, operations: Sequence[Put | str]) -> None:
+    for each in operations:
+        if isinstance(each, str):
+            target.add().request_delete_range.key = encode(each)
+        else:
+            put = target.add().request_put
+            put.key, put.value, put.lease = encode(each.key), each.value, each.lease
 
 
 def _place(compare: Compare) -> tuple[bytes, bytes]:
     return span(compare.key) if compare.condition is Condition.EMPTY else (encode(compare.key), b"")
 
 
-def _compare(compare: Compare) -> Any:
-    key, end = _place(compare)
+def _fill_compare(target: Any, compare: Compare, key: bytes, end: bytes) -> None:
+    target.key, target.range_end = key, end
     if compare.condition is Condition.UNCHANGED:
-        return rpc.Compare(
-            key=key,
-            target=rpc.Compare.MOD,
-            result=rpc.Compare.EQUAL,
-            mod_revision=compare.mod_revision,
-        )
-    # A key that is not there has version 0, and so has a range without keys.
-    result = rpc.Compare.GREATER if compare.condition is Condition.EXISTS else rpc.Compare.EQUAL
-    return rpc.Compare(key=key, range_end=end, target=rpc.Compare.VERSION, result=result, version=0)
+        target.target, target.result = _MOD, _EQUAL
+        target.mod_revision = compare.mod_revision
+    else:  # a key that is not there has version 0, and so has a range without keys
+        target.target = _VERSION
+        target.result = _GREATER if compare.condition is Condition.EXISTS else _EQUAL
+        target.version = 0
 
 
-def _read(key: bytes, end: bytes, *, keys_only: bool) -> Any:
-    return rpc.RequestOp(
-        request_range=rpc.RangeRequest(key=key, range_end=end, limit=1, keys_only=keys_only)
-    )
+def _fill_read(target: Any, key: bytes, end: bytes, *, keys_only: bool) -> None:
+    target.key, target.range_end, target.limit, target.keys_only = key, end, 1, keys_only
 
 
 def _verdict(transaction: Transaction, reply: Any, revision: int) -> Verdict:

@@ -8,6 +8,7 @@ this imports grpc. Knows nothing of transactions' meaning.
 from __future__ import annotations
 
 import itertools
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ _OPTIONS = (
     # Clients of one process share connections else, and the state of broken ones.
     ("grpc.use_local_subchannel_pool", 1),
 )
+_PEM = "PEM files are wanted: -----BEGIN CERTIFICATE-----"
 _TEXTS: tuple[tuple[str, type[VineyardArrowError], str | None], ...] = (
     (
         "database space exceeded",
@@ -58,10 +60,14 @@ _TEXTS: tuple[tuple[str, type[VineyardArrowError], str | None], ...] = (
     ("request is too large", InvalidObjectError, None),
     ("message larger than max", InvalidObjectError, None),
     ("duplicate key", InvalidObjectError, None),
-    ("authentication failed", AccessDeniedError, "look at the file of the user and password"),
-    ("user name is empty", AccessDeniedError, "this etcd wants a user and password, or a token"),
+    ("authentication failed", AccessDeniedError, "look at the file that --meta-login-file names"),
+    (
+        "user name is empty",
+        AccessDeniedError,
+        "this etcd wants a user and password (--meta-login-file), or a token (--meta-token-file)",
+    ),
     ("permission denied", AccessDeniedError, "grant this user the prefix of the cluster"),
-    ("invalid auth token", AccessDeniedError, "look at the file of the token"),
+    ("invalid auth token", AccessDeniedError, "look at the file that --meta-token-file names"),
 )
 
 
@@ -192,6 +198,7 @@ class EtcdClient(_Etcd3Client):  # type: ignore[misc]
         self.maintenancestub = rpc.MaintenanceStub(self.channel)
         self.clusterstub = rpc.ClusterStub(self.channel)
         self._signing_in = threading.Lock()
+        self._reached = False  # whether any server ever answered
 
     def _build_get_range_request(
         self, key: Any, *arguments: Any, limit: int = 0, revision: int = 0, **options: Any
@@ -221,16 +228,20 @@ class EtcdClient(_Etcd3Client):  # type: ignore[misc]
         VineyardArrowError
             What the server said, in our terms.
         MetadataUnavailableError
-            If there was no answer in time, or (without ``retry``) at the first try.
+            If there was no answer in time, or (without ``retry``) at the first try; at once if
+            none ever answered, and all servers refuse to connect for what the certificates are.
         """
         deadline = time.monotonic() + timeout_s
         signed_in = False
+        refusals = 0  # one after the other
         for attempt in itertools.count():
             left = deadline - time.monotonic()
             several = retry and len(self.channel) > 1
             limit = max(0.001, min(left, ATTEMPT_S) if several else left)
             try:
-                return method(request, timeout=limit, metadata=self.sign_in(limit))
+                reply = method(request, timeout=limit, metadata=self.sign_in(limit))
+                self._reached = True
+                return reply
             except grpc.RpcError as error:
                 if not signed_in and self.forget_token(error):
                     signed_in = True
@@ -239,6 +250,9 @@ class EtcdClient(_Etcd3Client):  # type: ignore[misc]
                 left = deadline - time.monotonic()
                 unavailable = isinstance(failure, MetadataUnavailableError)
                 if not (unavailable and retry) or left <= RETRY_S:
+                    raise failure from None
+                refusals = refusals + 1 if _is_refusal(error) else 0
+                if refusals >= len(self.channel) and not self._reached:
                     raise failure from None
                 if attempt >= len(self.channel) - 1:
                     time.sleep(RETRY_S)  # all were asked
@@ -255,7 +269,12 @@ class EtcdClient(_Etcd3Client):  # type: ignore[misc]
                 if self.address.token_file is not None:
                     token = _line_of(self.address.token_file)
                 elif self.address.login_file is not None:
-                    user, _, password = _line_of(self.address.login_file).partition(":")
+                    user, colon, password = _line_of(self.address.login_file).partition(":")
+                    if not colon:
+                        raise ConfigError(
+                            f"{self.address.login_file}, for etcd, has no password",
+                            "write one line: user:password",
+                        )
                     request = rpc.AuthenticateRequest(name=user, password=password)
                     reply = self.auth_stub.Authenticate(request, timeout=max(0.001, timeout_s))
                     token = reply.token
@@ -282,14 +301,33 @@ def _credentials(address: EtcdAddress) -> Any:
         None if path is None else _read(path)
         for path in (address.ca_file, address.key_file, address.cert_file)
     ]
+    _check_pem(address)
     return grpc.ssl_channel_credentials(*pem)
+
+
+def _check_pem(address: EtcdAddress) -> None:
+    """Raise ConfigError for files that grpc would only complain of at every connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(address.ca_file)
+    except ssl.SSLError:
+        raise ConfigError(f"{address.ca_file}, for etcd, has no certificate", _PEM) from None
+    if address.cert_file is not None:
+        try:
+            context.load_cert_chain(address.cert_file, address.key_file, password=b"")
+        except ssl.SSLError as error:
+            files = f"{address.cert_file} and {address.key_file}, for etcd"
+            why = error.reason or "one is none"
+            raise ConfigError(f"{files}, are no certificate and its key: {why}", _PEM) from None
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read {path}, for etcd: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot read {path}, for etcd: {error.strerror}", "look at the --meta-*-file settings"
+        ) from None
 
 
 def _line_of(path: Path) -> str:
@@ -308,6 +346,12 @@ def is_unavailable(error: Any) -> bool:
     )
 
 
+def _is_refusal(error: Any) -> bool:
+    """Whether a connection failed for its certificates: whoever tries again fails again."""
+    text = error.details() or ""
+    return "SSL_ERROR_SSL" in text or "verification check failed" in text.lower()
+
+
 def error_of(error: Any, who: str, timeout_s: float) -> VineyardArrowError:
     """What a failed call means, in our terms."""
     text = error.details() or error.code().name
@@ -316,7 +360,11 @@ def error_of(error: Any, who: str, timeout_s: float) -> VineyardArrowError:
             return kind(f"{who}: {text}", hint)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"no answer within {timeout_s:.3g} s"
-    hint = "what is in this instance's own memory can still be put and got"
-    if "handshake" in text.lower() or "certificate" in text.lower():
-        hint = "look at the certificates, and at the authority they are checked by"
+    lower = text.lower()
+    hint = None
+    if any(word in lower for word in ("certificate", "handshake", "hostname")):
+        hint = (
+            "look at the certificates that --meta-ca-file, --meta-cert-file and --meta-key-file"
+            " name; an etcd without TLS wants no such files"
+        )
     return MetadataUnavailableError(f"{who}: {text}", hint)

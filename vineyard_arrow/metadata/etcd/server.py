@@ -154,7 +154,8 @@ class EtcdServers:
     options : sequence of str
         More arguments for each server.
     certificates : tuple of Path, optional
-        Authority, certificate and key (PEM): clients must then connect encrypted.
+        Authority, certificate and key (PEM): clients must then connect encrypted. The certificate
+        is that of clients too, for servers whose options ask them for one.
     timeout_s : float
         Until it serves.
 
@@ -184,7 +185,7 @@ class EtcdServers:
             )
         self._made = None if folder is not None else tempfile.mkdtemp(prefix="vineyard-etcd-")
         self._folder = folder or Path(self._made or "")
-        self._certificates = certificates
+        self._certificates = certificates or ()
         self._options = tuple(options)
         self.members: list[EtcdMember] = []
         try:
@@ -196,8 +197,7 @@ class EtcdServers:
     @property
     def address(self) -> EtcdAddress:
         """Where clients connect to."""
-        authority = self._certificates[0] if self._certificates else None
-        return EtcdAddress(tuple(m.endpoint for m in self.members), authority)
+        return EtcdAddress(tuple(m.endpoint for m in self.members), *self._certificates)
 
     def _start(self, members: int, deadline: float, timeout_s: float) -> None:
         for tried in range(1, _TRIES + 1):
@@ -250,8 +250,7 @@ class EtcdServers:
         """
         deadline = time.monotonic() + timeout_s
         for member in self.members:
-            authority = self._certificates[0] if self._certificates else None
-            client = EtcdClient(EtcdAddress((member.endpoint,), authority))
+            client = EtcdClient(EtcdAddress((member.endpoint,), *self._certificates))
             with contextlib.closing(client):
                 while True:
                     member.check_runs()

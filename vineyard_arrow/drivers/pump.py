@@ -1,0 +1,75 @@
+"""Batches from a reader into a stream of the store, by a thread, for as long as anyone reads."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..errors import DeadlineExceededError, StreamFailedError, VineyardArrowError
+
+if TYPE_CHECKING:
+    from ..client import Client
+    from ..streams import StreamReader, StreamWriter
+
+_LOOK_S = 1.0  # how often a full stream is asked who reads it
+
+
+def pumped(
+    client: Client, batches: pa.RecordBatchReader, name: str | None, max_bytes: int
+) -> StreamReader:
+    """A reader of a new stream, into which ``batches`` flow."""
+    writer = client.create_stream(batches.schema, name=name, max_bytes=max_bytes)
+    try:
+        reader = client.open_stream(writer.id)
+    except BaseException:
+        writer.fail("nobody could read it")
+        client.drop_stream(writer.id)
+        raise
+    pump = _Pump(client, writer, batches, weakref.ref(reader._source))
+    threading.Thread(target=pump.run, name="vineyard-arrow-scan", daemon=True).start()
+    return reader
+
+
+class _Pump:
+    def __init__(
+        self,
+        client: Client,
+        writer: StreamWriter,
+        batches: pa.RecordBatchReader,
+        source: weakref.ref[Any],
+    ) -> None:
+        self.client, self.writer, self.batches, self.source = client, writer, batches, source
+
+    def run(self) -> None:
+        try:
+            with contextlib.closing(self.batches), self.writer:
+                for batch in self.batches:
+                    if not self._written(batch):
+                        raise StreamFailedError("nobody reads it any more")
+        except Exception:  # readers are told by the stream
+            if not self._is_read():
+                with contextlib.suppress(VineyardArrowError):
+                    self.client.drop_stream(self.writer.id)
+
+    def _written(self, batch: pa.RecordBatch) -> bool:
+        while True:
+            try:
+                self.writer.write(batch, timeout_s=_LOOK_S)
+                return True
+            except DeadlineExceededError:  # nothing of it was written
+                if not self._is_read():
+                    return False
+
+    def _is_read(self) -> bool:
+        source = self.source()
+        if source is not None and source.let_go.alive:
+            return True
+        try:
+            infos = self.client.list_streams()
+        except VineyardArrowError:
+            return False
+        return any(info.readers for info in infos if info.id == self.writer.id)

@@ -1,0 +1,320 @@
+"""Drivers by kind, scheme, format and typename: what ties the store to the world outside.
+
+A driver is a function of one `Request`, and of options that are its own. What it is given and
+what it returns depends on its kind alone:
+
+=============  =====================================================================
+``read``       returns a value that `Client.put` takes, best built in
+               ``request.client.memory_pool``; or an ObjectID that it has put itself
+``scan``       returns a `pyarrow.RecordBatchReader` that holds little at a time
+``write``      writes ``request.value()`` to ``request.url``; returns nothing
+``partition``  cuts ``request.value()`` up; returns what `Client.put` takes, an id, or a
+               `partitioning.Plan`. So do ``repartition``, of what is in parts already, and
+               ``concat``, which makes one of it
+=============  =====================================================================
+
+Of the drivers that match, the one that names most wins: a typename counts more than a format, a
+format more than a scheme; of equals, the one that was registered last. It knows no files, no
+databases and no formats: modules of this package register themselves, as others do by entry
+points of the group `GROUP`, and all are loaded when a driver is first asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from ..errors import ConfigError, DriverNotFoundError
+from ..objects import ObjectID
+from ..plugins import load_plugins
+
+if TYPE_CHECKING:
+    from ..client import Client
+
+__all__ = [
+    "GROUP",
+    "Driver",
+    "Kind",
+    "Progress",
+    "Request",
+    "driver",
+    "drivers",
+    "find_driver",
+    "run",
+    "shown",
+]
+
+GROUP = "vineyard_arrow.drivers"
+
+Kind = Literal["read", "scan", "write", "partition", "repartition", "concat"]
+Progress = Callable[[int, int], Any]
+_KINDS = ("read", "scan", "write", "partition", "repartition", "concat")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of a driver.
+
+    Attributes
+    ----------
+    client : Client
+        Whose store it is about; ``client.memory_pool`` is where to build.
+    url : str
+        As it was given; empty for ``partition``.
+    scheme : str
+        Of the url, in lower case; ``"file"`` for paths.
+    format : str or None
+        As it was given, else by the ending of the url, if some driver has named that ending.
+    typename : str or None
+        Of the object to write or to cut up; ``"vineyard.table"`` for a value in columns that is
+        not in the store, None for other such values.
+    key : ObjectID or None
+        Of the object, if it is one.
+    progress : callable or None
+        To be called with what is done and what there is, in bytes where that is known.
+    """
+
+    client: Client
+    url: str = ""
+    scheme: str = ""
+    format: str | None = None
+    typename: str | None = None
+    key: ObjectID | None = None
+    progress: Progress | None = None
+    _value: Any = field(default=None, repr=False)
+
+    def value(self, as_: Any = None) -> Any:
+        """What to write or to cut up, mapped; in another form, as `Client.get` has it."""
+        return self._value if self.key is None else self.client.get(self.key, as_=as_)
+
+    @property
+    def path(self) -> str:
+        """The path of this machine that the url is, if its scheme is ``file`` or none."""
+        is_url = self.url.lower().startswith("file://")
+        return unquote(urlsplit(self.url).path) if is_url else self.url
+
+    def done(self, done: int, total: int) -> None:
+        """Tell `progress`, if anybody listens."""
+        if self.progress is not None:
+            self.progress(done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A driver with what it is for; None stands for any. Listed by `Client.drivers`."""
+
+    kind: str
+    schemes: tuple[str, ...] | None
+    formats: tuple[str, ...] | None
+    typename: str | None
+    endings: tuple[str, ...]
+    function: Callable[..., Any]
+
+    def __repr__(self) -> str:
+        parts = [self.kind]
+        for what, names in (("scheme", self.schemes), ("format", self.formats)):
+            parts += [f"{what}={'|'.join(names)}"] if names else []
+        parts += [f"typename={self.typename}"] if self.typename else []
+        return f"<Driver {' '.join(parts)}: {self.function.__module__}.{self.function.__name__}>"
+
+    @property
+    def doc(self) -> str:
+        """What it says of itself, in a line."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def options(self) -> list[str]:
+        """Names of the options that it takes."""
+        taken = inspect.signature(self.function).parameters.values()
+        return [p.name for p in taken if p.kind is p.KEYWORD_ONLY]
+
+    def rank(self, request: Request) -> tuple[int, int, int] | None:
+        """How well it fits: the more the better; None if it does not."""
+        schemes = _schemes_of(request.scheme)
+        if self.typename is not None and self.typename != request.typename:
+            return None
+        if self.formats is not None and request.format not in self.formats:
+            return None
+        scheme = 0
+        if self.schemes is not None:
+            fitting = [i for i, name in enumerate(schemes) if name in self.schemes]
+            if not fitting:
+                return None
+            scheme = len(schemes) - fitting[0]
+        return self.typename is not None, self.formats is not None, scheme
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_drivers: list[Driver] = []
+_loaded = False
+
+
+def driver(
+    kind: Kind,
+    *,
+    scheme: str | Iterable[str] | None = None,
+    format: str | Iterable[str] | None = None,
+    typename: str | None = None,
+    endings: Iterable[str] = (),
+) -> Callable[[_F], _F]:
+    """Register a function as a driver; may be stacked.
+
+    Parameters
+    ----------
+    kind : {"read", "scan", "write", "partition", "repartition", "concat"}
+        See `Request` and docs/drivers.md for what each gets and returns. Options are
+        keyword-only arguments.
+    scheme, format : str or iterable of str, optional
+        One or several; any by default. The scheme ``"postgresql"`` is also that of
+        ``postgresql+psycopg://``.
+    typename : str, optional
+        Of the objects that it writes or cuts up.
+    endings : iterable of str
+        Such as ``".parquet"``: names that end so are of ``format`` (its first, if several).
+
+    Examples
+    --------
+    >>> @driver("read", scheme="null")
+    ... def read_null(request, *, rows=0):
+    ...     "Nulls."
+    ...     return pa.table({"x": pa.nulls(rows)})
+    """
+    if kind not in _KINDS:
+        raise ConfigError(f"there are no drivers to {kind!r}", f"there are {', '.join(_KINDS)}")
+
+    def register(function: _F) -> _F:
+        made = Driver(kind, _several(scheme), _several(format), typename, tuple(endings), function)
+        _drivers.append(made)
+        return function
+
+    return register
+
+
+def _several(names: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def drivers(kind: str | None = None) -> list[Driver]:
+    """All drivers, or those of a kind, in the order of their registration."""
+    global _loaded
+    if not _loaded:
+        _loaded = True
+        for module in iter_modules(import_module(__package__).__path__):
+            import_module(f"{__package__}.{module.name}")
+        load_plugins(driver, GROUP)
+    return [each for each in _drivers if kind in (None, each.kind)]
+
+
+# ---- finding and running
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a url; ``"file"`` for a path."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return found[1].lower() if found else "file"
+
+
+def shown(url: str) -> str:
+    """A url as errors and listings may say it: without user, password and query."""
+    if scheme_of(url) == "file":
+        return url
+    return re.sub(r"^([^/]*//)[^/]*@", r"\1", url.partition("?")[0])
+
+
+def _schemes_of(scheme: str) -> list[str]:
+    """The scheme, and what is before each plus in it, the longest first."""
+    parts = scheme.split("+")
+    return ["+".join(parts[:n]) for n in range(len(parts), 0, -1)]
+
+
+def format_of(url: str) -> str | None:
+    """The format that the ending of a name tells; the longest ending counts."""
+    try:
+        path = url if scheme_of(url) == "file" else urlsplit(url).path
+    except ValueError as error:
+        raise ConfigError(f"{shown(url)} is no url: {error}") from None
+    name = path.rstrip("/").lower()
+    known = [(e, d.formats[0]) for d in drivers() if d.formats for e in d.endings]
+    fitting = [(len(ending), format) for ending, format in known if name.endswith(ending)]
+    return max(fitting)[1] if fitting else None
+
+
+def request_of(
+    client: Client, url: Any, format: str | None = None, progress: Progress | None = None
+) -> Request:
+    """A request about a url."""
+    try:
+        text = os.fspath(url)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text:
+        raise ConfigError(f"{url!r} is no url", "use a str or a path")
+    return Request(client, text, scheme_of(text), format or format_of(text), progress=progress)
+
+
+def find_driver(kind: str, request: Request) -> Driver:
+    """The driver that fits best.
+
+    Raises
+    ------
+    DriverNotFoundError
+        If none does. The hint lists those for the scheme, for the format, or all there are.
+    """
+    best: tuple[tuple[int, int, int], Driver] | None = None
+    for each in drivers(kind):
+        rank = each.rank(request)
+        if rank is not None and (best is None or rank >= best[0]):
+            best = rank, each
+    if best is None:
+        raise _no_driver(kind, request)
+    return best[1]
+
+
+def _no_driver(kind: str, request: Request) -> DriverNotFoundError:
+    there = drivers(kind)
+    schemes = _schemes_of(request.scheme)
+    near = [d for d in there if d.schemes and set(schemes) & set(d.schemes)]
+    near += [d for d in there if d.formats and request.format in d.formats]
+    near += [d for d in there if d.typename and d.typename == request.typename]
+    others = {d.kind for d in drivers() if d.typename and d.typename == request.typename}
+    about = [f"scheme {request.scheme!r}"] if request.scheme else []
+    about += [f"format {request.format!r}"] if request.format else []
+    about += [f"typename {request.typename!r}"] if request.typename else []
+    if near:
+        hint = "near it: " + "; ".join(repr(d)[8:-1] for d in dict.fromkeys(near))
+    elif others:
+        hint = f"there are drivers to {' and '.join(sorted(others))} it"
+    elif kind in ("read", "scan", "write"):
+        known = sorted({name for d in there for name in d.schemes or ()})
+        hint = f"there are drivers to {kind} for the schemes {', '.join(known) or '(none)'}"
+    else:
+        known = sorted({d.typename for d in there if d.typename})
+        hint = f"there are drivers to {kind} {', '.join(known) or 'nothing'}"
+    return DriverNotFoundError(f"no driver can {kind} {' of '.join(about) or 'this'}", hint)
+
+
+def run(kind: str, request: Request, options: dict[str, Any]) -> Any:
+    """Find the driver, and let it do what is asked.
+
+    Raises
+    ------
+    DriverNotFoundError
+    ConfigError
+        If the driver takes no such option.
+    """
+    found = find_driver(kind, request)
+    try:
+        inspect.signature(found.function).bind(request, **options)
+    except TypeError as error:
+        taken = ", ".join(found.options) or "no options"
+        raise ConfigError(f"{found!r}: {error}", f"it takes {taken}") from None
+    return found.function(request, **options)

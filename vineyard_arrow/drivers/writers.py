@@ -1,0 +1,295 @@
+"""The driver that writes tables to files: whole or not at all, alone or as a partitioned dataset.
+
+What is written lies beside its place, under a hidden name, and is moved once it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from ..errors import ConfigError, InvalidObjectError, PathExistsError, PathNotFoundError
+from .filesystems import WRITE_SCHEMES, Place, file_errors, list_files, place
+from .formats import FORMATS, packing_of
+from .registry import Request, driver, format_of, shown
+
+_IN_DATASETS = {"parquet": "parquet", "csv": "csv", "arrow": "ipc", "orc": "orc"}
+
+
+@driver("write", scheme=WRITE_SCHEMES)
+@driver("write", scheme=WRITE_SCHEMES, format=tuple(FORMATS))
+def write_files(
+    request: Request,
+    *,
+    overwrite: bool = False,
+    compression: str | None = None,
+    row_group_rows: int = 1 << 20,
+    partition_by: Sequence[str] = (),
+    file_rows: int | None = None,
+    filesystem: Any = None,
+) -> None:
+    """Write a table to a file, or with ``partition_by`` or ``file_rows`` to a directory."""
+    to_directory = bool(partition_by) or file_rows is not None
+    name = request.format or ("parquet" if to_directory else None)
+    if name not in FORMATS:
+        told = "tells no format" if name is None else f"{name!r} is no format of files"
+        raise ConfigError(f"{shown(request.url)}: {told}", f"format= one of {', '.join(FORMATS)}")
+    if row_group_rows < 1 or (file_rows is not None and file_rows < 1):
+        raise ConfigError("row_group_rows and file_rows are positive numbers")
+    where = place(request.url.rstrip("/") or "/", filesystem)
+    reader = reader_of(request)
+    with file_errors(where.name):
+        if not to_directory:
+            _write_file(where, reader, request, name, overwrite, compression, row_group_rows)
+        else:
+            by = [partition_by] if isinstance(partition_by, str) else list(partition_by)
+            _write_directory(
+                where, reader, name, overwrite, compression, row_group_rows, by, file_rows
+            )
+
+
+def reader_of(request: Request) -> pa.RecordBatchReader:
+    value = request.value(as_=pa.Table) if request.key is not None else request.value()
+    if isinstance(value, pa.RecordBatch):
+        value = pa.Table.from_batches([value])
+    if isinstance(value, pa.Table):
+        return value.to_reader()
+    if isinstance(value, pa.RecordBatchReader):
+        return value
+    if hasattr(value, "__arrow_c_stream__"):
+        return pa.RecordBatchReader.from_stream(value)
+    raise InvalidObjectError(
+        f"a {type(value).__name__} is no table", "tables, frames and readers can be written"
+    )
+
+
+# ---- a file
+
+
+def _write_file(
+    where: Place,
+    reader: pa.RecordBatchReader,
+    request: Request,
+    name: str,
+    overwrite: bool,
+    compression: str | None,
+    rows: int,
+) -> None:
+    _check_free(where, overwrite, pafs.FileType.File)
+    packing = packing_of(where.path)
+    if packing and format_of(where.path) not in ("csv", "tsv", "json"):
+        raise ConfigError(f"{where.name}: only text is packed whole", "compression= for the rest")
+    if name in ("csv", "tsv", "json") and compression is not None:
+        packing, compression = compression, None
+    beside = _beside(where)
+    written = 0
+    try:
+        with (
+            where.fs.open_output_stream(beside, compression=packing) as sink,
+            _fits(name),
+            _open_writer(name, sink, reader.schema, compression, rows) as write,
+        ):
+            for table in _pieces(reader, rows):
+                write(table)
+                written += table.nbytes
+                request.done(written, written)
+        where.fs.move(beside, where.path)
+    except BaseException:
+        with contextlib.suppress(OSError, pa.ArrowException):
+            where.fs.delete_file(beside)
+        raise
+
+
+@contextlib.contextmanager
+def _fits(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise InvalidObjectError(
+            f"a {name} file cannot hold this table: {error}", "arrow holds all that there is"
+        ) from error
+
+
+@contextlib.contextmanager
+def _open_writer(
+    name: str, sink: Any, schema: pa.Schema, compression: str | None, rows: int
+) -> Iterator[Any]:
+    """What writes tables of ``schema`` to ``sink``, one after the other."""
+    if name == "parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(sink, schema, compression=compression or "snappy") as parquet:
+            yield lambda table: parquet.write_table(table, row_group_size=rows)
+    elif name in ("csv", "tsv"):
+        import pyarrow.csv
+
+        options = pyarrow.csv.WriteOptions(delimiter="\t" if name == "tsv" else ",")
+        with pyarrow.csv.CSVWriter(sink, schema, write_options=options) as text:
+            yield text.write_table
+    elif name == "json":
+        yield lambda table: _write_lines(sink, table)
+    elif name == "orc":
+        from pyarrow import orc
+
+        with orc.ORCWriter(sink, compression=compression or "uncompressed") as writer:
+            writer.write(schema.empty_table())
+            yield writer.write
+    else:
+        # The file format has one dictionary a column, a table may have one a chunk.
+        options = pa.ipc.IpcWriteOptions(
+            compression=compression, unify_dictionaries=name == "arrow"
+        )
+        opener = pa.ipc.new_file if name == "arrow" else pa.ipc.new_stream
+        with opener(sink, schema, options=options) as ipc:
+            yield ipc.write_table
+
+
+def _write_lines(sink: Any, table: pa.Table) -> None:
+    import io
+
+    import polars
+
+    lines = io.BytesIO()
+    frame = polars.from_arrow(table)
+    assert isinstance(frame, polars.DataFrame)
+    frame.write_ndjson(lines)
+    sink.write(lines.getbuffer())
+
+
+def _pieces(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
+    """Tables of at least ``rows`` rows, but for the last: small batches make no small groups."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in reader:
+        held.append(batch)
+        count += batch.num_rows
+        if count >= rows:
+            table = pa.Table.from_batches(held, reader.schema)
+            whole = count - count % rows
+            yield table.slice(0, whole)
+            held = table.slice(whole).to_batches() if whole < count else []
+            count -= whole
+    if count:
+        yield pa.Table.from_batches(held, reader.schema)
+
+
+# ---- a directory
+
+
+def _write_directory(
+    where: Place,
+    reader: pa.RecordBatchReader,
+    name: str,
+    overwrite: bool,
+    compression: str | None,
+    rows: int,
+    by: Sequence[str],
+    file_rows: int | None,
+) -> None:
+    import pyarrow.dataset as ds
+
+    if name not in _IN_DATASETS:
+        raise ConfigError(
+            f"no directories are written of {name}", f"of {', '.join(_IN_DATASETS)} they are"
+        )
+    for column in by:
+        if reader.schema.get_field_index(column) < 0:
+            raise ConfigError(
+                f"there is no column {column!r} to partition by",
+                f"there are {', '.join(reader.schema.names)}",
+            )
+    _check_free(where, overwrite, pafs.FileType.Directory)
+    format = ds._ensure_format(_IN_DATASETS[name])
+    options = {"compression": compression} if compression and name != "csv" else {}
+    keys = pa.schema([reader.schema.field(column) for column in by])
+    beside = _beside(where)
+    try:
+        with _fits(name):
+            ds.write_dataset(
+                reader,
+                beside,
+                filesystem=where.fs,
+                format=format,
+                file_options=format.make_write_options(**options),
+                partitioning=ds.partitioning(keys, flavor="hive") if by else None,
+                basename_template=f"part-{secrets.token_hex(4)}-{{i}}{FORMATS[name][0]}",
+                max_rows_per_file=file_rows or 0,
+                max_rows_per_group=min(rows, file_rows or rows),
+            )
+        where.fs.create_dir(beside)  # of no rows there are no files
+        _take_place(where, beside)
+    except BaseException:
+        with contextlib.suppress(OSError, pa.ArrowException):
+            where.fs.delete_dir(beside)
+        raise
+
+
+def _take_place(where: Place, beside: str) -> None:
+    """Move a directory to its place; what was there goes."""
+    if where.is_local:
+        old = _beside(where)
+        there = os.path.exists(where.path)
+        if there:
+            os.rename(where.path, old)
+        try:
+            os.rename(beside, where.path)
+        except BaseException:
+            if there:
+                os.rename(old, where.path)
+            raise
+        if there:
+            where.fs.delete_dir(old)
+        return
+    # Object stores move no directories: each file appears whole, the former ones go last.
+    selector = pafs.FileSelector(where.path, recursive=True, allow_not_found=True)
+    former = [i.path for i in where.fs.get_file_info(selector) if i.type == pafs.FileType.File]
+    for info in where.fs.get_file_info(pafs.FileSelector(beside, recursive=True)):
+        if info.type == pafs.FileType.File:
+            target = where.path + info.path[len(beside) :]
+            where.fs.create_dir(target.rpartition("/")[0], recursive=True)
+            where.fs.move(info.path, target)
+    for path in former:
+        where.fs.delete_file(path)
+    where.fs.delete_dir(beside)
+
+
+def _check_free(where: Place, overwrite: bool, kind: pafs.FileType) -> None:
+    info = where.fs.get_file_info(where.path)
+    parent = where.path.rstrip("/").rpartition("/")[0] or "/"
+    if where.is_local and not os.path.isdir(parent):
+        raise PathNotFoundError(f"{parent}: there is no such directory", "make it first")
+    if info.type == pafs.FileType.NotFound:
+        return
+    if not overwrite:
+        raise PathExistsError(f"{where.name} is there already", "overwrite=True replaces it")
+    if info.type != kind:
+        raise PathExistsError(f"{where.name} is no {kind.name.lower()}", "take another path")
+    if kind == pafs.FileType.Directory and any(
+        format_of(file.path) is None for file in _files_in(where)
+    ):
+        raise PathExistsError(
+            f"{where.name} has files that are no tables",
+            "it is left alone, overwrite=True or not: take another path",
+        )
+
+
+def _files_in(where: Place) -> list[Any]:
+    try:
+        return list_files(where)
+    except PathNotFoundError:  # empty
+        return []
+
+
+def _beside(where: Place) -> str:
+    parent, _, _ = where.path.rpartition("/")
+    return (
+        f"{parent}/.{secrets.token_hex(8)}.partial"
+        if parent
+        else f".{secrets.token_hex(8)}.partial"
+    )
