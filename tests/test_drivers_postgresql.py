@@ -209,7 +209,7 @@ def test_a_write_is_one_transaction(client: Client, postgres: Postgres) -> None:
     assert postgres.execute("SELECT * FROM whole") == [(250_000,)]
     client.write(rows, url, table="whole", mode="replace")
     assert postgres.execute("SELECT count(*), sum(a) FROM whole") == [
-        (300_000, rows["a"].to_numpy().sum())
+        (300_000, sum(range(300_000)))
     ]
 
 

@@ -169,9 +169,12 @@ def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
 
 def _waited(future: Future[_T]) -> _T:
     """The result of a future. A signal that another thread takes wakes no lock of this one."""
-    while not future.done():
-        wait([future], _LOOK_S)
-    return future.result()
+    try:
+        while not future.done():
+            wait([future], _LOOK_S)
+        return future.result()
+    finally:
+        del future  # its error has this frame, and with it all that the callers hold
 
 
 class _Session:
@@ -204,7 +207,7 @@ class _Session:
         with contextlib.suppress(Exception):  # of a broken connection; nothing was committed
             _waited(self._thread.submit(self._close))
         self._thread.shutdown()
-        self._last = None  # see batches
+        self._last = None  # see _waited
 
     def _stop(self) -> None:
         """Break off what still runs: the block was left early."""
@@ -234,7 +237,7 @@ class _Session:
                 yield batch
                 del batch
         finally:
-            del ahead  # its error has this frame, and all that is in those that called it
+            del ahead  # see _waited
 
     def write(
         self, rows: pa.RecordBatchReader, table: TableName, mode: str, request: Request
