@@ -96,6 +96,19 @@ def folder() -> Iterator[Path]:
         yield Path(path)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _default_store() -> Iterator[None]:
+    """What a test starts by no client of its own is this process's alone, and ends with it."""
+    with tempfile.TemporaryDirectory(prefix="va-") as folder, pytest.MonkeyPatch.context() as patch:
+        socket = Path(folder, "default")
+        patch.setenv("VINEYARD_ARROW_SOCKET", str(socket))
+        yield
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):  # none was started
+            daemon = Daemon(socket, 0)
+            daemon.pid = daemon.status().pid
+            daemon.stop()
+
+
 def run_daemon(folder: Path, name: str, *options: str) -> Daemon:
     socket = folder / name
     arguments = ["--socket", str(socket), *options]

@@ -152,6 +152,9 @@ def test_a_daemon_killed_while_it_persists_leaves_nothing(join, etcd, connect_et
 def test_persists_race_deletes(join, etcd, connect_etcd, number) -> None:
     with join().connect() as a, join().connect() as b:
         ids = a.put_many(range(number))
+        kept_meta = ObjectMeta("kept")
+        kept_meta.add_member("0", a.put(TABLE))
+        a.create_global(kept_meta)  # whoever wins the race, there is one
 
         def persist(i: int) -> None:
             with contextlib.suppress(VineyardArrowError):  # deleted before
