@@ -15,7 +15,7 @@ NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*
 SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
-.PHONY: demo demo-graph demo-cluster test stress test-etcd bench check asan build clean prerequisites
+.PHONY: demo demo-graph demo-cluster test stress test-etcd test-browser bench check asan build clean prerequisites
 
 build: $(VENV)/.built
 
@@ -29,7 +29,7 @@ demo-cluster: build
 	$(PY) docs/examples/demo_cluster.py
 
 test: build
-	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not stress' tests
+	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not stress and not browser' tests
 
 # What takes minutes by itself.
 stress: build
@@ -39,6 +39,11 @@ stress: build
 test-etcd: build
 	@echo "etcd: $(VINEYARD_ETCD)" && "$(VINEYARD_ETCD)" --version
 	VINEYARD_ETCD="$(VINEYARD_ETCD)" $(PY) -m pytest -q tests/test_metadata_etcd.py
+
+# Of the dashboard, in a browser that is installed: VINEYARD_CHROMIUM=/usr/bin/chromium, say.
+test-browser: build
+	"$(VINEYARD_CHROMIUM)" --version
+	VINEYARD_CHROMIUM="$(VINEYARD_CHROMIUM)" $(PY) -m pytest -q -m browser tests
 
 bench: build $(VENV)/.peers
 	$(PY) -m pytest benchmarks -q --benchmark-json=$(BENCH_JSON)
