@@ -106,9 +106,10 @@ function objects(d) {
   const wanted = $("filter").value.toLowerCase(), now = Date.now() / 1000;
   const clients = new Map(d.status.clients.map((c) => [c.pid, c.program]));
   const holder = (pid) => (clients.get(pid) ? `${pid} ${clients.get(pid)}` : String(pid));
-  const here = d.objects.filter((o) => o.here && `${o.names.join(" ")} ${o.kind} ${o.id}`.toLowerCase().includes(wanted));
+  const here = d.objects.filter((o) => o.here && `${o.names.join(" ")} ${o.kind} ${o.id}`.toLowerCase().includes(wanted))
+    .sort((a, b) => (b.names.length > 0) - (a.names.length > 0) || b.nbytes - a.nbytes);
   table("objects", ["NAME", "TYPE", ">SIZE", ">STORED", "HELD BY", ">MEMBER OF", ">AGE", ">PUT BY", "ID"], here.map((o) => ({
-    id: o.id, styles: ["", "", "", "", "", "", "", "", "id"],
+    id: o.id, styles: ["long", "", "", "", "long", "", "", "", "id"],
     cells: [o.names.join(", ") || "–", o.kind, size(o.nbytes), size(o.stored), o.pinned_by.map(holder).join(", ") || "–", o.parents || "–", since(now - o.created_s), o.pid, o.id],
   })), "none");
   $("objects-note").textContent = d.objects_total > d.objects.length ? `the newest ${count(d.objects.length)} of ${count(d.objects_total)}` : count(d.status.objects);
@@ -119,9 +120,9 @@ function objects(d) {
 
 function others(d) {
   const s = d.status;
-  table("clients", ["PROGRAM", ">PID", ">SEALED", ">UNSEALED", ">WARM", ">HOLDS"], s.clients.map((c) => ({ cells: [c.program || "–", c.pid, size(c.sealed), size(c.unsealed), size(c.warm), count(c.pins)] })), "none attached");
+  table("clients", ["PROGRAM", ">PID", ">SEALED", ">UNSEALED", ">WARM", ">HOLDS"], s.clients.map((c) => ({ styles: ["long"], cells: [c.program || "–", c.pid, size(c.sealed), size(c.unsealed), size(c.warm), count(c.pins)] })), "none attached");
   table("streams", ["NAME", "STATE", ">BATCHES", ">SIZE", ">IN THE STORE", ">WRITER", "READERS (PID AT BATCH)", "ID"], d.streams.map((t) => ({
-    styles: ["", t.state === "failed" ? "bad" : "", "", "", "", "", "", "id"],
+    styles: ["long", t.state === "failed" ? "long bad" : "", "", "", "", "", "long", "id"],
     cells: [t.name ?? "–", t.failure ? `failed: ${t.failure}` : t.state, count(t.batches), size(t.nbytes), `${count(t.backlog)}, ${size(t.stored)}`, t.pid, t.readers.map(([pid, at]) => `${pid} at ${count(at)}`).join(", ") || "–", t.id],
   })), "none");
   $("clients-note").textContent = count(s.clients.length);
@@ -130,14 +131,14 @@ function others(d) {
   table("instances", ["INSTANCE", "HOST", ">PID", "RPC", "VERSION"], d.instances.map((i) => ({
     styles: ["id"], cells: [i.number.toString(16).padStart(6, "0") + (i.number === s.instance ? " (this)" : ""), i.host, i.pid, i.rpc || "–", i.version] })));
   table("globals", ["OF THE CLUSTER", "TYPE", ">SIZE", ">MEMBERS", "MISSING", "ID"], d.objects.filter((o) => o.is_global || !o.here).map((o) => ({
-    styles: ["", "", "", "", o.lost.length ? "bad" : "", "id"],
+    styles: ["long", "", "", "", o.lost.length ? "long bad" : "", "id"],
     cells: [o.names.join(", ") || "–", o.kind, size(o.nbytes), count(o.members), o.lost.join(", ") || "–", o.id] })));
 }
 
 function draw(d) {
   const s = d.status;
   if (history.length && history[history.length - 1].pid !== s.pid) history.length = 0;
-  history.push(s);
+  if (history.at(-1)?.uptime_s !== s.uptime_s) history.push(s);
   if (history.length > KEPT) history.shift();
   $("who").textContent = `${s.version}, instance ${s.instance.toString(16).padStart(6, "0")}, pid ${s.pid}, up ${since(s.uptime_s)}, ${d.socket}`;
   cards(s); memory(d); objects(d); others(d);
@@ -157,7 +158,7 @@ async function look() {
       last = await reply.json();
       draw(last);
     } catch (error) {
-      if (!(error instanceof Error) || error.name === "TypeError" || !last) console.log(String(error));
+      console.log(String(error));
       say(`The daemon does not answer${last ? "; this is what it last said" : ""}. The page goes on asking.`, true);
     }
   }
