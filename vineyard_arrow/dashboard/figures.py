@@ -16,21 +16,22 @@ from ..objects import ObjectID
 OBJECTS = 500  # shown: the newest
 EXTENTS = 2000  # shown: the largest
 FRESH_S = 0.5  # pages that ask within that time are told the same
-TIMEOUT_S = 5.0
+SHARE = 20  # nor is the daemon asked for more than one in so many parts of its time
+TIMEOUT_S = 8.0
 
 
 class Figures:
     """Asks the daemon at ``socket``; thread-safe.
 
     It attaches no process and so holds nothing in the store. However many ask, the daemon is
-    asked for the figures of the page twice a second at most.
+    asked for the figures of the page twice a second at most, and less if they take it long.
     """
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         self._connection: Connection | None = None
         self._lock = threading.Lock()
-        self._at = 0.0
+        self._until = 0.0
         self._seen: dict[str, Any] = {}
 
     def status(self) -> p.Status:
@@ -42,9 +43,11 @@ class Figures:
     def page(self) -> dict[str, Any]:
         """All that the page shows; VineyardArrowError if the daemon does not answer."""
         with self._lock:
-            if not self._seen or time.monotonic() - self._at > FRESH_S:
+            began = time.monotonic()
+            if not self._seen or began > self._until:
                 self._seen = self._look()
-                self._at = time.monotonic()
+                ended = time.monotonic()
+                self._until = ended + max(FRESH_S, SHARE * (ended - began))
             return self._seen
 
     def _look(self) -> dict[str, Any]:

@@ -86,17 +86,19 @@ function memory(d) {
     const end = later.length ? Math.min(...later) : Infinity;
     const here = d.extents.filter(([at]) => at >= g.offset && at < end);
     const widest = 0.04 * Math.max(g.sealed, 1);  // a gap is drawn no wider: most of a segment is empty
-    let at = g.offset, span = 0;
-    const drawn = here.map(([from, n, ids]) => {
-      span += Math.min(from - at, widest);
-      const mine = { x: span, n, ids };
-      span += n; at = from + n;
-      return mine;
-    });
+    let at = here.length ? here[0][0] : 0, span = 0;
+    const drawn = [];
+    for (const [from, n, ids] of here) {
+      const before = drawn.at(-1), gap = Math.min(from - at, widest);
+      if (before && before.ids[0] === ids[0] && gap < 0.002 * g.sealed) {
+        before.n += n; before.width += gap + n;
+      } else drawn.push({ x: span + gap, width: n, n, ids });
+      span += gap + n; at = from + n;
+    }
     const owner = programs.get(g.owner);
     const who = owner ? `of ${owner.program || "a client"} (pid ${owner.pid})` : g.owner === null ? "without a writer" : `of client ${g.owner}`;
     const strip = make("svg", { class: "strip", viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img", "aria-label": `Extents of segment ${g.segment}` },
-      ...drawn.map((e) => box(1000 * e.x / span, 1000 * e.n / span, colour.get(e.ids[0]) ?? "other",
+      ...drawn.map((e) => box(1000 * e.x / span, 1000 * e.width / span, colour.get(e.ids[0]) ?? "other",
         `${e.ids.map(name).join(", ") || "a stream's, or deleted and still read"}: ${size(e.n)}`, e.ids[0])));
     return make("div", { class: "segment" }, make("p", {}, `segment ${g.segment} ${who}: ${size(g.sealed)} in ${many(g.extents, "extent")}, ${size(g.committed)} of pages${g.kind === "strict" ? ", strict" : ""}`), strip);
   }
