@@ -56,6 +56,7 @@ class Figures:
         status = self._request(p.GetStatus())
         return {
             "socket": str(self._socket),
+            "now_s": time.time(),
             "status": struct_dict(status) | {"fenced": status.fenced},
             "objects": [_object(o, status.instance) for o in objects.objects],
             "objects_total": objects.total,

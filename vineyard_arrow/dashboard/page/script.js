@@ -105,7 +105,7 @@ function memory(d) {
 }
 
 function objects(d) {
-  const wanted = $("filter").value.toLowerCase(), now = Date.now() / 1000;
+  const wanted = $("filter").value.toLowerCase(), now = d.now_s;
   const clients = new Map(d.status.clients.map((c) => [c.pid, c.program]));
   const holder = (pid) => (clients.get(pid) ? `${pid} ${clients.get(pid)}` : String(pid));
   const here = d.objects.filter((o) => o.here && `${o.names.join(" ")} ${o.kind} ${o.id}`.toLowerCase().includes(wanted))
