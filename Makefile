@@ -15,8 +15,8 @@ NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*
 SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
-.PHONY: demo demo-graph demo-cluster test stress test-etcd test-drivers bench check asan build \
-	clean prerequisites
+.PHONY: demo demo-graph demo-cluster test stress test-etcd test-drivers test-browser bench check \
+	asan build clean prerequisites
 
 build: $(VENV)/.built
 
@@ -30,7 +30,7 @@ demo-cluster: build
 	$(PY) docs/examples/demo_cluster.py
 
 test: build
-	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not stress and not postgresql' tests
+	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not (stress or postgresql or browser)' tests
 
 # What takes minutes by itself.
 stress: build
@@ -45,6 +45,11 @@ test-etcd: build
 # say, if that is not where it is.
 test-drivers: build
 	VINEYARD_POSTGRES="$(VINEYARD_POSTGRES)" $(PY) -m pytest -q -m postgresql tests/test_drivers_*.py
+
+# Of the dashboard, in a browser that is installed: VINEYARD_CHROMIUM=/usr/bin/chromium, say.
+test-browser: build
+	"$(VINEYARD_CHROMIUM)" --version
+	VINEYARD_CHROMIUM="$(VINEYARD_CHROMIUM)" $(PY) -m pytest -q -m browser tests
 
 bench: build $(VENV)/.peers
 	$(PY) -m pytest benchmarks -q --benchmark-json=$(BENCH_JSON)

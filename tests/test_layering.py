@@ -52,6 +52,7 @@ LAYERS = [
     {"daemon", "shared_memory"},
     {"codegen"},
     {"cli", "__main__"},
+    {"dashboard"},
 ]
 
 

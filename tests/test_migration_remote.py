@@ -38,7 +38,7 @@ from vineyard_arrow.migration import protocol as m
 from vineyard_arrow.migration.landing import ORIGIN
 from vineyard_arrow.migration.pair import listening
 from vineyard_arrow.rpc.ends import There
-from vineyard_arrow.rpc.supervisor import Supervisor
+from vineyard_arrow.rpc.supervisor import rpc_supervisor
 
 TIMEOUT_S = 30.0
 MIB = 1 << 20
@@ -353,7 +353,7 @@ def test_who_migrates_stops(cluster: Cluster, near: Client, far: Client) -> None
 def test_what_is_advertised(tmp_path: Path) -> None:
     def told(rpc: str, **settings: Any) -> str:
         config = daemon_config(socket=tmp_path / "s", rpc=rpc, rpc_open=True, **settings)
-        return Supervisor(config, None, lambda error: None).advertised  # type: ignore[arg-type]
+        return rpc_supervisor(config, None, lambda error: None).advertised(config)  # type: ignore[arg-type]
 
     assert told("127.0.0.1:70") == "127.0.0.1:70"
     assert told("0.0.0.0:70", rpc_advertise="node7.example") == "node7.example:70"

@@ -82,6 +82,11 @@ class DaemonConfig:
     rpc_advertise : (str, int or None) or None
         What the cluster is told of where that is: a host that others reach it by, and a port if
         it is another one. Given as ``host`` or ``host:port``.
+    dashboard : (str, int) or None
+        Host and port to show the store at, by HTTP, to whoever reaches them. Given as
+        ``host:port``.
+    dashboard_open : bool
+        Show it to other machines.
     meta : EtcdPlace or None
         Where the metadata of the cluster is: None keeps it in the daemon, which is then a
         cluster by itself. Given as ``embedded``, ``etcd://host:port,host:port/cluster``, or
@@ -113,6 +118,8 @@ class DaemonConfig:
     rpc_key_file: Path | None = None
     rpc_open: bool = False
     rpc_advertise: tuple[str, int | None] | None = None
+    dashboard: tuple[str, int] | None = None
+    dashboard_open: bool = False
     meta: EtcdPlace | None = None
     meta_ca_file: Path | None = None
     meta_cert_file: Path | None = None
@@ -231,6 +238,7 @@ def daemon_config(**arguments: object) -> DaemonConfig:
     if "socket" not in values:
         values["socket"] = _default_socket(create=True)
     _check_rpc(values, origins)
+    _check_dashboard(values, origins)
     _check_meta(values, origins)
     return DaemonConfig(**values)
 
@@ -248,6 +256,16 @@ def _check_rpc(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
             f"rpc (from {origins['rpc']}) would let everybody who reaches {host} read and delete"
             " all data",
             "set rpc_token_file to a file with a token, or rpc_open to true if that is meant",
+        )
+
+
+def _check_dashboard(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    host = values["dashboard"][0] if "dashboard" in values else "localhost"
+    if not is_loopback(host) and not values.get("dashboard_open"):
+        raise ConfigError(
+            f"dashboard (from {origins['dashboard']}) would show everybody who reaches {host} the"
+            " names of all objects and programs",
+            "set dashboard_open to true if that is meant, or use 127.0.0.1",
         )
 
 

@@ -199,6 +199,8 @@ PARSERS: dict[str, Callable[[object], object]] = {
     "rpc_open": _switch,
     "rpc_advertise": advertised,
     "rpc_ca_file": _path,
+    "dashboard": rpc_address,
+    "dashboard_open": _switch,
     "meta": meta_place,
     "meta_ca_file": _path,
     "meta_cert_file": _path,

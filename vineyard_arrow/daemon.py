@@ -30,7 +30,7 @@ from .ipc.protocol import UNASKED, encode, failure
 from .ipc.starter import no_folder
 from .joining import open_cluster
 from .machine import check_memory_limit, format_size, total_memory
-from .rpc.supervisor import Supervisor
+from .rpc.supervisor import Supervisor, rpc_supervisor
 from .service import Service
 from .sessions import Session
 
@@ -190,21 +190,27 @@ def _run(
 
     failed: VineyardArrowError | None = None
 
-    def rpc_began(error: VineyardArrowError | None) -> None:
+    def began(error: VineyardArrowError | None) -> None:
         nonlocal failed
-        failed = error
         if error is not None:
+            failed = error
             loop.stop()
+        elif not all(child.serves for child in children):
+            return  # the last one comes here, too
         elif rpc is not None:
-            cluster.announce(rpc.advertised, announced)
+            cluster.announce(rpc.advertised(config), announced)
+        else:
+            announced(None)
 
     def announced(error: VineyardArrowError | None) -> None:
         if error is not None:
-            rpc_began(error)
+            began(error)
         elif ready is not None:
             ready()
 
-    rpc = None if config.rpc is None else Supervisor(config, loop, rpc_began)
+    rpc = None if config.rpc is None else rpc_supervisor(config, loop, began)
+    dashboard = None if config.dashboard is None else _dashboard(config, loop, began)
+    children = [child for child in (rpc, dashboard) if child is not None]
     connections: set[server.Connection] = set()
     service = Service(
         files,
@@ -217,6 +223,7 @@ def _run(
         loop.stop,
         cluster,
         lambda: "" if rpc is None else rpc.state,
+        lambda: "" if dashboard is None else dashboard.state,
     )
     server.accept_all(loop, listener, accepted)
     log.info(
@@ -232,15 +239,15 @@ def _run(
     gc.set_threshold(50_000, 20, 50)
     try:
         with loop.stopped_by(signal.SIGTERM, signal.SIGINT):
-            if rpc is not None:
-                rpc.start()
-            elif ready is not None:
+            for child in children:
+                child.start()
+            if not children and ready is not None:
                 ready()
             loop.run()
     finally:
         log.info("stopping")
-        if rpc is not None:
-            rpc.stop()
+        for child in children:
+            child.stop()
         loop.remove_reader(listener.fileno())
         service.stop_serving()
         for connection in list(connections):
@@ -249,6 +256,14 @@ def _run(
         loop.close()
     if failed is not None:
         raise failed
+
+
+def _dashboard(
+    config: DaemonConfig, loop: Loop, began: Callable[[VineyardArrowError | None], None]
+) -> Supervisor:
+    assert config.dashboard is not None
+    module = "vineyard_arrow.dashboard.server"
+    return Supervisor("the dashboard", module, config.socket, config.dashboard, {}, loop, began)
 
 
 def main_from_config(config: DaemonConfig, ready_fd: int | None = None) -> int:

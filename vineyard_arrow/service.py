@@ -78,9 +78,11 @@ class Service:
         stop: Callable[[], None],
         cluster: Cluster,
         rpc: Callable[[], str] = str,
+        dashboard: Callable[[], str] = str,
     ) -> None:
         self._files = files
         self.rpc = rpc  # what `Status` says of it
+        self.dashboard = dashboard  # likewise
         self._call_later = call_later
         self._watch = watch
         self._connect = connect
@@ -639,6 +641,7 @@ class Service:
             len(self.cluster.states()),
             self.cluster.fenced_s,
             self.cluster.unavailable_s,
+            self.dashboard(),
         )
         return status, []
 
@@ -646,6 +649,18 @@ class Service:
         self, session: Session, _: int, m: p.ListInstances
     ) -> tuple[Any, list[int]]:
         return p.Instances(self.cluster.states()), []
+
+    def _list_extents(self, session: Session, _: int, m: p.ListExtents) -> tuple[Any, list[int]]:
+        self.catalog.reap()
+        everything = [e for s in self.memory.segments.values() for e in self.memory.extents_of(s)]
+        largest = heapq.nlargest(max(m.limit, 0), everything, key=lambda e: e[1])
+        users: dict[int, list[int]] = {offset: [] for offset, _ in largest}
+        for record in self.catalog.match("*"):
+            for key in record.extents:
+                if key in users:
+                    users[key].append(record.id)
+        extents = [(offset, nbytes, users[offset]) for offset, nbytes in sorted(largest)]
+        return p.Extents(extents, len(everything)), []
 
     def _trim(self, session: Session, _: int, m: p.Trim) -> tuple[Any, list[int]]:
         self.memory.ask_trim()
@@ -712,6 +727,7 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
     p.UnlinkBlock: Service._unlink_block,
     **dict.fromkeys(_STREAMING, Service._stream),
     p.ListInstances: Service._list_instances,
+    p.ListExtents: Service._list_extents,
     p.GetStatus: Service._status,
     p.Trim: Service._trim,
     p.Stop: Service._stop_daemon,
@@ -719,6 +735,6 @@ _HANDLERS: dict[type, Callable[..., tuple[Any, list[int]]]] = {
 # What a connection may ask without attaching a process.
 _UNATTACHED = {
     *(p.Hello, p.Find, p.GetStatus, p.Stop, p.ListObjects, p.ListNames, p.Trim, p.Clear),
-    *(p.ListInstances, p.Persist, p.CreateGlobal),
+    *(p.ListInstances, p.ListExtents, p.Persist, p.CreateGlobal),
     *_STREAMING,
 }

@@ -77,6 +77,8 @@ def _status_lines(socket: str, s: p.Status) -> list[Block]:
         ("protection", s.protection),
     ]
     rows.insert(1, ("cluster", _cluster(s)))
+    if s.dashboard:
+        rows.insert(1, ("dashboard", s.dashboard))
     if s.rpc:
         rows.insert(1, ("rpc", s.rpc))
     return [*memory_head(s), Pairs(rows), Line(), *client_grid(s)]

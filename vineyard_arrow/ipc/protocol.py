@@ -269,6 +269,12 @@ class ListInstances(_Message, tag="instances"):
     """Instances of the cluster, as far as this one has heard."""
 
 
+class ListExtents(_Message, tag="extents"):
+    """What lies in sealed memory: the largest extents."""
+
+    limit: int
+
+
 class GetStatus(_Message, tag="status"):
     pass
 
@@ -425,6 +431,16 @@ class Instances(_Message, tag="all-instances"):
     instances: list[InstanceState]
 
 
+class Extents(_Message, tag="all-extents"):
+    """Ascending: offset in the store, bytes, and the objects that use it.
+
+    Batches of streams, and objects that are deleted and still read, are not among those.
+    """
+
+    extents: list[tuple[int, int, list[int]]]
+    total: int
+
+
 class ClientInfo(_Message, tag="client"):
     client: int
     pid: int
@@ -478,6 +494,7 @@ class Status(_Message, tag="state"):
     cluster_instances: int = 0  # in the cluster, as far as this one has heard
     fenced_s: float | None = None  # for how long this instance has been counted out
     unavailable_s: float | None = None  # for how long the cluster's metadata was not reached
+    dashboard: str = ""  # where the store is shown by HTTP, or why it is not at the moment
 
     @property
     def fenced(self) -> bool:
@@ -531,6 +548,7 @@ Request = (
     | DropStream
     | ListStreams
     | ListInstances
+    | ListExtents
     | GetStatus
     | Trim
     | Clear
@@ -554,6 +572,7 @@ Reply = (
     | Objects
     | ObjectInfo
     | Instances
+    | Extents
     | Status
     | Done
     | Retired

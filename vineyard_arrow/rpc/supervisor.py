@@ -1,4 +1,4 @@
-"""Keeps the process that serves a store over TCP: starts it, starts it again, ends it.
+"""Keeps a process that serves the store over TCP: starts it, starts it again, ends it.
 
 For the daemon's event loop; it knows of the process no more than two pipes and its end.
 """
@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,17 @@ class Supervisor:
 
     Parameters
     ----------
-    config : DaemonConfig
-        With an address for RPC.
+    what : str
+        What it is to say of itself: RPC, or the dashboard.
+    module : str
+        To run as a program. It is told `settings` with ``socket``, ``host`` and ``port`` in a
+        line of JSON, and answers by one with its ``port``, or with an error.
+    socket : Path
+        The daemon's.
+    address : (str, int)
+        Host and port to serve at.
+    settings : mapping
+        What else the program wants to know, in JSON's types.
     loop : Loop
     on_first : callable
         Called once, with None when the first process serves, or with why it cannot.
@@ -44,18 +53,23 @@ class Supervisor:
 
     def __init__(
         self,
-        config: DaemonConfig,
+        what: str,
+        module: str,
+        socket: Path,
+        address: tuple[str, int],
+        settings: Mapping[str, object],
         loop: Loop,
         on_first: Callable[[VineyardArrowError | None], None],
     ) -> None:
-        assert config.rpc is not None
-        self._config = config
+        self._what = what
+        self._module = module
+        self._settings = {"socket": str(socket), **settings}
         self._loop = loop
         self._on_first: Callable[[VineyardArrowError | None], None] | None = on_first
-        self._host, self._port = config.rpc
+        self._host, self._port = address
         self._process: subprocess.Popen[bytes] | None = None
         self._said = b""
-        self._serves = False
+        self.serves = False
         self._why = "starting"
         self._delay_s = BACK_OFF_S
         self._started = 0.0
@@ -64,40 +78,29 @@ class Supervisor:
     @property
     def state(self) -> str:
         """Where it serves, or why it does not."""
-        return self.place if self._serves else f"not at {self.place}: {self._why}"
+        return self.place if self.serves else f"not at {self.place}: {self._why}"
 
     @property
     def place(self) -> str:
         """Where it is to serve, the port given by the system once it did."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{host}:{self._port}"
+        return _place(self._host, self._port)
 
-    @property
-    def advertised(self) -> str:
+    def advertised(self, config: DaemonConfig) -> str:
         """What to tell other instances of where it serves."""
-        host, port = self._config.rpc_advertise or (self._host, None)
+        host, port = config.rpc_advertise or (self._host, None)
         if host in WILDCARDS:
-            host = _own_address(self._config)
-        host = f"[{host}]" if ":" in host else host
-        return f"{host}:{port or self._port}"
+            host = _own_address(config)
+        return _place(host, port or self._port)
 
     def start(self) -> None:
         """Start a process."""
-        config = self._config
-        settings = {
-            "socket": str(config.socket),
-            "host": self._host,
-            "port": self._port,
-            "token_file": _text(config.rpc_token_file),
-            "cert_file": _text(config.rpc_cert_file),
-            "key_file": _text(config.rpc_key_file),
-        }
+        settings = {**self._settings, "host": self._host, "port": self._port}
         package = str(Path(__file__).resolve().parents[2])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._started = time.monotonic()
         self._said = b""
         process = self._process = subprocess.Popen(
-            [sys.executable, "-m", "vineyard_arrow.rpc.server"],
+            [sys.executable, "-m", self._module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # a terminal's Ctrl-C is for the daemon, which ends it
@@ -119,11 +122,11 @@ class Supervisor:
         self._said += data
         if not data:
             self._ended()
-        elif not self._serves and self._said.endswith(b"\n"):
+        elif not self.serves and self._said.endswith(b"\n"):
             said = json.loads(self._said)
             if "port" in said:
-                self._port, self._serves = said["port"], True
-                log.info("serving at %s", self.state)
+                self._port, self.serves = said["port"], True
+                log.info("%s: serving at %s", self._what, self.state)
                 self._first(None)
             else:
                 self._why = said["message"]
@@ -136,17 +139,19 @@ class Supervisor:
 
     def _ended(self) -> None:
         """Its standard output is closed: it is dead, or as good as that."""
-        served, self._serves = self._serves, False
+        served, self.serves = self.serves, False
         status = self._forget(kill=True)
         if served:
             how = f"by signal {-status}" if status < 0 else f"with status {status}"
             self._why = f"its process ended {how}"
         if self._on_first is not None:
-            self._first(VineyardArrowError(f"RPC does not start: {self._why}", "see the log"))
+            self._first(
+                VineyardArrowError(f"{self._what} does not start: {self._why}", "see the log")
+            )
             return
         if time.monotonic() - self._started > CALM_S:
             self._delay_s = BACK_OFF_S
-        log.error("%s; next start in %g s", self.state, self._delay_s)
+        log.error("%s: %s; next start in %g s", self._what, self.state, self._delay_s)
         self._timer = self._loop.call_later(self._delay_s, self.start)
         self._delay_s = min(2 * self._delay_s, MAX_BACK_OFF_S)
 
@@ -168,8 +173,26 @@ class Supervisor:
         """End it, and start none any more."""
         if self._timer is not None:
             self._timer.cancel()
-        self._serves, self._why = False, "stopped"
+        self.serves, self._why = False, "stopped"
         self._forget(kill=True)
+
+
+def rpc_supervisor(
+    config: DaemonConfig, loop: Loop, on_first: Callable[[VineyardArrowError | None], None]
+) -> Supervisor:
+    """That of the process that serves clients over RPC; the settings have an address for it."""
+    assert config.rpc is not None
+    settings = {
+        "token_file": _text(config.rpc_token_file),
+        "cert_file": _text(config.rpc_cert_file),
+        "key_file": _text(config.rpc_key_file),
+    }
+    module = "vineyard_arrow.rpc.server"
+    return Supervisor("RPC", module, config.socket, config.rpc, settings, loop, on_first)
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _own_address(config: DaemonConfig) -> str:
