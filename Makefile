@@ -15,8 +15,8 @@ NATIVE := $(wildcard $(foreach dir,ipc graph,$(addprefix vineyard_arrow/$(dir)/*
 SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
-.PHONY: demo demo-graph demo-cluster test stress test-etcd test-drivers test-browser bench check \
-	asan build clean prerequisites
+.PHONY: demo demo-graph demo-cluster demo-pipeline test stress test-etcd test-drivers test-browser \
+	bench check asan build clean prerequisites
 
 build: $(VENV)/.built
 
@@ -28,6 +28,9 @@ demo-graph: build
 
 demo-cluster: build
 	$(PY) docs/examples/demo_cluster.py
+
+demo-pipeline: build
+	$(PY) docs/examples/demo_pipeline.py
 
 test: build
 	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not (stress or postgresql or browser)' tests
