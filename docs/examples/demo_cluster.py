@@ -256,7 +256,7 @@ def migrate(source: Any, target: Any) -> None:
     makers = pc.value_counts(planes["manufacturer"]).to_pylist()
     most = max(makers, key=lambda each: each["counts"])
     size = format_size(meta.nbytes)
-    print(f"\n   {size} in {time_of(took_s)}, most of it the start of a process at either end.")
+    print(f"\n   {size} in {time_of(took_s)}, by a process of its own at either end.")
     print(
         f"   Read at the second instance, equal: {planes.num_rows:,} planes, the most by", end=" "
     )
