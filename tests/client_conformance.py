@@ -18,6 +18,7 @@ from types_harness import assert_same
 from values import ALL_VALUES
 
 from vineyard_arrow import (
+    AccessDeniedError,
     DeadlineExceededError,
     InvalidObjectError,
     ObjectExistsError,
@@ -33,6 +34,7 @@ from vineyard_arrow import (
 from vineyard_arrow.client import Client
 from vineyard_arrow.graph import Graph
 from vineyard_arrow.graph.partition import partition
+from vineyard_arrow.store import Draft
 
 TABLE = pa.table({"i": np.arange(50_000), "s": [f"row {i}" for i in range(50_000)]})
 SCHEMA = pa.schema([("i", pa.int64())])
@@ -40,6 +42,10 @@ SCHEMA = pa.schema([("i", pa.int64())])
 
 def batch(first: int, n: int = 3) -> pa.RecordBatch:
     return pa.record_batch([np.arange(first, first + n)], schema=SCHEMA)
+
+
+class Pickled:
+    """Of no type that has a builder."""
 
 
 class ClientConformance:
@@ -149,6 +155,8 @@ class ClientConformance:
             client.get("x", timeout_s="soon")  # type: ignore[arg-type]
         with pytest.raises(InvalidObjectError, match="labels"):
             client.label(client.put(1), {"a": 1})  # type: ignore[dict-item]
+        with pytest.raises(InvalidObjectError, match="label"):
+            client.put(1, labels={"a": 1})  # type: ignore[dict-item]
 
     # ---- metadata and members
 
@@ -164,6 +172,15 @@ class ClientConformance:
         client.label(oid, {"owner": "Ann"})
         assert [m.id for m in client.list_objects("table", labels={"owner": "Ann"})] == [oid]
         assert client.list_objects(labels={"owner": "Bob"}) == []
+        made = client.put([TABLE, 1], labels={"owner": "Bob", "dropped": ""})
+        (bobs,) = client.list_objects(labels={"owner": "Bob"})
+        assert (bobs.id, bobs.labels) == (made, {"owner": "Bob"})
+
+    def test_a_put_says_whose_pickles_are(self, client: Client) -> None:
+        (others,) = client._a.put([Draft(client._encoded(Pickled()).parts, vouched=False)])
+        with pytest.raises(AccessDeniedError, match="trusted=True"):
+            client.get(others)
+        assert isinstance(client.get(others, trusted=True), Pickled)
 
     def test_composites(self, client: Client) -> None:
         member = client.put(TABLE)

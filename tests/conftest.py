@@ -158,6 +158,26 @@ def huge_daemon(shared_huge_daemon: Daemon) -> Iterator[Daemon]:
     check_clean(shared_huge_daemon, fds)
 
 
+@pytest.fixture(scope="module")
+def other_daemon(request: pytest.FixtureRequest, folder: Path) -> Iterator[Daemon]:
+    """A daemon beside the session's; of a module's ``OTHER_LIMIT``, if it has one."""
+    limit = getattr(request.module, "OTHER_LIMIT", "512MiB")
+    daemon = run_daemon(
+        folder, f"other-{request.module.__name__}", "--memory-limit", limit, "--pages", "small"
+    )
+    yield daemon
+    daemon.kill()
+
+
+@pytest.fixture
+def there(other_daemon: Daemon) -> Iterator[Client]:
+    """A client of another store, which is empty before and after."""
+    fds = other_daemon.fds
+    with other_daemon.connect() as client:
+        yield client
+    check_clean(other_daemon, fds)
+
+
 @pytest.fixture
 def client(daemon: Daemon) -> Iterator[Client]:
     with daemon.connect() as client:

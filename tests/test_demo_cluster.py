@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from demo_harness import DEMOS, TIMEOUT_S, check_early_end, left, start
+from demo_harness import folder as folder
 
 pytest.importorskip("distributed")
 
-ROOT = Path(__file__).resolve().parents[1]
-DEMO = ROOT / "docs" / "examples" / "demo_cluster.py"
-TIMEOUT_S = 170
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    env = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env=env,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def left(folder: Path) -> list[str]:
-    """Command lines of processes whose files are below ``folder``: daemons, and etcd."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        except OSError:
-            continue  # ended meanwhile
-    return [line for line in lines if str(folder) in line]
-
-
-@pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short path: a UNIX socket's may not exceed 107 bytes."""
-    return tmp_path_factory.mktemp("demo")
+DEMO = DEMOS / "demo_cluster.py"
 
 
 def test_demo_tells_the_story(folder):
@@ -79,17 +46,4 @@ def test_demo_tells_the_story(folder):
 
 @pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
 def test_demo_cleans_up_when_it_ends_early(folder, number):
-    stop = "raise OSError('no such luck')" if number is None else f"os.kill(os.getpid(), {number})"
-    broken = (
-        f"import os, sys; sys.path.insert(0, {str(DEMO.parent)!r})\n"
-        "import demo_cluster\n"
-        f"def fail(*_): {stop}\n"
-        "demo_cluster.partition = fail\n"
-        "demo_cluster.main()\n"
-    )
-    with start(folder, "-c", broken) as process:
-        _, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode != 0
-    assert ("no such luck" in err) == (number is None)
-    assert list(folder.iterdir()) == []
-    assert left(folder) == []
+    check_early_end(folder, "demo_cluster", "partition", number)

@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from demo_harness import DEMOS, TIMEOUT_S, check_early_end, left, start
+from demo_harness import folder as folder
 
-ROOT = Path(__file__).resolve().parents[1]
-DEMO = ROOT / "docs" / "examples" / "demo_pipeline.py"
-TIMEOUT_S = 170
-
-
-def start(folder: Path, *arguments: str, path: str = "") -> subprocess.Popen[str]:
-    env = os.environ | {"TMPDIR": str(folder), "PYTHONUTF8": "1"}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [path, str(ROOT)]))
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env=env,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def left(folder: Path) -> list[str]:
-    """Processes that the demo has started: each has the folder in its environment."""
-    names = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"TMPDIR={folder}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                names.append((path / "comm").read_text())
-        except OSError:
-            continue  # ended meanwhile, or another user's
-    return names
-
-
-@pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short path: a UNIX socket's may not exceed 107 bytes."""
-    return tmp_path_factory.mktemp("demo")
+DEMO = DEMOS / "demo_pipeline.py"
 
 
 @pytest.mark.parametrize("torch", [True, False])
@@ -90,17 +55,4 @@ def test_demo_tells_the_story(folder, tmp_path, torch):
 
 @pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
 def test_demo_cleans_up_when_it_ends_early(folder, number):
-    stop = "raise OSError('no such luck')" if number is None else f"os.kill(os.getpid(), {number})"
-    broken = (
-        f"import os, sys; sys.path.insert(0, {str(DEMO.parent)!r})\n"
-        "import demo_pipeline\n"
-        f"def fail(*_): {stop}\n"
-        "demo_pipeline.read_sources = fail\n"
-        "demo_pipeline.main()\n"
-    )
-    with start(folder, "-c", broken) as process:
-        _, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode != 0
-    assert ("no such luck" in err) == (number is None)
-    assert list(folder.iterdir()) == []
-    assert left(folder) == []
+    check_early_end(folder, "demo_pipeline", "read_sources", number)

@@ -13,7 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from cluster_harness import ETCDCTL, LEASE_S, layout_of, until
+from cluster_harness import ETCDCTL, LEASE_S, layout_of, persisted, rows, until
 from conftest import Daemon
 
 from vineyard_arrow.client import Client, connect
@@ -27,7 +27,7 @@ from vineyard_arrow.errors import (
 from vineyard_arrow.graph import GlobalGraph, Graph, algorithms, bsp_algorithms
 from vineyard_arrow.graph.partition import partition
 from vineyard_arrow.metadata.etcd.server import EtcdServers
-from vineyard_arrow.objects import ObjectID, ObjectMeta
+from vineyard_arrow.objects import ObjectMeta
 from vineyard_arrow.rpc.remote import Remote
 
 SMALL = ("--memory-limit", "128MiB", "--pages", "small")
@@ -43,26 +43,13 @@ def pair(make_daemon: Callable[..., Daemon]) -> Iterator[tuple[Client, Client]]:
             yield a, b
 
 
-def rows(start: int, count: int) -> pa.Table:
-    return pa.table(
-        {"k": pa.array(range(start, start + count), pa.int64()), "v": np.arange(count) * 0.5}
-    )
-
-
-def there(client: Client, value: object) -> ObjectID:
-    """Put and persisted: what another instance can make a partition of."""
-    object_id = client.put(value)
-    client.persist(object_id)
-    return object_id
-
-
 def address(table: pa.Table) -> int:
     return table["k"].chunk(0).buffers()[1].address
 
 
 def test_a_table_on_two_instances(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    ids = [a.put(rows(0, 10_000)), there(b, rows(10_000, 20_000))]
+    ids = [a.put(rows(0, 10_000)), persisted(b, rows(10_000, 20_000))]
     meta = a.create_global(
         ids, key="k", bounds=[(0, 9_999), (10_000, 29_999)], name="whole", labels={"year": "2026"}
     )
@@ -135,7 +122,7 @@ def test_partitions_elsewhere_are_not_read(
             (np.zeros(2, [("x", "f4"), ("y", "i8")]), np.ones(4, [("x", "f4"), ("y", "i8")])),
             (halves[0], halves[1]),
         ]:
-            g = a.get(a.create_global([first, there(far, second)]).id)
+            g = a.get(a.create_global([first, persisted(far, second)]).id)
             assert (len(g), reads, copies()) == (2, [], [])
             if isinstance(g, GlobalDataFrame):
                 assert g.empty.schema == second.schema
@@ -158,7 +145,7 @@ def test_fragments_of_several_instances(pair: tuple[Client, Client]) -> None:
     edges = {"src": np.arange(50), "dst": (np.arange(50) * 7 + 1) % 50}
     graph = Graph.from_edges(edges, client=a)
     halves = partition(graph, 2, client=a)
-    ids = [a.put(halves[0]), there(b, halves[1])]
+    ids = [a.put(halves[0]), persisted(b, halves[1])]
     meta = a.create_global(ids, name="cut")
     assert (meta.typename, meta["fragments"]["inner"]) == (
         "vineyard.global_graph",
@@ -185,7 +172,7 @@ def test_what_etcd_keeps_is_read_as_the_page_says(
     pair: tuple[Client, Client], capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = pair
-    made = a.create_global([a.put(rows(0, 5)), there(b, rows(5, 7))])
+    made = a.create_global([a.put(rows(0, 5)), persisted(b, rows(5, 7))])
     key = layout_of(a).globals(made.id)
     address = a.status().meta.removeprefix("etcd://").partition("/")[0]
     told = subprocess.run(
@@ -218,7 +205,7 @@ def bereft(make_daemon: Callable[..., Daemon]) -> Iterator[tuple[Client, ObjectM
         daemons = [make_daemon(*SMALL, *meta) for _ in range(2)]
         with daemons[0].connect() as a:
             with daemons[1].connect() as b:
-                ids = [a.put(rows(0, 5)), there(b, rows(5, 5)), a.put(rows(10, 5))]
+                ids = [a.put(rows(0, 5)), persisted(b, rows(5, 5)), a.put(rows(10, 5))]
                 made = a.create_global(ids, name="sales")
             daemons[1].kill()
             until(lambda: a.get_meta("sales").missing)
@@ -257,7 +244,7 @@ def replace_socket(info):
 
 def test_the_whole_on_the_other_instance(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    ids = [a.put(rows(0, 10)), there(b, rows(10, 10))]
+    ids = [a.put(rows(0, 10)), persisted(b, rows(10, 10))]
     oid = a.create_global(ids, name="whole").id
     assert b.get_name("whole", wait=True) == oid
     g = b.get(oid)
@@ -272,7 +259,7 @@ def test_the_whole_on_the_other_instance(pair: tuple[Client, Client]) -> None:
 
 def test_gone(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    ids = [a.put(rows(0, 5)), there(b, rows(5, 5))]
+    ids = [a.put(rows(0, 5)), persisted(b, rows(5, 5))]
     oid = a.create_global(ids).id
     g = a.get(oid)
     a.delete(oid)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from drivers_harness import end_scans, gone
 
 import vineyard_arrow
 from vineyard_arrow import plugins
@@ -235,19 +235,3 @@ def test_a_scan_that_nobody_reads_ends(client: Client) -> None:
     assert gone(lambda: not client.list_streams())
     with pytest.raises(ObjectNotFoundError):
         client.open_stream(reader.id)
-
-
-def end_scans() -> None:
-    """Wait for the threads that scan."""
-    for thread in threading.enumerate():
-        if thread.name == "vineyard-arrow-scan":
-            thread.join(60)
-            assert not thread.is_alive()
-
-
-def gone(true: Callable[[], bool]) -> bool:
-    """Wait for it, for as long as a busy machine may take."""
-    deadline = time.monotonic() + 60
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return true()

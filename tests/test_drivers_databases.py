@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_drivers import end_scans, gone
+from drivers_harness import got
+from drivers_harness import nothing_left as nothing_left
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
@@ -80,20 +81,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         made = Place(f"{kind}:///{path}", f"{kind}:///{path}", lambda n: "?")
     made.table = next(_names)
     return made
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left(client: Client) -> Iterator[None]:
-    """No test here leaves a stream, or memory that is not sealed."""
-    yield
-    end_scans()
-    client.clear()
-    assert not client.list_streams()
-    assert gone(lambda: client.memory_pool.bytes_allocated() == 0)
-
-
-def got(client: Client, url: str, **options: Any) -> pa.Table:
-    return client.get(client.read(url, **options))
 
 
 def test_what_is_written_is_read(client: Client, place: Place) -> None:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from drivers_harness import end_scans, gone
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
-from test_drivers import end_scans, gone
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (

@@ -18,7 +18,7 @@ import pyarrow.feather
 import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
-from test_drivers import end_scans
+from drivers_harness import end_scans
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (

@@ -16,8 +16,9 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pytest
+from drivers_harness import gone, got
+from drivers_harness import nothing_left as nothing_left
 from postgres import PASSWORD, USER, Postgres
-from test_drivers import end_scans, gone
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
@@ -33,20 +34,6 @@ from vineyard_arrow.errors import (
 pytestmark = pytest.mark.postgresql
 
 MANY = "SELECT n, n::text AS s FROM generate_series(1, 30000000) n"
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left(client: Client) -> Iterator[None]:
-    """No test here leaves a stream, or memory that is not sealed."""
-    yield
-    end_scans()
-    client.clear()
-    assert not client.list_streams()
-    assert gone(lambda: client.memory_pool.bytes_allocated() == 0)
-
-
-def got(client: Client, url: str, **options: Any) -> pa.Table:
-    return client.get(client.read(url, **options))
 
 
 # ---- who may

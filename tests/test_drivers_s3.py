@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pytest
-from test_drivers import end_scans, gone
+from drivers_harness import got
+from drivers_harness import nothing_left as nothing_left
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
@@ -94,20 +95,6 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     request = urllib.request.Request(f"{server}/{name}", method="PUT")
     urllib.request.urlopen(request).close()
     return name
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left(client: Client) -> Iterator[None]:
-    """No test here leaves a stream, or memory that is not sealed."""
-    yield
-    end_scans()
-    client.clear()
-    assert not client.list_streams()
-    assert gone(lambda: client.memory_pool.bytes_allocated() == 0)
-
-
-def got(client: Client, url: str, **options: Any) -> pa.Table:
-    return client.get(client.read(url, **options))
 
 
 def names(bucket: str) -> list[str]:

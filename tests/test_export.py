@@ -9,15 +9,15 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Daemon, check_clean, run_daemon
-from types_harness import assert_same
+from conftest import Daemon
+from types_harness import assert_same, composite
 from values import ALL_VALUES
 
 from vineyard_arrow import ObjectID, ObjectMeta, deserialize, serialize
@@ -36,29 +36,6 @@ from vineyard_arrow.graph.partition import partition
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def other_daemon(folder: Path) -> Iterator[Daemon]:
-    daemon = run_daemon(folder, "exports", "--memory-limit", "512MiB", "--pages", "small")
-    yield daemon
-    daemon.kill()
-
-
-@pytest.fixture
-def there(other_daemon: Daemon) -> Iterator[Client]:
-    """A client of another store, which is empty before and after."""
-    fds = other_daemon.fds
-    with other_daemon.connect() as client:
-        yield client
-    check_clean(other_daemon, fds)
-
-
-def composite(client: Client, members: dict[str, Any], **values: Any) -> ObjectID:
-    meta = ObjectMeta("test.composite", values)
-    for name, member in members.items():
-        meta.add_member(name, member)
-    return client.create_metadata(meta).id
 
 
 def manifest(folder: Path) -> Any:

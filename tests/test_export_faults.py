@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
-from conftest import Daemon, check_clean, run_daemon
+from conftest import Daemon
 
 from vineyard_arrow import ObjectMeta, deserialize, serialize
 from vineyard_arrow.client import Client
@@ -32,23 +32,8 @@ from vineyard_arrow.saving import load
 from vineyard_arrow.saving import manifest as m
 
 MIB = 1 << 20
+OTHER_LIMIT = "64MiB"
 DEADLINE_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def other_daemon(folder: Path) -> Iterator[Daemon]:
-    daemon = run_daemon(folder, "faults", "--memory-limit", "64MiB", "--pages", "small")
-    yield daemon
-    daemon.kill()
-
-
-@pytest.fixture
-def there(other_daemon: Daemon) -> Iterator[Client]:
-    """A client of another store, which is empty before and after."""
-    fds = other_daemon.fds
-    with other_daemon.connect() as client:
-        yield client
-    check_clean(other_daemon, fds)
 
 
 @pytest.fixture

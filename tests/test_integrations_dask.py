@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from cluster_harness import persisted, rows
 from conftest import Daemon
 
 import vineyard_arrow
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import ObjectExistsError
 from vineyard_arrow.metadata.etcd.server import EtcdServers
-from vineyard_arrow.objects import ObjectID
 
 dask = pytest.importorskip("dask")
 pytest.importorskip("dask.dataframe")
@@ -76,22 +76,9 @@ def pair(cluster) -> Iterator[tuple[Client, Client]]:
         yield a, b
 
 
-def rows(start: int, count: int) -> pa.Table:
-    return pa.table(
-        {"k": pa.array(range(start, start + count), pa.int64()), "v": np.arange(count) * 0.5}
-    )
-
-
-def there(client: Client, value: object) -> ObjectID:
-    """Put and persisted: what another instance can make a partition of."""
-    object_id = client.put(value)
-    client.persist(object_id)
-    return object_id
-
-
 def test_partitions_are_read_in_place(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    oid = a.create_global([a.put(rows(0, 1000)), there(b, rows(1000, 2000))]).id
+    oid = a.create_global([a.put(rows(0, 1000)), persisted(b, rows(1000, 2000))]).id
     frame = vd.from_global(a, oid)
     assert frame.npartitions == 2
     assert int(frame["k"].sum().compute()) == 2999 * 3000 // 2
@@ -103,7 +90,7 @@ def test_partitions_are_read_in_place(pair: tuple[Client, Client]) -> None:
 
 def test_results_stay_where_they_are_computed(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    oid = a.create_global([a.put(rows(0, 10)), there(b, rows(10, 10))]).id
+    oid = a.create_global([a.put(rows(0, 10)), persisted(b, rows(10, 10))]).id
     frame = vd.from_global(str(a._a.socket), oid)
     vd.to_global(frame.assign(w=frame["v"] * 2), name="doubled", client=a)
     g = a.get("doubled")
@@ -114,7 +101,7 @@ def test_results_stay_where_they_are_computed(pair: tuple[Client, Client]) -> No
 def test_an_array_and_back(pair: tuple[Client, Client]) -> None:
     a, b = pair
     whole = np.arange(35.0).reshape(5, 7)
-    ids = [a.put(whole[:2].copy()), there(b, whole[2:].copy())]
+    ids = [a.put(whole[:2].copy()), persisted(b, whole[2:].copy())]
     array = vd.from_global(a, a.create_global(ids).id)
     assert array.chunks == ((2, 3), (7,))
     np.testing.assert_array_equal(array.compute(), whole)
@@ -137,7 +124,7 @@ def test_ranges_are_divisions(pair: tuple[Client, Client]) -> None:
 
 def test_bounds_are_divisions(pair: tuple[Client, Client]) -> None:
     a, b = pair
-    ids = [a.put(rows(0, 10)), there(b, rows(10, 10))]
+    ids = [a.put(rows(0, 10)), persisted(b, rows(10, 10))]
     whole = a.create_global(ids, key="k", bounds=[(0, 9), (10, 19)]).id
     frame = vd.from_global(a, whole)
     assert (frame.known_divisions, frame.divisions) == (True, (0, 10, 19))

@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from cluster_harness import rows
 from conftest import Daemon
 
 import vineyard_arrow
@@ -87,12 +87,6 @@ def paths() -> list[str]:
 def pair(cluster) -> Iterator[tuple[Client, Client]]:
     with cluster[0].connect() as a, cluster[1].connect() as b:
         yield a, b
-
-
-def rows(start: int, count: int) -> pa.Table:
-    return pa.table(
-        {"k": pa.array(range(start, start + count), pa.int64()), "v": np.arange(count) * 0.5}
-    )
 
 
 def whole_of(*parts: tuple[Client, object]) -> ObjectID:

@@ -6,19 +6,18 @@ import gc
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Daemon, check_clean, run_daemon
+from conftest import Daemon
 from test_fork import in_child
-from types_harness import assert_same
+from types_harness import assert_same, composite
 from values import ALL_VALUES
 
-from vineyard_arrow import ObjectID, ObjectMeta
+from vineyard_arrow import ObjectID
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
     AccessDeniedError,
@@ -33,29 +32,6 @@ from vineyard_arrow.migration import ends, forkserver, transports
 from vineyard_arrow.migration.landing import ORIGIN
 
 KIB, MIB = 1 << 10, 1 << 20
-
-
-@pytest.fixture(scope="module")
-def other_daemon(folder: Path) -> Iterator[Daemon]:
-    daemon = run_daemon(folder, "there", "--memory-limit", "512MiB", "--pages", "small")
-    yield daemon
-    daemon.kill()
-
-
-@pytest.fixture
-def there(other_daemon: Daemon) -> Iterator[Client]:
-    """A client of the destination, which is empty before and after."""
-    fds = other_daemon.fds
-    with other_daemon.connect() as client:
-        yield client
-    check_clean(other_daemon, fds)
-
-
-def composite(client: Client, members: dict[str, Any], **values: Any) -> ObjectID:
-    meta = ObjectMeta("test.composite", values)
-    for name, member in members.items():
-        meta.add_member(name, member)
-    return client.create_metadata(meta).id
 
 
 def used(client: Client) -> int:

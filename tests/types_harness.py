@@ -24,6 +24,8 @@ import polars as pl
 import polars.testing
 import pyarrow as pa
 
+from vineyard_arrow.client import Client
+from vineyard_arrow.objects import ObjectID, ObjectMeta
 from vineyard_arrow.registry import Encoder, Part, StoredObject, StoredPart, default_registry
 
 
@@ -283,3 +285,10 @@ def place_of(client: Any, address: int) -> str:
             if begin <= address < end:
                 return "private map" if inode != "0" and access == "rw-p" else "own"
     raise ValueError(f"{address:#x} is not mapped")
+
+
+def composite(client: Client, members: dict[str, Any], **values: Any) -> ObjectID:
+    meta = ObjectMeta("test.composite", values)
+    for name, member in members.items():
+        meta.add_member(name, member)
+    return client.create_metadata(meta).id

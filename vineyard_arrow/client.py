@@ -94,7 +94,12 @@ class Client(ClusterCalls, PartitionCalls):
     # ---- values
 
     def put(
-        self, value: Any, *, name: str | None = None, seal: Literal["shared", "strict"] = "shared"
+        self,
+        value: Any,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        seal: Literal["shared", "strict"] = "shared",
     ) -> ObjectID:
         """Store a value; return its id.
 
@@ -107,6 +112,8 @@ class Client(ClusterCalls, PartitionCalls):
             Anything: the README says what comes back exactly; the rest is pickled.
         name : str, optional
             A free name to point to it, set in the same step.
+        labels : mapping, optional
+            Its first labels, set in the same step; see `label`.
         seal : {"shared", "strict"}
             "strict" copies everything to a file of its own that nobody on this machine can
             ever write again (F_SEAL_WRITE).
@@ -120,7 +127,7 @@ class Client(ClusterCalls, PartitionCalls):
         InvalidObjectError
             If the value cannot be stored.
         """
-        return self._put([value], [_checked(name)], _is_strict(seal))[0]
+        return self._put([value], [_checked(name)], _is_strict(seal), _checked_labels(labels))[0]
 
     def put_many(
         self,
@@ -138,13 +145,19 @@ class Client(ClusterCalls, PartitionCalls):
             return []
         return self._put(values, [_checked(name) for name in names], _is_strict(seal))
 
-    def _put(self, values: list[Any], names: list[str | None], strict: bool) -> list[ObjectID]:
+    def _put(
+        self,
+        values: list[Any],
+        names: list[str | None],
+        strict: bool,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[ObjectID]:
         encoders = [self._encoded(value) for value in values]
         while True:
             drafts: list[Draft] = []
             last = []  # places of the values themselves: their members come before
             for encoder, name in zip(encoders, names, strict=True):
-                drafts += _drafts(encoder, name)
+                drafts += _drafts(encoder, name, labels or {})
                 last.append(len(drafts) - 1)
             try:
                 ids = self._a.put(drafts, strict=strict)
@@ -744,12 +757,12 @@ class Client(ClusterCalls, PartitionCalls):
         return client_html(self)
 
 
-def _drafts(encoder: Encoder, name: str | None) -> list[Draft]:
+def _drafts(encoder: Encoder, name: str | None, labels: Mapping[str, str]) -> list[Draft]:
     """What to put: members that are new, then the value."""
     if not encoder.members:
-        return [Draft(encoder.parts, name)]
+        return [Draft(encoder.parts, name, labels=labels)]
     drafts = [_draft(o.parts, o.members, None, id=int(o.id)) for o in encoder.objects]
-    return [*drafts, _draft(encoder.parts, encoder.members, name)]
+    return [*drafts, _draft(encoder.parts, encoder.members, name, labels=labels)]
 
 
 def _draft(
@@ -758,10 +771,11 @@ def _draft(
     name: str | None,
     signature: int = 0,
     id: int | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Draft:
     ids = [int(member.id) for member in members.values()]
     parts = [*parts, members_part(members)] if members else parts
-    return Draft(parts, name, ids, signature, id)
+    return Draft(parts, name, ids, signature, id, labels or {})
 
 
 _Name = TypeVar("_Name", str, str | None)
@@ -771,6 +785,13 @@ def _checked(name: _Name) -> _Name:
     if name is not None and not isinstance(name, str):
         raise InvalidObjectError(f"a name is a str, this one a {type(name).__name__}")
     return name
+
+
+def _checked_labels(labels: Mapping[str, str] | None) -> Mapping[str, str]:
+    for key, text in (labels or {}).items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise InvalidObjectError(f"a label is two strs, this one {key!r}: {text!r}")
+    return labels or {}
 
 
 def _is_strict(seal: str) -> bool:

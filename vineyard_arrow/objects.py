@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, KeysView, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +12,7 @@ from .errors import InvalidObjectError, ObjectNotFoundError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["InstanceInfo", "Member", "ObjectID", "ObjectMeta", "PartMeta"]
+__all__ = ["InstanceInfo", "Member", "ObjectID", "ObjectMeta", "PartMeta", "members_first"]
 
 _DIGITS = frozenset("0123456789abcdefABCDEF")
 
@@ -345,3 +345,25 @@ def _plain(value: Any, where: str) -> Any:
         f"{where!r} is a {type(value).__name__}, which no metadata holds",
         "put it, and add it as a member",
     )
+
+
+def members_first(roots: Iterable[int], members: Callable[[int], Iterable[int]]) -> list[int]:
+    """Ids of all objects below ``roots``, each once, members before what has them.
+
+    ``members`` is asked once for each. Raises InvalidObjectError if one is a member of itself.
+    """
+    order: dict[int, None] = {}
+    path: set[int] = set()
+    stack = [(root, False) for root in roots]
+    while stack:
+        key, is_done = stack.pop()
+        if is_done:
+            path.discard(key)
+            order[key] = None
+        elif key in path:
+            raise InvalidObjectError(f"object {ObjectID(key)} is a member of itself")
+        elif key not in order:
+            path.add(key)
+            stack.append((key, True))
+            stack += [(member, False) for member in members(key) if member not in order]
+    return list(order)

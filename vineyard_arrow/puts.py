@@ -90,7 +90,8 @@ class Puts:
             for body in writer.table.take_mail():
                 message = p.decode_put(body)
                 if any(
-                    i.name is not None or i.strict is not None or i.members for i in message.items
+                    i.name is not None or i.strict is not None or i.members or i.labels
+                    for i in message.items
                 ):
                     raise ProtocolError("a put that may be refused was left in an outbox")
                 self._spend(writer, len(message.items))

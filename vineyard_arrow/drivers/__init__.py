@@ -146,17 +146,17 @@ def _kept(
     client: Client, made: Any, name: str | None, labels: Mapping[str, str] | None
 ) -> ObjectID:
     """The id of what a driver made: put, unless it is one already; or nothing is left."""
-    is_put = isinstance(made, ObjectID)
-    object_id: ObjectID = made if is_put else client.put(made, name=name)
+    if not isinstance(made, ObjectID):
+        return client.put(made, name=name, labels=labels)
     try:
-        if is_put and name is not None:
-            client.put_name(object_id, name)
+        if name is not None:
+            client.put_name(made, name)
         if labels:
-            client.label(object_id, labels)
+            client.label(made, labels)
     except BaseException:
-        client.delete(object_id)
+        client.delete(made)
         raise
-    return object_id
+    return made
 
 
 def _about(request: Request, value: Any) -> Request:

@@ -175,8 +175,7 @@ class _GlobalDatasink(Datasink):  # type: ignore[misc]
         ids = []
         for block in blocks:
             if BlockAccessor.for_block(block).num_rows():
-                ids.append(client.put(block))
-                client.label(ids[-1], {WRITE: self.write_id})
+                ids.append(client.put(block, labels={WRITE: self.write_id}))
         client.persist(ids)
         return ctx.task_idx, ids
 

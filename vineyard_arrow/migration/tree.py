@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidObjectError
 from ..ipc import _core
-from ..objects import ObjectID
+from ..objects import ObjectID, members_first
 from . import protocol as m
 
 if TYPE_CHECKING:
@@ -59,21 +59,7 @@ class Tree:
 
     def _in_order(self, root: int) -> list[int]:
         """All objects, each once, members first; all of them pinned."""
-        order: dict[int, None] = {}
-        path: set[int] = set()
-        stack = [(root, False)]
-        while stack:
-            key, is_done = stack.pop()
-            if is_done:
-                path.discard(key)
-                order[key] = None
-            elif key in path:
-                raise InvalidObjectError(f"object {ObjectID(key)} is a member of itself")
-            elif key not in order:
-                path.add(key)
-                stack.append((key, True))
-                stack += [(member, False) for member in self._members(key) if member not in order]
-        return list(order)
+        return members_first([root], self._members)
 
     def _members(self, key: int) -> list[int]:
         # The root's pin keeps members, but not those that are deleted by force.

@@ -201,7 +201,17 @@ class LineEnd:
             for head in draft.parts:
                 table = next(tables)
                 parts.append(Part(head.typename, table.schema, batches_in(table), head.params))
-            drafts.append(Draft(parts, draft.name, draft.members, draft.signature, draft.id))
+            drafts.append(
+                Draft(
+                    parts,
+                    draft.name,
+                    draft.members,
+                    draft.signature,
+                    draft.id,
+                    draft.labels,
+                    draft.vouched,
+                )
+            )
         return m.Sealed(self._a.put(drafts, strict=message.strict)), NO_CHUNKS
 
     def _find(self, message: p.Find, _: Any) -> Reply:

@@ -43,6 +43,8 @@ class DraftHead(_Message):
     members: list[p.Id] = []
     signature: p.Id = 0
     id: p.Id | None = None
+    labels: dict[str, str] = {}
+    vouched: bool = True
 
 
 # ---- requests

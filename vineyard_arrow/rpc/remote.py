@@ -213,7 +213,15 @@ class Remote:
         for draft in objects:
             parts = [_packed(part, chunks) for part in draft.parts]
             heads.append(
-                m.DraftHead(parts, draft.name, draft.members, int(draft.signature), draft.id)
+                m.DraftHead(
+                    parts,
+                    draft.name,
+                    draft.members,
+                    int(draft.signature),
+                    draft.id,
+                    dict(draft.labels),
+                    draft.vouched,
+                )
             )
         return list(self.call(m.Put(heads, strict), chunks)[0].ids)
 

@@ -17,7 +17,7 @@ from ..composition import VALUES
 from ..errors import InvalidObjectError, ObjectNotFoundError
 from ..fetching import owner_of, reached
 from ..migration.landing import ORIGIN
-from ..objects import ObjectID
+from ..objects import ObjectID, members_first
 from ..registry import StoredPart
 from ..rpc.transit import batches_in, file_of
 from . import manifest as m
@@ -143,25 +143,13 @@ class _Walk:
     def trees(self, roots: Iterable[int]) -> dict[int, _Found]:
         """All objects, each once, members first."""
         found = self._found
-        order: dict[int, None] = {}
-        path: set[int] = set()
-        stack = [(int(root), False) for root in roots]
-        while stack:
-            key, is_done = stack.pop()
-            if is_done:
-                path.discard(key)
-                order[key] = None
-            elif key in path:
-                raise InvalidObjectError(f"object {ObjectID(key)} is a member of itself")
-            elif key not in order:
-                path.add(key)
-                if key not in found:
-                    found[key] = self._open(ObjectID(key))
-                stack.append((key, True))
-                stack += [
-                    (each, False) for each in found[key].members.values() if each not in order
-                ]
-        return {key: found[key] for key in order}
+
+        def members(key: int) -> Iterable[int]:
+            if key not in found:
+                found[key] = self._open(ObjectID(key))
+            return found[key].members.values()
+
+        return {key: found[key] for key in members_first(map(int, roots), members)}
 
     def _open(self, key: ObjectID) -> _Found:
         try:
