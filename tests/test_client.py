@@ -346,6 +346,49 @@ def test_names(client: Client) -> None:
     assert client.list_names() == {"uno": one}
 
 
+def test_a_name_moves(client: Client) -> None:
+    one, two = client.put(1, name="it"), client.put(2)
+    assert client.put_name(two, "it", overwrite=True) == one
+    assert client.get("it") == 2
+    assert client.get_meta(one).names == ()
+    client.delete(one)
+    assert client.put_name(two, "it", overwrite=True) == two  # where it is already
+    assert client.put_name(two, "free", overwrite=True) is None
+    with pytest.raises(ObjectNotFoundError):
+        client.put_name(one, "it", overwrite=True)
+    assert client.list_names() == {"free": two, "it": two}
+
+
+def test_a_name_that_moves_is_always_found(client: Client, daemon: Daemon) -> None:
+    ids = [client.put(i) for i in range(2)]
+    client.put_name(ids[0], "it")
+    done = threading.Event()
+
+    def move() -> None:
+        for i in range(2000):
+            client.put_name(ids[i % 2], "it", overwrite=True)
+        done.set()
+
+    thread = threading.Thread(target=move)
+    with daemon.connect() as other:
+        thread.start()
+        while not done.is_set():
+            assert other.get_name("it") in ids
+        thread.join()
+    assert client.status().objects == 2
+
+
+def test_a_full_index_still_moves_names(make_daemon) -> None:
+    with make_daemon("--max-objects", "65").connect() as client:
+        one, two = client.put(1, name="it"), client.put(2)
+        for i in range(62):
+            client.put_name(one, str(i))
+        with pytest.raises(StoreFullError):
+            client.put_name(one, "more")
+        assert client.put_name(two, "it", overwrite=True) == one
+        assert client.get("it") == 2
+
+
 @pytest.mark.parametrize("name", ["", "x" * 4097, "é" * 2049, "\ud800", "a\udfffb"])
 def test_invalid_names(client: Client, name: str) -> None:
     oid = client.put(1)
@@ -911,7 +954,7 @@ def test_hints_of_names(client: Client) -> None:
         client.get("fligths")
     with pytest.raises(ObjectNotFoundError, match="nearest: 'airports'"):
         client.drop_name("airport")
-    with pytest.raises(ObjectExistsError, match=r"free it by drop_name\('flights'\)"):
+    with pytest.raises(ObjectExistsError, match="'flights', overwrite=True"):
         client.put(1, name="flights")
     with client.create_stream(pa.schema([]), name="live") as writer:
         for key in ("live", writer.id):

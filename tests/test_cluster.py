@@ -9,7 +9,7 @@ import pytest
 from cluster_harness import SMALL, TABLE, heard, until
 from conftest import DEADLINE_S, Daemon
 
-from vineyard_arrow import __version__
+from vineyard_arrow import ObjectID, __version__
 from vineyard_arrow.client import Client, connect
 from vineyard_arrow.errors import ObjectExistsError, ObjectInUseError, ObjectNotFoundError
 from vineyard_arrow.metadata.etcd.server import EtcdServers
@@ -204,6 +204,43 @@ class TestNames:
         other = b.put(2)
         with pytest.raises(ObjectExistsError):
             b.put_name(other, "x")
+
+    def test_moved_from_anywhere(self, pair) -> None:
+        a, b = pair
+        ours, theirs = a.put(1, name="x"), b.put(2)
+        with pytest.raises(ObjectNotFoundError):
+            a.put_name(theirs, "x", overwrite=True)
+        b.persist(theirs)
+        heard(a, theirs)
+        # It was that of an object that only this instance knew.
+        assert a.put_name(theirs, "x", overwrite=True) == ours
+        assert a.get_meta(ours).names == ()
+        assert b.get_name("x", wait=True) == a.get_name("x") == theirs
+        with pytest.raises(ObjectExistsError, match="not persisted"):
+            a.put_name(ours, "x", overwrite=True)
+        a.persist(ours)
+        assert a.put_name(ours, "x", overwrite=True) == theirs
+        until(lambda: b.get_name("x") == ours)
+        b.delete(theirs)
+        assert (a.get("x"), b.get_name("x")) == (1, ours)
+
+    def test_two_move_it_at_once(self, pair) -> None:
+        a, b = pair
+        ids = [a.put(0, name="x"), a.put(1), b.put(2)]
+        a.persist(ids[:2])
+        b.persist(ids[2])
+        heard(a, ids[2])
+        heard(b, ids[1])
+        with ThreadPoolExecutor() as pool:
+
+            def move(client: Client, oid: ObjectID) -> list[ObjectID | None]:
+                return [client.put_name(oid, "x", overwrite=True) for _ in range(30)]
+
+            one, two = pool.submit(move, a, ids[1]), pool.submit(move, b, ids[2])
+            before = one.result(DEADLINE_S) + two.result(DEADLINE_S)
+        assert before.count(ids[0]) == 1  # each is told what it has moved it from
+        until(lambda: a.get_name("x") == b.get_name("x"))
+        assert a.get_name("x") in ids[1:]
 
     def test_two_transient_objects_of_one_name(self, pair) -> None:
         a, b = pair

@@ -173,7 +173,14 @@ def test_names(cluster) -> None:
     cluster.ok(drop_name(item))
     assert cluster.refused(drop_name(item)) == {"n"}
     cluster.ok(put_name(LAYOUT, "n", record(1, a)))
-    cluster.ok(delete(LAYOUT, record(1, a), ("n",)))
+    item = cluster.item(LAYOUT.name("n"))
+    cluster.ok(persist(LAYOUT, record(2, a)))
+    cluster.ok(put_name(LAYOUT, "n", record(2, a), item))
+    assert cluster.refused(put_name(LAYOUT, "n", record(1, a), item)) == {"n"}
+    # Whoever deletes has not heard of it.
+    assert cluster.refused(delete(LAYOUT, record(1, a), (item,))) == {"n"}
+    cluster.ok(delete(LAYOUT, record(1, a)))
+    cluster.ok(delete(LAYOUT, record(2, a), (cluster.item(LAYOUT.name("n")),)))
     assert cluster.left() == set()
 
 
@@ -199,7 +206,7 @@ def test_a_global_object_comes_whole_or_not_at_all(cluster, members) -> None:
     cluster.end(a)
     assert f"g/{ObjectID(1000)}" in cluster.left()
     assert sum(k.startswith("r/") for k in cluster.left()) == (members + 1) // 2
-    cluster.ok(delete_global(LAYOUT, whole, ("g",)))
+    cluster.ok(delete_global(LAYOUT, whole, (cluster.item(LAYOUT.name("g")),)))
     assert cluster.left() == {f"o/{b:016x}/{ObjectID(p.id)}" for p in parts if p.iid == b}
 
 

@@ -669,9 +669,34 @@ class Client(ClusterCalls, PartitionCalls):
 
     # ---- names
 
-    def put_name(self, key: Key, name: str) -> None:
-        """Point a free name to an object; ObjectExistsError if it is taken."""
-        self._a.request(p.PutName(_checked(name), self._resolve(key)))
+    def put_name(self, key: Key, name: str, *, overwrite: bool = False) -> ObjectID | None:
+        """Point a name to an object.
+
+        Parameters
+        ----------
+        key : ObjectID, int or str
+            The object, or another name of it.
+        name : str
+            A free one.
+        overwrite : bool
+            Or one that is taken: it moves in one step, so whoever asks for it meanwhile finds the
+            one object or the other. Of two that move it at once, the last one wins.
+
+        Returns
+        -------
+        ObjectID or None
+            What the name pointed to before. That object stays, until it is deleted.
+
+        Raises
+        ------
+        ObjectExistsError
+            If the name is taken; with ``overwrite``, only if it is that of a persisted object, and
+            this one is not persisted.
+        ObjectNotFoundError
+            If there is no such object.
+        """
+        reply, _ = self._a.request(p.PutName(_checked(name), self._resolve(key), overwrite))
+        return None if reply.id is None else ObjectID(reply.id)
 
     def get_name(
         self, name: str, *, wait: bool = False, timeout_s: float | None = None

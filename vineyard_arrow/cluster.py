@@ -218,6 +218,11 @@ class Cluster:
         """Names in the cluster that point to an object, sorted."""
         return sorted(self._names_of.get(object_id, ()))
 
+    def name_items(self, object_id: int) -> list[Item]:
+        """The keys of these."""
+        items = map(self.name_item, self.names_of(object_id))
+        return [item for item in items if item is not None]
+
     def match_names(self, pattern: str) -> dict[str, int]:
         """Names in the cluster that ``pattern`` (as in a shell) matches."""
         return {n: i for n, i in self.names.items() if fnmatchcase(n, pattern)}

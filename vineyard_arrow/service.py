@@ -551,10 +551,11 @@ class Service:
     def _put_name(self, session: Session, number: int, m: p.PutName) -> tuple[Any, list[int]]:
         if (reply := self.sharing.put_name(session, number, m)) is not None:
             return reply, []
-        self.puts.make_room(1, MAX_NAME_NBYTES)
-        self.catalog.put_name(m.name, m.id)
+        before = self.catalog.find_name(m.name)
+        self.puts.make_room(int(before is None), MAX_NAME_NBYTES)
+        self.catalog.put_name(m.name, m.id, overwrite=m.overwrite)
         self.finds.published(m.id, m.name)
-        return p.Done(), []
+        return p.Moved(before), []
 
     def _drop_name(self, session: Session, number: int, m: p.DropName) -> tuple[Any, list[int]]:
         if (reply := self.sharing.drop_name(session, number, m)) is not None:

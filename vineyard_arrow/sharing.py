@@ -37,7 +37,7 @@ from .sessions import NoReply, Session
 from .waits import MAX_WAIT_S, Timer
 
 log = logging.getLogger("vineyard_arrow.cluster")
-Reply = p.Done | p.Created
+Reply = p.Done | p.Created | p.Moved
 Finish = Callable[[list[Outcome]], Reply]
 MAX_NAMED = 5
 PER_DELETE_S = 0.1  # more time for each of many that are deleted by one request
@@ -342,13 +342,13 @@ class Sharing:
 
     def _deletion(self, record: Known) -> Transaction:
         if isinstance(record, r.GlobalRecord):
-            names = self._cluster.names_of(record.object.id)
+            names = self._cluster.name_items(record.object.id)
             return r.delete_global(self._layout, record.object, names)
         key = self._layout.signature(record.signature, record.iid)
         item = self._cluster.member.mirror.get(key)
         if item is not None and item.value != str(ObjectID(record.id)).encode():
             item = None  # a newer copy has it
-        return r.delete(self._layout, record, self._cluster.names_of(record.id), item)
+        return r.delete(self._layout, record, self._cluster.name_items(record.id), item)
 
     def _kept(self, object_id: int, outcome: Outcome) -> VineyardArrowError | None:
         """Why the cluster still knows an object; None if it does not."""
@@ -405,7 +405,7 @@ class Sharing:
         if points_to is not None:
             raise ObjectExistsError(
                 f"name {name!r} is taken (it points to {ObjectID(points_to)})",
-                f"free it by drop_name({name!r}), or choose another",
+                f"move it by put_name(..., {name!r}, overwrite=True), or choose another",
             )
 
     def put_name(self, session: Session, number: int, m: p.PutName) -> Reply | None:
@@ -413,23 +413,42 @@ class Sharing:
         self._await(session, number, m, (m.id, m.name))
         record = self._catalog.get(m.id)
         check_name(m.name)
-        self.check_free(m.name)
+        taken = self._cluster.name_item(m.name)
+        if not m.overwrite:
+            self.check_free(m.name)
         if record is not None and not record.persisted:
+            hiding = self._catalog.find_name(m.name) not in (None, self._cluster.names.get(m.name))
+            if taken is not None and not hiding:
+                raise ObjectExistsError(
+                    f"name {m.name!r} is of a persisted object, {ObjectID(m.id)} is not persisted",
+                    "persist it first, so that all instances find the same object by the name",
+                )
             return None
         known = self._cluster.find(m.id)
         if known is None and record is not None and self._cluster.member.fenced:
             raise _fenced()
         if known is None:
             return None
-        transaction = r.put_name(self._layout, m.name, known)
+        transaction = r.put_name(self._layout, m.name, known, taken)
+        before = self._catalog.find_name(m.name)
+        if before is None:
+            before = self._cluster.names.get(m.name)
 
         def finish(outcomes: list[Outcome]) -> Reply:
             [outcome] = outcomes
             if isinstance(outcome, VineyardArrowError):
                 raise outcome
             if isinstance(outcome, Conflict):
+                name = self._layout.name(m.name)
+                if m.overwrite and name in [compare.key for compare in outcome.failed]:
+                    self._again(session, number, m)  # somebody else moved it, which was heard
+                    raise NoReply
                 raise self._refused(outcome, str(ObjectID(m.id)))
-            return p.Done()
+            here = self._catalog.find_name(m.name)
+            if here not in (None, m.id):  # of an object that only this instance knew by the name
+                self._catalog.drop_name(m.name)
+                self._heard_name(m.name, False, False)
+            return p.Moved(before)
 
         self._run(session, number, [transaction], (m.id, m.name), finish)
         raise AssertionError

@@ -144,8 +144,11 @@ class Find(_Message, tag="find"):
 
 
 class PutName(_Message, tag="put-name"):
+    """Point a name that is free, or with `overwrite` any, to an object; answered by `Moved`."""
+
     name: str
     id: Id
+    overwrite: bool = False
 
 
 class DropName(_Message, tag="drop-name"):
@@ -389,6 +392,12 @@ class Found(_Message, tag="found"):
     id: int
 
 
+class Moved(_Message, tag="moved"):
+    """What the name pointed to before."""
+
+    id: int | None
+
+
 class Names(_Message, tag="named"):
     names: dict[str, int]
 
@@ -568,6 +577,7 @@ Reply = (
     | Streams
     | Created
     | Found
+    | Moved
     | Names
     | Objects
     | ObjectInfo

@@ -157,7 +157,8 @@ class Catalog:
         current = self._names.get(name)
         to = f" (it points to {ObjectID(current.id)})" if current else ""
         return ObjectExistsError(
-            f"name {name!r} is taken{to}", f"free it by drop_name({name!r}), or choose another"
+            f"name {name!r} is taken{to}",
+            f"move it by put_name(..., {name!r}, overwrite=True), or choose another",
         )
 
     def store(
@@ -379,16 +380,22 @@ class Catalog:
 
     # ---- names
 
-    def put_name(self, name: str, object_id: int) -> None:
-        """Point a free name to an object."""
+    def put_name(self, name: str, object_id: int, *, overwrite: bool = False) -> None:
+        """Point a name to an object: a free one, or any if ``overwrite``."""
         check_name(name)
-        if name in self._names:
+        taken = name in self._names
+        if taken and not overwrite:
             raise self._taken(name)
         record = self._objects.get(object_id)
         if record is None:
             raise ObjectNotFoundError(f"no object {ObjectID(object_id)}")
-        self.check_new([], [name])
-        self._insert_name(name, record, self._store_name(name))
+        if taken:  # its room in the index is enough
+            place = self._store_name(name)
+            self.drop_name(name)
+        else:
+            self.check_new([], [name])
+            place = self._store_name(name)
+        self._insert_name(name, record, place)
 
     def _insert_name(self, name: str, record: Record, place: tuple[int, int]) -> None:
         offset, nbytes = place

@@ -209,36 +209,40 @@ def persist(layout: Layout, record: ObjectRecord) -> Transaction:
 
 
 def delete(
-    layout: Layout, record: ObjectRecord, names: Sequence[str] = (), signature: Item | None = None
+    layout: Layout, record: ObjectRecord, names: Sequence[Item] = (), signature: Item | None = None
 ) -> Transaction:
     """Make an object unknown, unless something refers to it.
 
     Parameters
     ----------
-    names : sequence of str
-        That point to it now.
+    names : sequence of Item
+        The keys of names that point to it; a conflict if one of them (of the first 60) was moved.
     signature : Item, optional
         The key of its signature, if that points to this object.
     """
     key = layout.object(record.iid, record.id)
     compares = [exists(layout.instance(record.iid)), exists(key), empty(layout.edges(record.id))]
-    deletes = [key, *(layout.name(name) for name in names)]
+    deletes = [key, *(item.key for item in names)]
     deletes += [layout.edge(m.id, record.id) for m in _once(record.members)]
     if signature is not None:
         compares.append(unchanged(signature))
         deletes.append(signature.key)
+    compares += [unchanged(item) for item in names[: MAX_COMPARES - len(compares)]]
     return Transaction(tuple(compares), deletes=tuple(deletes))
 
 
-def put_name(layout: Layout, name: str, record: ObjectRecord | GlobalRecord) -> Transaction:
-    """Give a known object a name that is free."""
+def put_name(
+    layout: Layout, name: str, record: ObjectRecord | GlobalRecord, taken: Item | None = None
+) -> Transaction:
+    """Give a known object a name that is free, or that still is as ``taken``, its key, was read."""
     if isinstance(record, GlobalRecord):
         key, lease = layout.globals(record.object.id), 0
         object_id, fence = record.object.id, []
     else:
         key, lease = layout.object(record.iid, record.id), record.iid
         object_id, fence = record.id, [exists(layout.instance(record.iid))]
-    compares = (*fence, exists(key), absent(layout.name(name)))
+    place = absent(layout.name(name)) if taken is None else unchanged(taken)
+    compares = (*fence, exists(key), place)
     return Transaction(compares, (_name_put(layout, name, object_id, lease),))
 
 
@@ -298,12 +302,17 @@ def abandon_global(layout: Layout, record: ObjectRecord) -> Transaction:
     return Transaction((absent(layout.globals(record.id)),), deletes=edges)
 
 
-def delete_global(layout: Layout, record: ObjectRecord, names: Sequence[str] = ()) -> Transaction:
-    """Make a global object unknown, unless something refers to it; any instance may."""
+def delete_global(layout: Layout, record: ObjectRecord, names: Sequence[Item] = ()) -> Transaction:
+    """Make a global object unknown, unless something refers to it; any instance may.
+
+    ``names`` are as in `delete`.
+    """
     key = layout.globals(record.id)
     edges = [layout.edge(m.id, record.id) for m in _once(record.members)]
-    deletes = (key, *(layout.name(name) for name in names), *edges)
-    return Transaction((exists(key), empty(layout.edges(record.id))), deletes=deletes)
+    deletes = (key, *(item.key for item in names), *edges)
+    compares = [exists(key), empty(layout.edges(record.id))]
+    compares += [unchanged(item) for item in names[: MAX_COMPARES - len(compares)]]
+    return Transaction(tuple(compares), deletes=deletes)
 
 
 def republish(layout: Layout, item: Item, iid: int) -> Transaction:
