@@ -31,8 +31,9 @@ def _command(text):
 PAGES = ["types", "codegen", "streams", "graph", "distributed", "drivers", "export", "partition"]
 RECIPES = [f"recipes/{path.stem}" for path in sorted((ROOT / "docs/recipes").glob("*.md"))]
 LIMIT_S = 30.0
-# Those that start a cluster of processes.
-LIMITS_S = {"recipes/dask": 90.0, "recipes/ray": 120.0}
+# Of those that import much, and of those that start a cluster of processes.
+LIMITS_S = dict.fromkeys(("recipes/ml", "recipes/pytorch", "recipes/scientific"), 60.0)
+LIMITS_S |= {"recipes/dask": 90.0, "recipes/ray": 120.0}
 # Python warns of forks beside threads, which Arrow has; Ray and its libraries warn of themselves.
 WARNINGS = ["-W", "error", "-W", "ignore:This process (pid=:DeprecationWarning"]
 WARNINGS_OF = {"recipes/ray": []}
