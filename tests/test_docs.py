@@ -41,6 +41,8 @@ WARNINGS_OF = {"recipes/ray": []}
 
 @pytest.mark.parametrize("page", PAGES + RECIPES)
 def test_page(page: str, daemon: Daemon, tmp_path: Path) -> None:
+    if page == "recipes/pytorch":
+        pytest.importorskip("torch")
     text = (ROOT / "docs" / f"{page}.md").read_text()
     script = [COMMAND]
     for kind, block in re.findall(r"^```(python|console)\n(.*?)^```$", text, re.M | re.S):
