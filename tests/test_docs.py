@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+from conftest import Daemon
+from test_fork import until
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,11 +28,21 @@ def _command(text):
 """
 
 
-@pytest.mark.parametrize(
-    "page",
-    ["types", "codegen", "streams", "graph", "distributed", "drivers", "export", "partition"],
-)
-def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
+PAGES = ["types", "codegen", "streams", "graph", "distributed", "drivers", "export", "partition"]
+RECIPES = [f"recipes/{path.stem}" for path in sorted((ROOT / "docs/recipes").glob("*.md"))]
+LIMIT_S = 30.0
+# Of those that import much, and of those that start a cluster of processes.
+LIMITS_S = dict.fromkeys(("recipes/ml", "recipes/pytorch", "recipes/scientific"), 60.0)
+LIMITS_S |= {"recipes/dask": 90.0, "recipes/ray": 120.0}
+# Python warns of forks beside threads, which Arrow has; Ray and its libraries warn of themselves.
+WARNINGS = ["-W", "error", "-W", "ignore:This process (pid=:DeprecationWarning"]
+WARNINGS_OF = {"recipes/ray": []}
+
+
+@pytest.mark.parametrize("page", PAGES + RECIPES)
+def test_page(page: str, daemon: Daemon, tmp_path: Path) -> None:
+    if page == "recipes/pytorch":
+        pytest.importorskip("torch")
     text = (ROOT / "docs" / f"{page}.md").read_text()
     script = [COMMAND]
     for kind, block in re.findall(r"^```(python|console)\n(.*?)^```$", text, re.M | re.S):
@@ -40,17 +52,23 @@ def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
         else:
             script.append(block if kind == "python" else f"_command({block!r})")
     assert len(script) > 4
-    env = os.environ | {
-        "VINEYARD_ARROW_SOCKET": str(daemon.socket),
-        "PYTHONPATH": f"{ROOT}:{tmp_path}",
-    }
-    # A process of its own: what the page registers by default stays there.
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(script)],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 0, done.stderr
+    # Ray's sockets need a short path.
+    with tempfile.TemporaryDirectory(prefix="va-") as scratch:
+        env = os.environ | {
+            "VINEYARD_ARROW_SOCKET": str(daemon.socket),
+            "PYTHONPATH": f"{ROOT}:{tmp_path}",
+            "RAY_TMPDIR": scratch,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        }
+        # A process of its own: what the page registers by default stays there.
+        done = subprocess.run(
+            [sys.executable, *WARNINGS_OF.get(page, WARNINGS), "-c", "\n".join(script)],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=LIMITS_S.get(page, LIMIT_S),
+        )
+        assert done.returncode == 0, done.stderr
+        until(lambda: not daemon.status().clients)  # workers of a cluster end after it

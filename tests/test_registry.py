@@ -349,6 +349,30 @@ def test_a_table_as_pandas_and_polars_is_not_copied() -> None:
         assert lies_within(address_of(stored.resolve(as_=as_)["f"]), buffers)
 
 
+def test_a_relation_as_what_a_table_can_be() -> None:
+    relation = duckdb.sql("SELECT 'b'::ENUM('a', 'b') AS e, '101'::BIT AS b, 1 AS i")
+    for as_, type_ in (("arrow", pa.Table), ("polars", pl.DataFrame), ("pandas", pd.DataFrame)):
+        value = form(relation, as_)
+        assert isinstance(value, type_)
+        assert pa.table(value).to_pylist() == [{"e": "b", "b": "101", "i": 1}]
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_pandas_works_on_texts_of_polars(chunks: int) -> None:
+    words = pl.DataFrame({"s": ["b", None, "a"], "i": [1, 2, 3]}).with_columns(
+        c=pl.col("s").cast(pl.Categorical), e=pl.col("s").cast(pl.Enum(["a", "b"]))
+    )
+    frame = form(pl.concat([words] * chunks, rechunk=False), "pandas")
+    assert frame.columns.tolist() == ["s", "i", "c", "e"]
+    assert frame.sort_values("s")["i"].tolist()[:chunks] == [3] * chunks
+    for name in ("s", "c", "e"):
+        assert (frame[name] == "a").sum() == chunks
+        assert frame[name].isna().sum() == chunks
+    assert frame["e"].dtype.pyarrow_dtype.ordered
+    series = form(words["s"], "pandas")
+    assert series.str.upper().dropna().tolist() == ["B", "A"]
+
+
 def test_an_index_is_not_lost() -> None:
     frame = pd.DataFrame({"a": [1]}, index=pd.Index(["x"], name="key"))
     assert form(frame, "polars").to_dicts() == [{"a": 1, "key": "x"}]

@@ -7,6 +7,8 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 from types_harness import (
     assert_same as same_value,
@@ -24,7 +26,11 @@ from types_harness import (
 )
 
 from vineyard_arrow.client import Client
-from vineyard_arrow.errors import ObjectNotFoundError
+from vineyard_arrow.errors import (
+    InvalidObjectError,
+    ObjectNotFoundError,
+    ResolverNotFoundError,
+)
 from vineyard_arrow.registry import StoredObject, default_registry
 
 torch = pytest.importorskip("torch")
@@ -321,6 +327,27 @@ def test_arrays_as_tensors_and_back(client: Client) -> None:
         assert client.get(oid)[0, 0] == 0
     back = client.get(client.put(torch.arange(10)), as_="numpy")
     assert back.tolist() == list(range(10))
+
+
+def test_a_column_is_handed_on_by_its_handle(client: Client) -> None:
+    for value in (pa.array([1.0, 2.0]), pl.Series([1.0, 2.0])):
+        oid = client.put(value)
+        with pytest.raises(ResolverNotFoundError, match=r"torch.from_dlpack takes a handle"):
+            client.get(oid, as_="torch")
+        tensor = torch.from_dlpack(client.get_object(oid))
+        tensor[0] = 5.0  # nobody else sees it
+        assert tensor.tolist() == [5.0, 2.0]
+        assert client.get(oid, as_="numpy").tolist() == [1.0, 2.0]
+
+
+def test_dtypes_that_the_other_library_has_not(client: Client) -> None:
+    for value, as_, words in (
+        (np.array(["a", "b"]), "torch", "PyTorch has no tensors of <U1"),
+        (np.zeros(2, "M8[s]"), torch.Tensor, "PyTorch has no tensors of datetime64"),
+        (torch.ones(2, dtype=torch.bfloat16), "numpy", "NumPy has no arrays of torch.bfloat16"),
+    ):
+        with pytest.raises(InvalidObjectError, match=words):
+            client.get(client.put(value), as_=as_)
 
 
 def test_handles_hand_tensors_on(client: Client) -> None:

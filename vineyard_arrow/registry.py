@@ -693,6 +693,8 @@ class Registry:
         wanted = as_ if isinstance(as_, str) else _home(as_)
         if "vineyard.table" in names and wanted in ("numpy", "torch"):
             hint += "; a column can be had as numpy, and integrations.torch.Dataset takes a table"
+        elif "vineyard.chunked_array" in names and wanted == "torch":
+            hint += "; torch.from_dlpack takes a handle of numbers, of get_object"
         return ResolverNotFoundError(f"no resolver gives {typename!r} as {_form_name(as_)}", hint)
 
 

@@ -50,6 +50,12 @@ def resolve_relation(part: StoredPart, stored: StoredObject) -> Any:
     return relation_over(part.table, part.params, duckdb.default_connection())
 
 
+@builtin_registry.resolver(RELATION, as_=pa.Table)
+def table_of(part: StoredPart, stored: StoredObject) -> pa.Table:
+    """The result as it is stored: what Arrow has no type for has become text."""
+    return resolve_table(part, stored)
+
+
 @builtin_registry.resolver("vineyard.table", as_=duckdb.DuckDBPyRelation)
 def relation_of(part: StoredPart, stored: StoredObject) -> Any:
     """A table as a relation on the default connection: nothing is copied."""

@@ -24,6 +24,7 @@ from .pandas_arrays import ARRAY_TYPES, INDEX_TYPES, ArrayReader, ArrayWriter
 from .pickling import pickle_part
 from .plain import NotPlainError
 from .python import value_of, value_part
+from .strings import with_offsets
 
 __all__: list[str] = []
 
@@ -137,14 +138,19 @@ def values_of(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
 
 @builtin_registry.resolver("vineyard.table", as_=pd.DataFrame)
 def frame_of(part: StoredPart, stored: StoredObject) -> pd.DataFrame:
-    """A table as a frame of Arrow's dtypes: nothing is copied."""
-    return resolve_table(part, stored).to_pandas(types_mapper=pd.ArrowDtype)
+    """A table as a frame of Arrow's dtypes: nothing is copied but texts that are views."""
+    table = resolve_table(part, stored)
+    for i, column in enumerate(table.columns):
+        made = with_offsets(column)
+        if made is not column:
+            table = table.set_column(i, table.field(i).with_type(made.type), made)
+    return table.to_pandas(types_mapper=pd.ArrowDtype)
 
 
 @builtin_registry.resolver("vineyard.chunked_array", as_=pd.Series)
 def series_of(part: StoredPart, stored: StoredObject) -> pd.Series[Any]:
-    """A column as a series of Arrow's dtype: nothing is copied."""
-    return pd.Series(pd.arrays.ArrowExtensionArray(resolve_chunked(part, stored)))
+    """A column as a series of Arrow's dtype: nothing is copied but texts that are views."""
+    return pd.Series(pd.arrays.ArrowExtensionArray(with_offsets(resolve_chunked(part, stored))))
 
 
 @contextmanager

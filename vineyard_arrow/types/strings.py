@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from ..errors import InvalidObjectError
 from ..registry import Encoder, Part, StoredObject, StoredPart, builtin_registry
 
-__all__ = ["DualStrings", "dual_strings", "with_views"]
+__all__ = ["DualStrings", "dual_strings", "with_offsets", "with_views"]
 
 VIEWS = "vineyard.arrow.views"
 _OFFSETS: dict[pa.DataType, np.dtype[Any]] = {
@@ -116,6 +116,27 @@ def with_views(table: pa.Table, part: StoredPart, stored: StoredObject) -> pa.Ta
     except (IndexError, TypeError, ValueError) as error:
         raise InvalidObjectError(f"the views of these strings make no sense: {error}") from None
     return table
+
+
+def with_offsets(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """``column`` with offsets where it has views, of its own or of its categories.
+
+    For pandas, which neither compares nor sorts views. That copies texts; all else is as it was.
+    """
+    type_ = column.type
+    if isinstance(type_, pa.ExtensionType):
+        return column
+    if pa.types.is_dictionary(type_) and pa.types.is_string_view(type_.value_type):
+        chunks = [
+            pa.DictionaryArray.from_arrays(
+                chunk.indices, chunk.dictionary.cast(pa.large_string()), ordered=type_.ordered
+            )
+            for chunk in column.chunks
+        ]
+        return pa.chunked_array(
+            chunks, pa.dictionary(type_.index_type, pa.large_string(), type_.ordered)
+        )
+    return column.cast(pa.large_string()) if pa.types.is_string_view(type_) else column
 
 
 def _pieces(batch: pa.RecordBatch, columns: list[int]) -> list[pa.RecordBatch]:

@@ -38,6 +38,7 @@ _NUMBERS = {
 }
 _SCHEMAS = {t: pa.schema([pa.field("data", t, nullable=False)]) for t in _NUMBERS.values()}
 _NO_COLUMNS = pa.schema([])
+_AS_PUT = "get it as it was put, without as_"
 # Layouts of compressed sparse tensors, and whether they compress rows.
 _COMPRESSED = {
     torch.sparse_csr: True,
@@ -175,11 +176,18 @@ def tensor_of(part: StoredPart, stored: StoredObject) -> torch.Tensor:
     """A NumPy array as a tensor, over memory private to this get."""
     part = stored.private(part)
     array = resolve_array(part, stored)
-    return torch.from_numpy(array if part.writable else array.copy())
+    try:
+        return torch.from_numpy(array if part.writable else array.copy())
+    except TypeError as error:
+        raise InvalidObjectError(f"PyTorch has no tensors of {array.dtype}", _AS_PUT) from error
 
 
 @builtin_registry.resolver(DENSE, as_=np.ndarray)
 def array_of(part: StoredPart, stored: StoredObject) -> np.ndarray[Any, Any]:
-    """A tensor as a NumPy array over the same memory; TypeError for bfloat16 and the like."""
-    array: np.ndarray[Any, Any] = resolve_dense(part, stored).detach().numpy()
+    """A tensor as a NumPy array over the same memory; none of bfloat16 and the like."""
+    tensor = resolve_dense(part, stored).detach()
+    try:
+        array: np.ndarray[Any, Any] = tensor.numpy()
+    except TypeError as error:
+        raise InvalidObjectError(f"NumPy has no arrays of {tensor.dtype}", _AS_PUT) from error
     return array
