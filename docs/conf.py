@@ -19,10 +19,10 @@ extensions = [
     "command_line",
     "docstrings",
 ]
-exclude_patterns = ["examples", "extensions"]
+exclude_patterns = ["examples", "extensions", "static"]
 nitpicky = True
 default_role = "py:obj"
-suppress_warnings = ["ref.python"]  # words of parameters' types may be names of several attributes
+smartquotes = False  # they make dashes of --options
 
 # Pages are read where the code is kept, too: links are those of plain Markdown. One to a file that
 # is no page (../deploy/compose.yaml, say) becomes a download.
@@ -30,6 +30,7 @@ myst_heading_anchors = 3
 highlight_language = "text"  # of what names none: pictures, output, shells
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_mock_imports = [name for name in ("dask", "ray", "torch") if find_spec(name) is None]
@@ -41,4 +42,7 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "vineyard_arrow"
+html_static_path = ["static"]
+html_css_files = ["guide.css"]
 html_copy_source = False
+html_show_copyright = False

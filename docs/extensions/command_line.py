@@ -19,7 +19,7 @@ class CommandLine(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         parser = build_parser()
-        lines = [*_command(parser, set()), parser.epilog or "", ""]
+        lines = [*_command(parser, set()), _escaped(parser.epilog or ""), ""]
         shared = {action.dest for action in parser._actions}
         for name, command in _commands(parser):
             lines += [name, "-" * len(name), "", *_command(command, shared)]
@@ -36,7 +36,7 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.A
 def _command(parser: argparse.ArgumentParser, known: set[str]) -> Iterator[str]:
     """What one is for, how it is called, and its options but for the known ones, as reST."""
     parser.formatter_class = partial(argparse.HelpFormatter, width=80)
-    yield from (f".. program:: {parser.prog}", "", f"{parser.description}", "")
+    yield from (f".. program:: {parser.prog}", "", f"{(parser.description or '').rstrip('.')}.", "")
     yield from (".. code-block:: text", "")
     yield from (f"   {line}" for line in parser.format_usage().splitlines())
     yield ""
