@@ -22,7 +22,7 @@ extensions = [
 exclude_patterns = ["examples", "extensions", "static"]
 nitpicky = True
 default_role = "py:obj"
-smartquotes = False  # they make dashes of --options
+smartquotes_action = "D"  # dashes alone
 
 # Pages are read where the code is kept, too: links are those of plain Markdown. One to a file that
 # is no page (../deploy/compose.yaml, say) becomes a download.
@@ -30,10 +30,10 @@ myst_heading_anchors = 3
 highlight_language = "text"  # of what names none: pictures, output, shells
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
-autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_mock_imports = [name for name in ("dask", "ray", "torch") if find_spec(name) is None]
+strip_signature_backslash = True  # or get(as_=) loses its underscore
 maximum_signature_line_length = 80
 napoleon_google_docstring = False
 napoleon_custom_sections = [("Attributes", "params_style")]

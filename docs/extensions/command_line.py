@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -60,7 +61,9 @@ def _signature(action: argparse.Action) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.translate({ord(c): f"\\{c}" for c in "\\*`_|"})
+    """Text as reST: options in it are code, and so are names of variables."""
+    text = text.translate({ord(c): f"\\{c}" for c in "\\*`|"})
+    return re.sub(r"--[\w-]+|[A-Z]+_[\w<>]+", r"``\g<0>``", text)
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -1,8 +1,14 @@
-"""What docstrings are written with: names in single backticks, and pages as docs/name.md.
+"""What docstrings and pages are written with, for whoever reads them as they stand, as links.
+
+Docstrings have names in single backticks, and pages as docs/name.md.
 
 A name links to what the reference has under it, be it in another module (`Client.get`); one that
 it has not is shown as code. A full name of this package that leads nowhere is a warning. Classes
-that are "made by" something else are shown without what their constructor takes.
+that are "made by" something else, or tell their attributes, are shown without what their
+constructor takes, unless they tell of that.
+
+Pages have links such as [types.md](types.md), which are shown as the other page's title. Code in
+them such as `client.put(...)` or `StoreFullError` is a link to the reference.
 """
 
 from __future__ import annotations
@@ -17,7 +23,11 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 
-MADE = re.compile(r"\b[Mm]ade by `")
+MADE = re.compile(r"\b[Mm]ade by `|Attributes\n")
+REGISTRY = re.compile(r"<vineyard_arrow\.registry\.Registry object[^>]*>")
+CODE = re.compile(
+    r"((?:vineyard_arrow|[Cc]lient|Graph|ObjectMeta)\.[\w.]+|[A-Z]\w+Error)(?:\(.*\))?"
+)
 PAGE = re.compile(r"(?<![\w/])docs/([\w-]+)\.md")
 
 
@@ -26,19 +36,46 @@ def link_pages(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines:
     lines[:] = [PAGE.sub(r":doc:`/\1`", line) for line in lines]
 
 
-def hide_constructor(
+def shown_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """No signature for a class that its users do not call."""
-    is_made = what == "class" and MADE.search(obj.__doc__ or "")
-    return ("", "") if is_made else None
+    """None for a class that its users do not call; the default registry by its name."""
+    text = obj.__doc__ or ""
+    is_made = getattr(obj, "_is_protocol", False) or MADE.search(text)
+    if what == "class" and is_made and "Parameters\n" not in text:
+        return "", ""
+    return (REGISTRY.sub("default_registry", signature), returns) if signature else None
 
 
-def unloosen_types(app: Sphinx, document: nodes.document) -> None:
-    """Words of a parameter's type are no names of attributes, as Sphinx would take them for."""
+def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> Any:
+    """No fields of named tuples: their docstrings are Python's."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field") else None
+
+
+def mend_links(app: Sphinx, document: nodes.document) -> None:
+    """Make titles of pages' names, and no names of attributes of words in parameters' types.
+
+    Code that is a name becomes a link, too.
+    """
     for node in document.findall(pending_xref):
         if node.get("reftype") == "class":
             node.attributes.pop("refspecific", None)
+        elif node.get("refdomain") == "doc" and node.astext().endswith(".md"):
+            node["refexplicit"] = False
+    for code in list(document.findall(nodes.literal)):
+        name = CODE.fullmatch(code.astext())
+        if name and isinstance(code.parent, nodes.paragraph | nodes.entry):
+            target = name[1].replace("client.", "Client.")
+            link = pending_xref(
+                "",
+                refdomain="py",
+                reftype="obj",
+                reftarget=target,
+                refdoc=app.env.docname,
+                guessed=True,
+            )
+            code.replace_self(link)
+            link += code
 
 
 def find_name(
@@ -54,7 +91,8 @@ def find_name(
         if to.objtype in ("class", "exception") or not is_type:
             return make_refnode(app.builder, node["refdoc"], to.docname, to.node_id, shown, name)
     # Types of annotations may be internal; whatever else names this package is a link, or wrong.
-    return None if target.startswith("vineyard_arrow.") and not is_type else shown
+    is_sure = not is_type and "guessed" not in node
+    return None if is_sure and target.startswith("vineyard_arrow.") else shown
 
 
 @cache
@@ -71,7 +109,8 @@ def _by_tail(names: tuple[str, ...]) -> dict[str, list[str]]:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", link_pages)
-    app.connect("autodoc-process-signature", hide_constructor)
-    app.connect("doctree-read", unloosen_types)
+    app.connect("autodoc-process-signature", shown_signature)
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("doctree-read", mend_links)
     app.connect("missing-reference", find_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
