@@ -66,6 +66,7 @@ check: build
 # The guide, in build/docs/index.html; a warning is an error.
 docs: build
 	$(PY) -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
+	@echo build/docs/index.html
 
 # The tests of graphs, over their native modules built to watch memory and arithmetic. The interpreter
 # isn't built like that, so the libraries are loaded before it, and its leaks don't count.

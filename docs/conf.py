@@ -24,8 +24,8 @@ nitpicky = True
 default_role = "py:obj"
 smartquotes_action = "D"  # dashes alone
 
-# Pages are read where the code is kept, too: links are those of plain Markdown. One to a file that
-# is no page (../deploy/compose.yaml, say) becomes a download.
+# Pages are read where the code is kept, too: links are those of plain Markdown, to files, not to
+# folders. One to a file that is no page (../deploy/compose.yaml, say) becomes a download.
 myst_heading_anchors = 3
 highlight_language = "text"  # of what names none: pictures, output, shells
 

@@ -109,7 +109,7 @@ class Client(ClusterCalls, PartitionCalls):
         Parameters
         ----------
         value
-            Anything: the README says what comes back exactly; the rest is pickled.
+            Anything: docs/concepts.md says what comes back exactly; the rest is pickled.
         name : str, optional
             A free name to point to it, set in the same step.
         labels : mapping, optional
@@ -564,7 +564,10 @@ class Client(ClusterCalls, PartitionCalls):
 
         Raises
         ------
-        As `read`; what goes wrong later, while reading, is a StreamFailedError.
+        DriverNotFoundError
+            And what else `read` raises.
+        StreamFailedError
+            From the reader, if something goes wrong later.
         """
         from . import drivers
 

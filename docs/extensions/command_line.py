@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +20,7 @@ class CommandLine(SphinxDirective):
     """A section for each command; what all of them take stands once, before them."""
 
     def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(inspect.getsourcefile(build_parser)))
         parser = build_parser()
         lines = [*_command(parser, set()), _escaped(parser.epilog or ""), ""]
         shared = {action.dest for action in parser._actions}

@@ -26,14 +26,23 @@ from sphinx.util.nodes import make_refnode
 MADE = re.compile(r"\b[Mm]ade by `|Attributes\n")
 REGISTRY = re.compile(r"<vineyard_arrow\.registry\.Registry object[^>]*>")
 CODE = re.compile(
-    r"((?:vineyard_arrow|[Cc]lient|Graph|ObjectMeta)\.[\w.]+|[A-Z]\w+Error)(?:\(.*\))?"
+    r"((?:vineyard_arrow|[Cc]lient|Graph|ObjectMeta)\.[\w.]+|[A-Z][a-z]+[A-Z]\w+)(?:\(.*\))?"
 )
 PAGE = re.compile(r"(?<![\w/])docs/([\w-]+)\.md")
+
+
+def stay_inside(app: Sphinx, page: str, text: list[str]) -> None:
+    """Lead links to files beside docs/ that have a page to that."""
+    up = "../" * page.count("/")
+    for file, name in (("README.md", "index.md"), ("CHANGELOG.md", "changelog.md")):
+        text[0] = text[0].replace(f"](../{up}{file}", f"]({up}{name}")
 
 
 def link_pages(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Make the names of pages links."""
     lines[:] = [PAGE.sub(r":doc:`/\1`", line) for line in lines]
+    if what == "property":
+        lines.insert(0, "\\")  # or napoleon takes what stands before a colon for its type
 
 
 def shown_signature(
@@ -108,8 +117,9 @@ def _by_tail(names: tuple[str, ...]) -> dict[str, list[str]]:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.setup_extension("sphinx.ext.autodoc")
-    app.connect("autodoc-process-docstring", link_pages)
+    app.connect("autodoc-process-docstring", link_pages, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", shown_signature)
+    app.connect("source-read", stay_inside)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("doctree-read", mend_links)
     app.connect("missing-reference", find_name)
