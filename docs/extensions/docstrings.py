@@ -8,7 +8,8 @@ that are "made by" something else, or tell their attributes, are shown without w
 constructor takes, unless they tell of that.
 
 Pages have links such as [types.md](types.md), which are shown as the other page's title. Code in
-them such as `client.put(...)` or `StoreFullError` is a link to the reference.
+their text such as `client.put(...)` or `StoreFullError` is a link to the reference; in tables it may
+be that of others.
 """
 
 from __future__ import annotations
@@ -48,12 +49,14 @@ def link_pages(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines:
 def shown_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
-    """None for a class that its users do not call; the default registry by its name."""
+    """None for a class that its users do not call; else defaults that can be read."""
     text = obj.__doc__ or ""
     is_made = getattr(obj, "_is_protocol", False) or MADE.search(text)
     if what == "class" and is_made and "Parameters\n" not in text:
         return "", ""
-    return (REGISTRY.sub("default_registry", signature), returns) if signature else None
+    if not signature:
+        return None
+    return REGISTRY.sub("default_registry", signature).replace("<factory>", "..."), returns
 
 
 def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> Any:
@@ -73,7 +76,8 @@ def mend_links(app: Sphinx, document: nodes.document) -> None:
             node["refexplicit"] = False
     for code in list(document.findall(nodes.literal)):
         name = CODE.fullmatch(code.astext())
-        if name and isinstance(code.parent, nodes.paragraph | nodes.entry):
+        in_text = isinstance(code.parent, nodes.paragraph)
+        if name and in_text and not isinstance(code.parent.parent, nodes.entry):
             target = name[1].replace("client.", "Client.")
             link = pending_xref(
                 "",
