@@ -8,8 +8,8 @@ that are "made by" something else, or tell their attributes, are shown without w
 constructor takes, unless they tell of that.
 
 Pages have links such as [types.md](types.md), which are shown as the other page's title. Code in
-their text such as `client.put(...)` or `StoreFullError` is a link to the reference; in tables it may
-be that of others.
+their text such as `client.put(...)` or `StoreFullError` is a link to the reference; in tables it
+may be that of others.
 """
 
 from __future__ import annotations
@@ -65,28 +65,23 @@ def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
 
 
 def mend_links(app: Sphinx, document: nodes.document) -> None:
-    """Make titles of pages' names, and no names of attributes of words in parameters' types.
-
-    Code that is a name becomes a link, too.
-    """
+    """Make titles of pages' names, and no names of attributes of words in parameters' types."""
     for node in document.findall(pending_xref):
         if node.get("reftype") == "class":
             node.attributes.pop("refspecific", None)
         elif node.get("refdomain") == "doc" and node.astext().endswith(".md"):
             node["refexplicit"] = False
+
+
+def link_code(app: Sphinx, document: nodes.document) -> None:
+    """Make links of code in text that is a name, where the reference has it."""
     for code in list(document.findall(nodes.literal)):
         name = CODE.fullmatch(code.astext())
         in_text = isinstance(code.parent, nodes.paragraph)
         if name and in_text and not isinstance(code.parent.parent, nodes.entry):
             target = name[1].replace("client.", "Client.")
-            link = pending_xref(
-                "",
-                refdomain="py",
-                reftype="obj",
-                reftarget=target,
-                refdoc=app.env.docname,
-                guessed=True,
-            )
+            link = pending_xref("", refdomain="py", reftype="obj", reftarget=target, guessed=True)
+            link["refdoc"] = app.env.docname
             code.replace_self(link)
             link += code
 
@@ -126,5 +121,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", stay_inside)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("doctree-read", mend_links)
+    app.connect("doctree-read", link_code)
     app.connect("missing-reference", find_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
