@@ -16,7 +16,7 @@ SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
 .PHONY: demo demo-graph demo-cluster demo-pipeline test stress test-etcd test-drivers test-browser \
-	bench check asan build clean prerequisites
+	bench check docs asan build clean prerequisites
 
 build: $(VENV)/.built
 
@@ -62,6 +62,11 @@ check: build
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+# The guide, in build/docs/index.html; a warning is an error.
+docs: build
+	$(PY) -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/docs
+	@echo build/docs/index.html
 
 # The tests of graphs, over their native modules built to watch memory and arithmetic. The interpreter
 # isn't built like that, so the libraries are loaded before it, and its leaks don't count.

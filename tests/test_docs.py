@@ -28,8 +28,23 @@ def _command(text):
 """
 
 
-PAGES = ["types", "codegen", "streams", "graph", "distributed", "drivers", "export", "partition"]
-RECIPES = [f"recipes/{path.stem}" for path in sorted((ROOT / "docs/recipes").glob("*.md"))]
+PAGES = [
+    "getting-started",
+    "concepts",
+    "types",
+    "codegen",
+    "streams",
+    "graph",
+    "distributed",
+    "drivers",
+    "export",
+    "partition",
+]
+RECIPES = [
+    f"recipes/{path.stem}"
+    for path in sorted((ROOT / "docs/recipes").glob("*.md"))
+    if path.stem != "index"
+]
 LIMIT_S = 30.0
 # Of those that import much, and of those that start a cluster of processes.
 LIMITS_S = dict.fromkeys(("recipes/ml", "recipes/pytorch", "recipes/scientific"), 60.0)

@@ -109,7 +109,7 @@ class Client(ClusterCalls, PartitionCalls):
         Parameters
         ----------
         value
-            Anything: the README says what comes back exactly; the rest is pickled.
+            Anything: docs/concepts.md says what comes back exactly; the rest is pickled.
         name : str, optional
             A free name to point to it, set in the same step.
         labels : mapping, optional
@@ -136,7 +136,23 @@ class Client(ClusterCalls, PartitionCalls):
         names: Sequence[str | None] | None = None,
         seal: Literal["shared", "strict"] = "shared",
     ) -> list[ObjectID]:
-        """Store many values in one round trip, all or none; return their ids in order."""
+        """Store many values in one round trip, all or none; return their ids in order.
+
+        Parameters
+        ----------
+        values : iterable
+        names : sequence of str or None, optional
+            A free name for each value, or None for one that gets none.
+        seal : {"shared", "strict"}
+            As in `put`.
+
+        Raises
+        ------
+        InvalidObjectError
+            If there are more names than values, or fewer.
+        StoreFullError, ObjectExistsError
+            As `put`.
+        """
         values = list(values)
         names = [None] * len(values) if names is None else list(names)
         if len(names) != len(values):
@@ -273,7 +289,14 @@ class Client(ClusterCalls, PartitionCalls):
     def get_many(
         self, keys: Iterable[Key], *, mode: Mode = "ro", trusted: bool | None = None
     ) -> list[Any]:
-        """The values of many objects; no round trip once their segments are mapped."""
+        """The values of many objects; no round trip once their segments are mapped.
+
+        Parameters
+        ----------
+        keys : iterable of ObjectID, int or str
+        mode, trusted
+            As in `get`, and so are the errors.
+        """
         return [self.get(key, mode=mode, trusted=trusted) for key in keys]
 
     def _read_named(self, key: Key, mode: str) -> tuple[int, Raw] | None:
@@ -343,11 +366,19 @@ class Client(ClusterCalls, PartitionCalls):
     # ---- blobs
 
     def create_blob(self, nbytes: int) -> Blob:
-        """A writable buffer in the store, to fill and then seal."""
+        """A writable buffer in the store, to fill and then seal; else a StoreFullError."""
         return Blob(self, nbytes)
 
     def get_blob(self, key: Key) -> pa.Buffer:
-        """The bytes of an object made by `create_blob` or `put` of a buffer, not copied."""
+        """The bytes of an object made by `create_blob` or `put` of a buffer, not copied.
+
+        Raises
+        ------
+        ObjectNotFoundError
+            If there is no such object.
+        InvalidObjectError
+            If it is something else.
+        """
         import pyarrow as pa
 
         value = self.get(key)
@@ -372,7 +403,7 @@ class Client(ClusterCalls, PartitionCalls):
         """What the catalog, or the cluster, knows of an object. No data is touched.
 
         Of persisted objects of other instances it is told from what this one has heard, without
-        a round trip to anything but the daemon.
+        a round trip to anything but the daemon. ObjectNotFoundError if there is no such object.
         """
         object_id = self._resolve(key)
         info, _ = self._a.request(p.Describe(object_id))
@@ -426,10 +457,19 @@ class Client(ClusterCalls, PartitionCalls):
     ) -> list[ObjectMeta]:
         """Objects with a name or typename that ``pattern`` matches (as in a shell), by id.
 
-        Typenames of this package match with and without their prefix: ``"table"`` is
-        ``"vineyard.table"``. ``labels``: only those that have all of these. ``signature``:
-        only the copies of one content, see `ObjectMeta`. ``cluster``: those too that the cluster
-        knows of other instances, and global ones.
+        Parameters
+        ----------
+        pattern : str
+            Typenames of this package match with and without their prefix: ``"table"`` is
+            ``"vineyard.table"``.
+        labels : mapping, optional
+            Only those that have all of these.
+        signature : ObjectID or int
+            Only the copies of one content, see `ObjectMeta`.
+        limit : int
+            At most that many.
+        cluster : bool
+            Those too that the cluster knows of other instances, and global ones.
         """
         message = p.ListObjects(pattern, limit, labels or {}, signature, cluster=cluster)
         reply, _ = self._a.request(message)
@@ -524,7 +564,10 @@ class Client(ClusterCalls, PartitionCalls):
 
         Raises
         ------
-        As `read`; what goes wrong later, while reading, is a StreamFailedError.
+        DriverNotFoundError
+            And what else `read` raises.
+        StreamFailedError
+            From the reader, if something goes wrong later.
         """
         from . import drivers
 
@@ -703,11 +746,18 @@ class Client(ClusterCalls, PartitionCalls):
     ) -> ObjectID:
         """The id a name points to.
 
+        Parameters
+        ----------
+        name : str
+        wait : bool
+            Wait for a name that is not there yet.
+        timeout_s : float, optional
+            How long, the client's own timeout by default.
+
         Raises
         ------
         ObjectNotFoundError
-            If there is none; with ``wait``, DeadlineExceededError when it does not come
-            within ``timeout_s`` (the client's own timeout by default).
+            If there is none; with ``wait``, DeadlineExceededError when it does not come in time.
         """
         try:
             return ObjectID(self._a.find_name(_checked(name)))

@@ -175,7 +175,7 @@ class _Distributed(GlobalObject[Any]):
 
 
 class GlobalTable(_Distributed):
-    """A table in partitions that are `pyarrow.Table`s or record batches of one schema."""
+    """A table in partitions that are tables or record batches of pyarrow's, of one schema."""
 
     _kinds = frozenset({"table"})
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ObjectHandle:
-    """See the module's docstring.
+    """Made by `Client.get_object`; see the module's docstring.
 
     Members are attributes, themselves handles: ``client.get_object(oid).vertices.person``.
     One whose name is no identifier, or is that of a method here: `member`.

@@ -122,7 +122,10 @@ class PartitionCalls:
 
         Raises
         ------
-        As `partition`.
+        DriverNotFoundError, InvalidObjectError, ConfigError, StoreFullError
+            As `partition`.
+        ConnectionLostError, ObjectNotFoundError
+            As `partition`.
         """
         return self._in_parts("repartition", key, n, plan, name, labels, options)
 
@@ -156,7 +159,10 @@ class PartitionCalls:
 
         Raises
         ------
-        As `partition`.
+        DriverNotFoundError, InvalidObjectError, ConfigError, StoreFullError
+            As `partition`.
+        ConnectionLostError, ObjectNotFoundError
+            As `partition`.
         """
         return self._in_parts("concat", keys, None, plan, name, labels, options)
 

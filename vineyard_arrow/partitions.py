@@ -20,7 +20,7 @@ Open = Callable[[int, ObjectID, bool], Any]
 
 
 class GlobalObject(Sequence[T]):
-    """See the module's docstring: a sequence that opens its partitions when asked for.
+    """A sequence that opens its partitions when asked for; see the module's docstring.
 
     Attributes
     ----------

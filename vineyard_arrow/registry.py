@@ -84,9 +84,16 @@ class NewObject(msgspec.Struct, frozen=True, eq=False):
 class StoredPart(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One Arrow stream of a stored object, mapped.
 
-    ``table`` holds the part's batches as chunks, with the user's schema. ``writable`` is
-    true for ``get(mode="cow" | "copy")``: the buffers are then private to this get and a
-    resolver should make writable arrays of them (see `types.memory.memory_of`).
+    Attributes
+    ----------
+    typename : str
+    params : dict
+        As its builder gave them.
+    table : pyarrow.Table
+        The part's batches as chunks, with the user's schema.
+    writable : bool
+        True for ``get(mode="cow" | "copy")``: the buffers are then private to this get and a
+        resolver should make writable arrays of them (see `types.memory.memory_of`).
     """
 
     typename: str
@@ -147,6 +154,7 @@ class _Shared(msgspec.Struct, frozen=True, eq=False):
 class Encoder(msgspec.Struct, eq=False):
     """Collects the parts of one object: the root is part 0, nested values follow.
 
+    Made by `Client.put`, and given to the builder.
     A builder calls ``encoder.add(child)`` and keeps the returned index in its descriptor
     or payload; the resolver hands that index to `StoredObject.resolve`.
     """
@@ -263,10 +271,20 @@ _OF_OTHERS = "_vineyard_arrow_of_others"  # marks errors that no resolver of our
 class StoredObject(msgspec.Struct, eq=False, gc=False):
     """The mapped parts of one stored object, on the way back to a value.
 
-    ``source`` is the client it was got by; ``id``, ``mode`` and ``trusted`` are those of that
-    get. ``uid`` is the user who put the object, None if several did. ``composed_of`` has the
-    members' ids and typenames by name. ``validate``: a resolver is to check that its indices lie
-    within what they point to; Arrow's own data was checked already.
+    Attributes
+    ----------
+    parts : sequence of StoredPart
+        The root first.
+    id : int
+    mode : str
+        That of the get, as is ``trusted``.
+    uid : int or None
+        The user who put the object, None if several did.
+    composed_of : dict
+        Ids and typenames of the members by name.
+    validate : bool
+        A resolver is to check that its indices lie within what they point to; Arrow's own data was
+        checked already.
     """
 
     parts: Sequence[StoredPart]

@@ -57,21 +57,33 @@ Direction = Literal["out", "in", "both"]
 
 
 class BreadthFirst(NamedTuple):
-    """What a breadth-first search found; null where it didn't come."""
+    """What a breadth-first search found; null where it didn't come.
+
+    Attributes
+    ----------
+    levels : pyarrow.Array
+        int32: edges from the nearest source.
+    parents : pyarrow.Array or None
+        The index's uint type; null for sources too.
+    """
 
     levels: pa.Array
-    """int32: edges from the nearest source."""
     parents: pa.Array | None
-    """The index's uint type; null for sources too."""
 
 
 class ShortestPaths(NamedTuple):
-    """Shortest paths; null where none leads."""
+    """Shortest paths; null where none leads.
+
+    Attributes
+    ----------
+    distances : pyarrow.Array
+        float64: weights summed from the nearest source on.
+    parents : pyarrow.Array or None
+        The index's uint type; null for sources too.
+    """
 
     distances: pa.Array
-    """float64: weights summed from the nearest source on."""
     parents: pa.Array | None
-    """The index's uint type; null for sources too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +364,18 @@ def label_propagation(
 
     Numbered 0, 1, ... by their first vertices; the index's uint type. O(edges) the first
     iterations, less once labels settle; takes three ids a vertex, and 4 bytes a vertex and thread.
+
+    Parameters
+    ----------
+    seed : int
+        Of the batches; taken modulo 2^64.
+    max_iter : int
+        At most that many iterations, from 0.
+
+    Raises
+    ------
+    InvalidObjectError
+        If ``max_iter`` is negative.
     """
     edges = edges_of(graph, triple)
     if max_iter < 0:
@@ -368,6 +392,15 @@ def degree(graph: Source, *, triple: Triples = None, direction: Direction = "out
 
     Parallel edges count each. In an undirected graph the three are the same, and a self-loop
     counts once. O(vertices), no edge is looked at.
+
+    Parameters
+    ----------
+    direction : {"out", "in", "both"}
+
+    Raises
+    ------
+    InvalidObjectError
+        If it is another one.
     """
     edges = edges_of(graph, triple)
     if direction not in ("out", "in", "both"):

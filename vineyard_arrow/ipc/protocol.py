@@ -451,6 +451,22 @@ class Extents(_Message, tag="all-extents"):
 
 
 class ClientInfo(_Message, tag="client"):
+    """A client that is attached, in `Status`. Sizes are in bytes.
+
+    Attributes
+    ----------
+    client : int
+        Its number, while it is attached.
+    pid : int
+    program : str
+    sealed, unsealed, warm : int
+        Of its segment: in objects, being written, and free but kept for the next put.
+    charged : int
+        Its credit: what counts against the limit on its behalf.
+    pins : int
+        Holds on objects.
+    """
+
     client: int
     pid: int
     program: str
@@ -462,6 +478,24 @@ class ClientInfo(_Message, tag="client"):
 
 
 class SegmentInfo(_Message, tag="place"):
+    """A segment, in `Status`. Sizes are in bytes.
+
+    Attributes
+    ----------
+    segment : int
+        Its number.
+    kind : {"catalog", "lease", "strict"}
+        Metadata, payload of a writer, or one object that was put with ``seal="strict"``.
+    owner : int or None
+        Number of the client that writes it.
+    offset : int
+        Where it begins in the store's address space.
+    sealed, committed : int
+        In objects; of pages in memory.
+    extents : int
+        Ranges of pages that objects lie in.
+    """
+
     segment: int
     kind: str
     owner: int | None
@@ -472,6 +506,53 @@ class SegmentInfo(_Message, tag="place"):
 
 
 class Status(_Message, tag="state"):
+    """What `Client.status` gives: figures of a daemon. Sizes are in bytes.
+
+    Attributes
+    ----------
+    instance, pid : int
+        Number of the instance, and its daemon's process.
+    version : str
+        Of this package, there.
+    uptime_s : float
+    memory_limit : int
+        Most that data may take.
+    memory_used : int
+        By objects, and by what is being written.
+    memory_committed : int
+        Pages in memory.
+    memory_charged : int
+        Promised to writers and objects; never more than the limit.
+    memory_warm : int
+        Free, and kept for the next put.
+    metadata_used : int
+    objects, names : int
+    deleted_pinned : int
+        Objects that are deleted and still read.
+    puts : int
+        Objects put so far.
+    copied, gathered, shared : int
+        How their payload came; see `ObjectMeta`.
+    page_kind, protection : str
+        What the memory is made of, and what keeps readers from writing to it.
+    clients : list of ClientInfo
+    segments : list of SegmentInfo
+    blocks, block_nbytes : int
+        Of shared memory: those with a name, and those somebody still has open.
+    streams, stream_batches, stream_nbytes : int
+        Streams, and what is of them in the store; batches are not among the objects.
+    rpc, dashboard : str
+        Where the store is served over TCP, and shown by HTTP, or why it is not at the moment.
+    meta : str
+        Where the metadata of the cluster is.
+    cluster_instances : int
+        In the cluster, as far as this one has heard.
+    fenced_s : float or None
+        For how long this instance has been counted out.
+    unavailable_s : float or None
+        For how long the cluster's metadata was not reached.
+    """
+
     instance: int
     pid: int
     version: str
@@ -493,17 +574,17 @@ class Status(_Message, tag="state"):
     protection: str
     clients: list[ClientInfo]
     segments: list[SegmentInfo]
-    blocks: int  # of shared memory: those with a name, and those somebody still has open
+    blocks: int
     block_nbytes: int
     streams: int
-    stream_batches: int  # that are in the store; they are not among the objects
-    stream_nbytes: int  # of their extents
-    rpc: str = ""  # where it is served over TCP, or why it is not at the moment
-    meta: str = ""  # where the metadata of the cluster is
-    cluster_instances: int = 0  # in the cluster, as far as this one has heard
-    fenced_s: float | None = None  # for how long this instance has been counted out
-    unavailable_s: float | None = None  # for how long the cluster's metadata was not reached
-    dashboard: str = ""  # where the store is shown by HTTP, or why it is not at the moment
+    stream_batches: int
+    stream_nbytes: int
+    rpc: str = ""
+    meta: str = ""
+    cluster_instances: int = 0
+    fenced_s: float | None = None
+    unavailable_s: float | None = None
+    dashboard: str = ""
 
     @property
     def fenced(self) -> bool:
