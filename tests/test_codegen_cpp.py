@@ -19,8 +19,9 @@ from cpp_harness import Reader, build_reader, fleet
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.codegen import cpp
-from vineyard_arrow.codegen.model import PART, AnnotationError
+from vineyard_arrow.codegen.model import PART
 from vineyard_arrow.codegen.source import read_file
+from vineyard_arrow.errors import AnnotationError
 from vineyard_arrow.registry import Part
 
 

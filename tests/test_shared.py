@@ -37,8 +37,8 @@ from types_harness import (
 
 from vineyard_arrow import ObjectID, Part, ResolverNotFoundError, shared
 from vineyard_arrow.client import Client
-from vineyard_arrow.codegen.model import PART, AnnotationError, text_of
-from vineyard_arrow.errors import InvalidObjectError, ObjectNotFoundError
+from vineyard_arrow.codegen.model import PART, text_of
+from vineyard_arrow.errors import AnnotationError, InvalidObjectError, ObjectNotFoundError
 from vineyard_arrow.registry import Encoder, default_registry
 from vineyard_arrow.types.pickling import pickle_part
 from vineyard_arrow.types.shared import SharedType, shared_class

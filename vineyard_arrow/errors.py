@@ -166,6 +166,12 @@ class InvalidObjectError(VineyardArrowError, ValueError):
     code = "invalid"
 
 
+class AnnotationError(InvalidObjectError):
+    """Annotations that a shared class cannot have."""
+
+    code = "invalid-annotations"
+
+
 class InvalidGraphError(InvalidObjectError):
     """The tables make no graph, or the arrays of a stored graph make no sense."""
 

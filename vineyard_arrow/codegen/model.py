@@ -60,7 +60,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from ..errors import InvalidObjectError
+from ..errors import AnnotationError
 
 __all__ = [
     "PART",
@@ -260,10 +260,6 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.message}; {self.instead}"
-
-
-class AnnotationError(InvalidObjectError):
-    """Annotations that a shared class cannot have."""
 
 
 def refusal(problems: Iterable[Problem]) -> AnnotationError:

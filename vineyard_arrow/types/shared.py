@@ -31,8 +31,8 @@ from typing import Any, TypeVar, overload
 import pyarrow as pa
 
 from ..codegen.hints import UnsupportedError, check_class, renamed_from, type_of_hint
-from ..codegen.model import AnnotationError, Class, Field, struct_of, text_of
-from ..errors import InvalidObjectError
+from ..codegen.model import Class, Field, struct_of, text_of
+from ..errors import AnnotationError, InvalidObjectError
 from ..registry import (
     Encoder,
     Part,
