@@ -64,7 +64,8 @@ class Place:
         if self.kind == "lance":
             return [each["version"] for each in self.table().versions()]
         # A replacement is two snapshots of one commit: rows go, and others come.
-        return [s.snapshot_id for s in self.table().snapshots() if "append" in str(s.summary)]
+        snapshots = self.table().snapshots()
+        return [s.snapshot_id for s in snapshots if s.summary.operation.value == "append"]
 
     def tag(self, name: str, version: int) -> None:
         if self.kind == "lance":

@@ -76,19 +76,17 @@ class DeltaTable(Table):
     def travel(self, version: int | str | None, timestamp: datetime | None) -> None:
         if isinstance(version, str):
             raise ConfigError(f"version={version!r}", "a version of Delta is a number")
+        # Of an older version, history tells times of others.
+        known = self._table.history() if timestamp is not None else []
         try:
             self._table.load_as_version(version if timestamp is None else timestamp)
         except (self._library.exceptions.DeltaError, ValueError, OverflowError) as error:
             raise no_version(self, timestamp or version, error) from None
-        if timestamp is not None and self._committed_ms() > milliseconds(timestamp):
-            raise no_version(self, timestamp)
+        if timestamp is not None:  # before all of them, the library takes the first
+            times = [each.get("timestamp", 0) for each in known]
+            if times and min(times) > milliseconds(timestamp):
+                raise no_version(self, timestamp)
         self._look()
-
-    def _committed_ms(self) -> int:
-        """When the version was committed: as of an earlier time, the library takes the first."""
-        known = {each["version"]: each for each in self._table.history()}
-        at: int = known.get(self._table.version(), {}).get("timestamp", 0)
-        return at
 
     # ---- reading
 
