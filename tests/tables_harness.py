@@ -100,6 +100,6 @@ def failing(table: pa.Table, times: int) -> pa.RecordBatchReader:
     def made() -> Iterator[pa.RecordBatch]:
         for _ in range(times):
             yield from table.to_batches()
-        raise RuntimeError("the source failed")
+        raise ValueError("the source failed")
 
     return pa.RecordBatchReader.from_batches(table.schema, made())

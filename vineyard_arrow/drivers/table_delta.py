@@ -14,8 +14,8 @@ from pyarrow import fs as pafs
 
 from ..errors import ConfigError
 from .table_formats import (
-    Place,
     Table,
+    TablePlace,
     Writing,
     lake_type,
     milliseconds,
@@ -34,9 +34,10 @@ def object_store_options() -> Mapping[str, str]:
     return {"allow_http": "true"} if endpoint.startswith("http://") else {}
 
 
-def _delta_options() -> Mapping[str, str]:
+def _delta_options(given: Mapping[str, str]) -> Mapping[str, str]:
     options = dict(object_store_options())
-    if "AWS_ENDPOINT_URL" in os.environ and "AWS_ACCESS_KEY_ID" not in os.environ:
+    has_key = any("access_key_id" in name.lower() for name in (*given, *os.environ))
+    if "AWS_ENDPOINT_URL" in os.environ and not has_key:
         options["aws_force_credential_load"] = "true"  # else it looks at no files
     return options
 
@@ -46,12 +47,12 @@ class DeltaTable(Table):
 
     kind = "Delta"
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: TablePlace) -> None:
         with table_library("delta"):
             import deltalake
         self._library: Any = deltalake
         if place.url.startswith(("s3://", "s3a://")):
-            place = place.with_defaults(**_delta_options())
+            place = place.with_defaults(**_delta_options(place.options))
         super().__init__(place)
 
     def open(self) -> bool:

@@ -33,8 +33,8 @@ from ..errors import (
 )
 
 __all__ = [
-    "Place",
     "Table",
+    "TablePlace",
     "Writing",
     "lake_type",
     "milliseconds",
@@ -49,8 +49,8 @@ __all__ = [
 
 _SECRET = re.compile(r"pass|secret|token|key|credential|sas", re.IGNORECASE)
 _DENIED = re.compile(
-    r"403|forbidden|access.?denied|permission denied|InvalidAccessKeyId|SignatureDoesNotMatch"
-    r"|lacked the necessary privileges|unauthori[sz]ed",
+    r"HTTP status 403|forbidden|access.?denied|permission denied|InvalidAccessKeyId"
+    r"|SignatureDoesNotMatch|lacked the necessary privileges|unauthori[sz]ed",
     re.IGNORECASE,
 )
 _CONFLICT = re.compile(
@@ -63,7 +63,8 @@ _UNSUPPORTED = re.compile(
     re.IGNORECASE,
 )
 _MISSING = re.compile(
-    r"not found|no such (file|table|bucket|namespace)|does not exist|NoSuch|404|no files in log",
+    r"not found|no such (file|table|bucket|namespace)|does not exist|NoSuch|HTTP status 404"
+    r"|no files in log",
     re.IGNORECASE,
 )
 _DAMAGED = re.compile(r"corrupt|magic (bytes|number)", re.IGNORECASE)
@@ -72,7 +73,7 @@ _FROM_REMOTE = {"sqlalchemy", "requests", "urllib3", "botocore", "google", "azur
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TablePlace:
     """Where a table is.
 
     ``url`` is a path of this machine or a url, as the library takes it; ``catalog`` and
@@ -90,7 +91,7 @@ class Place:
         """Whether it is a path of this machine."""
         return bool(self.url) and "://" not in self.url
 
-    def with_defaults(self, **options: str) -> Place:
+    def with_defaults(self, **options: str) -> TablePlace:
         """This, with options that are not given."""
         return replace(self, options={**options, **self.options})
 
@@ -123,7 +124,7 @@ class Table(ABC):
     schema: pa.Schema
     partitions: Sequence[str] = ()
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: TablePlace) -> None:
         self.place = place
 
     @abstractmethod
@@ -286,7 +287,7 @@ def table_library(extra: str) -> Iterator[None]:
 
 
 @contextmanager
-def table_errors(place: Place) -> Iterator[None]:
+def table_errors(place: TablePlace, *, writing: bool = False) -> Iterator[None]:
     """Say what goes wrong with a table in the block, as errors of our tree.
 
     Raises
@@ -309,7 +310,7 @@ def table_errors(place: Place) -> Iterator[None]:
         if not _is_of_library(error):
             raise
         # Not chained: what the library said itself may have secrets.
-        raise _said(place, error) from None
+        raise _said(place, error, writing) from None
 
 
 def _is_of_library(error: Exception) -> bool:
@@ -321,24 +322,25 @@ def _is_of_library(error: Exception) -> bool:
     return not names.isdisjoint(_LIBRARIES | _FROM_REMOTE)
 
 
-def _said(place: Place, error: Exception) -> VineyardArrowError:
-    text = f"{place.name}: {_without_secrets(_words(error), place.options)}"
-    told = f"{type(error).__name__}: {text}"
+def _said(place: TablePlace, error: Exception, writing: bool) -> VineyardArrowError:
+    words = _without_secrets(_words(error), place.options)
+    text = f"{place.name}: {words}"
+    told = f"{type(error).__name__}: {words}".replace(place.url.strip("/") or "\0", "")
     if _DENIED.search(told):
         return AccessDeniedError(
             text, "credentials come from where the service's tools look, or from storage_options="
         )
     if _CONFLICT.search(told):
         return CommitConflictError(text, "nothing was written: write it again")
-    if "already exists" in text:
+    if "already exists" in told:
         return TableExistsError(text, "mode='append' adds to it, mode='replace' replaces it")
     if _UNSUPPORTED.search(told):
         return FileError(text, f"a later release of the library may have it: {_library(error)}")
-    missing = _MISSING.search(told) and not _DAMAGED.search(text)
+    missing = _MISSING.search(told) and not _DAMAGED.search(told)
     if missing or isinstance(error, FileNotFoundError):
         return PathNotFoundError(text, "a data file that is gone was cleaned up, or never copied")
     remote = "HTTP" in text or "Generic S3" in text or "AWS Error" in text
-    if remote or type(error).__module__.partition(".")[0] in _FROM_REMOTE:
+    if writing or remote or type(error).__module__.partition(".")[0] in _FROM_REMOTE:
         return FileError(text)
     return DamagedFileError(text, "it is damaged, or of another format")
 

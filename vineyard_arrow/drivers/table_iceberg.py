@@ -20,8 +20,8 @@ from ..errors import (
 )
 from .schemas import may_hold
 from .table_formats import (
-    Place,
     Table,
+    TablePlace,
     Writing,
     lake_type,
     milliseconds,
@@ -45,7 +45,7 @@ class IcebergTable(Table):
     _table: Any = None
     _snapshot: int | None = None
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: TablePlace) -> None:
         with table_library("iceberg"):
             import pyiceberg.catalog
             import pyiceberg.exceptions

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from .pieces import PIECE_BYTES
 from .schemas import needed_for
 from .table_delta import object_store_options, remove_empty
-from .table_formats import Place, Table, Writing, no_version, table_library
+from .table_formats import Table, TablePlace, Writing, no_version, table_library
 
 __all__ = ["LanceTable"]
 
@@ -24,7 +24,7 @@ class LanceTable(Table):
 
     kind = "Lance"
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: TablePlace) -> None:
         with table_library("lance"):
             import lance
         self._library: Any = lance

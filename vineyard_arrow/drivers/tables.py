@@ -24,7 +24,7 @@ from .pieces import ahead, packed, pieces, waited
 from .registry import Request, driver, path_of, shown
 from .schemas import expression_of, fitted, needed_for, rows_where
 from .sql import MODES
-from .table_formats import Place, Table, Writing, moment, stored_schema, table_errors
+from .table_formats import Table, TablePlace, Writing, moment, stored_schema, table_errors
 from .writers import reader_of
 
 _FORMATS = {
@@ -110,27 +110,35 @@ def write_table(
     if schema not in ("strict", "unify"):
         raise ConfigError(f"schema={schema!r}", "'strict', or 'unify', which adds columns")
     by = [partition_by] if isinstance(partition_by, str) else list(partition_by)
-    rows = reader_of(request)
+    rows, failed = reader_of(request), list[Exception]()
     place = _place(request, storage_options)
-    with table_errors(place), contextlib.closing(_table(request, place)) as table:
-        there = table.open()
-        if there and mode in ("fail", "create"):
-            raise TableExistsError(
-                f"{place.name} already exists",
-                "mode='append' adds to it, mode='replace' replaces it",
+    try:
+        with (
+            table_errors(place, writing=True),
+            contextlib.closing(_table(request, place)) as table,
+        ):
+            there = table.open()
+            if there and mode in ("fail", "create"):
+                raise TableExistsError(
+                    f"{place.name} already exists",
+                    "mode='append' adds to it, mode='replace' replaces it",
+                )
+            wanted = _wanted(table, rows.schema, there, mode, schema == "unify")
+            _check_partitions(table, by, wanted, there, mode)
+            widened = there and any(n not in table.schema.names for n in wanted.names)
+            _Written(rows, wanted, request, place.name, failed).by(
+                lambda given: table.write(Writing(given, mode, by, widened))
             )
-        wanted = _wanted(table, rows.schema, there, mode, schema == "unify")
-        _check_partitions(table, by, wanted, there, mode)
-        widened = there and any(n not in table.schema.names for n in wanted.names)
-        _Written(rows, wanted, request, place.name).by(
-            lambda given: table.write(Writing(given, mode, by, widened))
-        )
+    except Exception:
+        if failed:  # what the source of rows raises is raised as it is
+            raise failed.pop() from None
+        raise
 
 
 # ---- where
 
 
-def _place(request: Request, options: _Options) -> Place:
+def _place(request: Request, options: _Options) -> TablePlace:
     """The place of a request: what is after ``delta+`` or ``delta://``, if it begins so."""
     given = {str(key): str(value) for key, value in (options or {}).items()}
     url = request.url
@@ -142,12 +150,12 @@ def _place(request: Request, options: _Options) -> Place:
             catalog, _, name = rest.partition("/")
             if not name:
                 raise ConfigError(f"{shown(request.url)} names no table", _AS["iceberg"])
-            return Place(shown(request.url), "", catalog, unquote(name), given)
+            return TablePlace(shown(request.url), "", catalog, unquote(name), given)
     if "://" not in url or url.lower().startswith("file://"):
         url = os.path.abspath(os.path.expanduser(path_of(url)))
     elif "?" in url:
         raise ConfigError(f"{shown(url)}: tables take no query", "storage_options=")
-    return Place(shown(request.url), url, options=given)
+    return TablePlace(shown(request.url), url, options=given)
 
 
 _AS = {
@@ -165,7 +173,7 @@ def _without_scheme(url: str, name: str, rest: str) -> str:
     raise ConfigError(f"{shown(url)} names no table", _AS[name])
 
 
-def _table(request: Request, place: Place) -> Table:
+def _table(request: Request, place: TablePlace) -> Table:
     scheme = request.scheme.partition("+")[0]
     module, name = _FORMATS[scheme if scheme in _FORMATS else request.format or ""]
     made: Table = getattr(import_module(f".{module}", __package__), name)(place)
@@ -278,25 +286,29 @@ def _check_partitions(
 
 
 class _Written:
-    """Rows on their way to a library that writes them, by a thread that an interrupt breaks off."""
+    """Rows on their way to a library that writes them, by a thread that an interrupt breaks off.
+
+    ``failed`` gets what their source raises, since libraries make texts of it.
+    """
 
     def __init__(
-        self, rows: pa.RecordBatchReader, wanted: pa.Schema, request: Request, name: str
+        self,
+        rows: pa.RecordBatchReader,
+        wanted: pa.Schema,
+        request: Request,
+        name: str,
+        failed: list[Exception],
     ) -> None:
         self._rows, self._wanted, self._request, self._name = rows, wanted, request, name
+        self._failed = failed
         self._stopped = threading.Event()
-        self._failed: list[BaseException] = []
 
     def by(self, write: Callable[[pa.RecordBatchReader], None]) -> None:
-        """Have them written; what their source raises is raised as it is."""
+        """Have them written."""
         reader = pa.RecordBatchReader.from_batches(self._wanted, self._batches())
         thread = ThreadPoolExecutor(1, "vineyard-arrow-table")
         try:
             waited(thread.submit(write, reader))
-        except Exception:
-            if self._failed:
-                raise self._failed.pop() from None
-            raise
         finally:
             self._stopped.set()
             thread.shutdown()
