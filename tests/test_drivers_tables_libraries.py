@@ -213,6 +213,23 @@ def test_columns_of_iceberg_that_others_depend_on(client: Client, tmp_path: Path
         assert got(client, place.url, **place.options).num_rows == 1000
 
 
+def test_names_of_iceberg_are_those_of_the_version(client: Client, tmp_path: Path) -> None:
+    for place in make_place("iceberg", tmp_path):
+        place.write(client, pa.table({"a": [1, 2], "b": [100, 200]}))
+        (first,) = place.versions()
+        with closing(place.catalog()) as catalog:
+            table = catalog.load_table("n.t")
+            with table.update_schema(allow_incompatible_changes=True) as change:
+                change.delete_column("a")
+            with table.update_schema() as change:
+                change.rename_column("b", "a")
+        for version, value in ((first, 2), (None, 200)):
+            read = got(
+                client, place.url, **place.options, version=version, filter=[("a", "=", value)]
+            )
+            assert read["a"].to_pylist() == [value]
+
+
 # ---- S3
 
 

@@ -15,6 +15,7 @@ from ..errors import (
     ConfigError,
     FileError,
     InvalidObjectError,
+    LibraryNotFoundError,
     PathNotFoundError,
     SchemaMismatchError,
 )
@@ -68,9 +69,9 @@ class IcebergTable(Table):
                 self._table = self._catalog.load_table(self.place.identifier)
             except (errors.NoSuchTableError, errors.NoSuchNamespaceError):
                 return False
-        fields = {field.field_id: field for field in self._table.schema().fields}
+        names = {field.field_id: field.name for field in self._table.schema().fields}
         self.partitions = [
-            fields[each.source_id].name if str(each.transform) == "identity" else each.name
+            names.get(each.source_id, each.name) if str(each.transform) == "identity" else each.name
             for each in self._table.spec().fields
         ]
         self._look()
@@ -93,8 +94,10 @@ class IcebergTable(Table):
         name = self.place.catalog
         try:
             made = self._library.catalog.load_catalog(name, **self.place.options)
-        except (ValueError, self._library.exceptions.NotInstalledError) as error:
-            if isinstance(error, ValueError) and "URI missing" not in str(error):
+        except self._library.exceptions.NotInstalledError as error:
+            raise LibraryNotFoundError(str(error), "pip install what pyiceberg asks for") from None
+        except ValueError as error:
+            if "URI missing" not in str(error):
                 raise
             raise ConfigError(
                 f"there is no catalog {name!r} of Iceberg: {error}",
@@ -105,9 +108,9 @@ class IcebergTable(Table):
         return made
 
     def _look(self) -> None:
-        found = self._library.io.pyarrow.schema_to_pyarrow(
-            self._scan().projection(), include_field_ids=False
-        )
+        projection = self._scan().projection()  # of the snapshot: names may have changed since
+        self._fields = projection.fields
+        found = self._library.io.pyarrow.schema_to_pyarrow(projection, include_field_ids=False)
         self.schema = pa.schema([field.with_type(plain(field.type)) for field in found])
 
     def _scan(self, columns: Sequence[str] = ("*",)) -> Any:
@@ -172,12 +175,12 @@ class IcebergTable(Table):
     def _may_match(self, task: Any, filter: ds.Expression) -> bool:
         """Whether what the metadata say of a file goes with a filter."""
         known = None
-        for field in self._table.schema().fields:
-            column = self.schema.get_field_index(field.name)
-            bounds = _bounds(task.file, field) if column >= 0 else None
+        for field in self._fields:
+            bounds = _bounds(task.file, field)
             if bounds is None:
                 continue
-            least, most = (pa.scalar(each).cast(self.schema.field(column).type) for each in bounds)
+            type = self.schema.field(field.name).type
+            least, most = (pa.scalar(each).cast(type) for each in bounds)
             one = (ds.field(field.name) >= least) & (ds.field(field.name) <= most)
             if (task.file.null_value_counts or {}).get(field.field_id) != 0:
                 one |= ds.field(field.name).is_null()
@@ -204,11 +207,18 @@ class IcebergTable(Table):
                 change = self._changed(writing)
             for rows in self._appendable(writing, change):
                 change.append(rows)
-            change.commit_transaction()
-        except self._library.exceptions.CommitStateUnknownException:
-            raise  # it may have come to be
         except BaseException:
             files.delete()
+            raise
+        errors = self._library.exceptions
+        try:
+            change.commit_transaction()
+        except (
+            errors.CommitFailedException,
+            errors.TableAlreadyExistsError,
+            errors.ValidationException,
+        ):
+            files.delete()  # of other failures nobody knows whether it came to be
             raise
 
     def _created(self, writing: Writing, files: _Recorded) -> Any:
@@ -360,7 +370,10 @@ def _bounds(file: Any, field: Any) -> tuple[Any, Any] | None:
     if least is None or most is None:
         return None
     if isinstance(type, StringType):
-        return conversions.from_bytes(type, least), conversions.from_bytes(type, most)
+        try:
+            return conversions.from_bytes(type, least), conversions.from_bytes(type, most)
+        except UnicodeDecodeError:  # cut off within a letter
+            return None
     wide = len(least) == len(most) == 8 and isinstance(type, LongType)
     if not wide and not (len(least) == len(most) == 4 and isinstance(type, IntegerType | DateType)):
         return None
