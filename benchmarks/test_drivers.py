@@ -1,4 +1,4 @@
-"""Files into the store: Parquet and CSV against pyarrow's own readers into private memory.
+"""Files and tables into the store, against their libraries' own readers into private memory.
 
 Ours includes the put, so any number of processes can map the result. Files lie in the page cache.
 """
@@ -73,6 +73,63 @@ def test_read(benchmark: Any, any_store: Any, files: dict[str, Path], kind: str)
         time_of(theirs),
         ratio_of(mine, theirs),
         "<= 1.1",
+    )
+
+
+def delta_files(path: Path) -> pa.Table:
+    import deltalake
+
+    return deltalake.DeltaTable(path).to_pyarrow_table()
+
+
+def delta_engine(path: Path) -> pa.Table:
+    """Strings stay views, of which pyarrow can do little."""
+    import deltalake
+
+    return pa.table(deltalake.DeltaTable(path).scan())
+
+
+def lance_table(path: Path) -> pa.Table:
+    import lance
+
+    return lance.dataset(path).to_table()
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows, twice as many, as tables of Delta and Lance."""
+    import deltalake
+    import lance
+
+    folder, table = tmp_path_factory.mktemp("tables"), some_table(2 * ROWS)
+    deltalake.write_deltalake(folder / "t", table)
+    lance.write_dataset(table, folder / "t.lance")
+    return folder
+
+
+@pytest.mark.benchmark(group="a table into the store / its library's reader into private memory")
+@pytest.mark.parametrize("plain", [delta_files, delta_engine, lance_table])
+def test_read_table(benchmark: Any, store: Any, tables: Path, plain: Any) -> None:
+    path = tables / ("t.lance" if plain is lance_table else "t")
+
+    def ours() -> float:
+        taken = seconds(store.client.read, path)
+        (meta,) = store.client.list_objects()
+        assert meta.copied == 0
+        store.client.delete(meta.id)
+        return taken
+
+    def theirs() -> float:
+        return seconds(plain, path)
+
+    ours()
+    mine, others = paired(benchmark, ours, theirs, rounds=5)
+    report(
+        benchmark,
+        plain.__name__.replace("_", ", "),
+        time_of(mine),
+        time_of(others),
+        ratio_of(mine, others),
     )
 
 

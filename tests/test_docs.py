@@ -39,6 +39,7 @@ PAGES = [
     "drivers",
     "export",
     "partition",
+    "tables",
 ]
 RECIPES = [
     f"recipes/{path.stem}"

@@ -101,9 +101,21 @@ class DamagedFileError(FileError, ValueError):
 
 
 class SchemaMismatchError(VineyardArrowError, ValueError):
-    """Files that are to make one table have different columns."""
+    """Files that are to make one table have different columns, or rows others than their table."""
 
     code = "schema-mismatch"
+
+
+class VersionNotFoundError(VineyardArrowError, LookupError):
+    """A table in a table format has no such version, snapshot or tag, or none so early."""
+
+    code = "no-version"
+
+
+class CommitConflictError(VineyardArrowError, RuntimeError):
+    """Others changed a table meanwhile, so that what was written does not count."""
+
+    code = "commit-conflict"
 
 
 class DatabaseError(VineyardArrowError, RuntimeError):

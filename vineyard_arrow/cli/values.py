@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ..client import Client
 from ..config import client_config
+from ..drivers.registry import find_driver, request_of
 from ..errors import (
     InvalidObjectError,
     ObjectExistsError,
@@ -133,13 +134,19 @@ def _write(client: Client, meta: ObjectMeta, value: Any, url: str) -> Report:
             f"{meta.id} is a {kind(meta.typename)}, not a table", "only tables go to files"
         )
     with progress_bar(os.path.basename(url), table.nbytes) as tell:
-        client.write(table, url, overwrite=True, progress=tell)
+        client.write(table, url, progress=tell, **_replacing(client, url))
     data: dict[str, Any] = {"id": str(meta.id), "file": url, "rows": table.num_rows}
     told = f"wrote {table.num_rows:,} rows to {url}"
     if os.path.isfile(url):
         data["file_nbytes"] = os.path.getsize(url)
         told += f" ({format_size(data['file_nbytes'])})"
     return Report([Line(told)], data)
+
+
+def _replacing(client: Client, url: str) -> dict[str, Any]:
+    """The option by which a driver replaces what is there."""
+    taken = find_driver("write", request_of(client, url)).options
+    return {"mode": "replace"} if "mode" in taken else {"overwrite": True}
 
 
 def as_table(value: Any, head: int | None = None) -> pa.Table | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from importlib.metadata import entry_points
 from itertools import chain
@@ -25,9 +25,10 @@ from ..errors import (
     QueryFailedError,
     SchemaMismatchError,
 )
+from .pieces import pieces, waited
 from .registry import Request, driver, shown
 from .schemas import fitted, merged
-from .sql import BATCH_BYTES, MODES, Database, Parameters, TableName, database_errors
+from .sql import MODES, Database, Parameters, TableName, database_errors
 from .writers import reader_of
 
 _T = TypeVar("_T")
@@ -43,7 +44,6 @@ SCHEMES = (
     *_ADBC,
     *sorted({"sqlalchemy", "mysql", "mariadb", "oracle", "mssql", *_DIALECTS} - set(_ADBC)),
 )
-_LOOK_S = 0.2  # how late an interrupt may be seen
 _Table = str | Sequence[str]
 
 
@@ -63,7 +63,7 @@ def read_database(
     done = 0
     with database_errors(request.url), _Session(request.url) as session:
         sql = _query_of(session.database, query, table, columns, parameters)
-        for held in _pieces(session.batches(sql, parameters)):
+        for held in pieces(session.batches(sql, parameters)):
             # Copied once, while the next is fetched: drivers allocate memory of their own.
             kept = pa.concat_batches(held, memory_pool=pool)
             tables.append(pa.Table.from_batches([kept]))
@@ -154,29 +154,6 @@ def _fitting(table: pa.Table, schema: pa.Schema, pool: pa.MemoryPool, name: str)
     return fitted(table, schema, {}, pool, name)
 
 
-def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
-    """Batches of one schema, together of about `BATCH_BYTES`; at least one."""
-    held: list[pa.RecordBatch] = []
-    nbytes = 0
-    for batch in batches:
-        if held and (nbytes + batch.nbytes > BATCH_BYTES or batch.schema != held[0].schema):
-            yield held
-            held, nbytes = [], 0
-        held.append(batch)
-        nbytes += batch.nbytes
-    yield held
-
-
-def _waited(future: Future[_T]) -> _T:
-    """The result of a future. A signal that another thread takes wakes no lock of this one."""
-    try:
-        while not future.done():
-            wait([future], _LOOK_S)
-        return future.result()
-    finally:
-        del future  # its error has this frame, and with it all that the callers hold
-
-
 class _Session:
     """A database with the one thread that uses it."""
 
@@ -205,9 +182,9 @@ class _Session:
     def __exit__(self, *exception: object) -> None:
         self._stop()
         with contextlib.suppress(Exception):  # of a broken connection; nothing was committed
-            _waited(self._thread.submit(self._close))
+            waited(self._thread.submit(self._close))
         self._thread.shutdown()
-        self._last = None  # see _waited
+        self._last = None  # see waited
 
     def _stop(self) -> None:
         """Break off what still runs: the block was left early."""
@@ -225,19 +202,19 @@ class _Session:
         return future
 
     def _run(self, function: Callable[[], _T]) -> _T:
-        return _waited(self._submit(function))
+        return waited(self._submit(function))
 
     def batches(self, sql: str, parameters: Parameters) -> Iterator[pa.RecordBatch]:
         """What a query finds, each batch fetched while the one before is used."""
         self._found = found = self.database.query(sql, parameters)
         ahead = self._submit(lambda: next(found, None))
         try:
-            while (batch := _waited(ahead)) is not None:
+            while (batch := waited(ahead)) is not None:
                 ahead = self._submit(lambda: next(found, None))
                 yield batch
                 del batch
         finally:
-            del ahead  # see _waited
+            del ahead  # see waited
 
     def write(
         self, rows: pa.RecordBatchReader, table: TableName, mode: str, request: Request

@@ -23,9 +23,9 @@ from ..errors import ConfigError, DamagedFileError, SchemaMismatchError, Vineyar
 from .filesystems import File, file_errors, list_files, place
 from .formats import FORMATS, Format, Unit, format_by_content, make_format
 from .registry import Request, format_of, shown
-from .schemas import Policy, expression_of, fitted, merged, needed_for, rows_where
+from .schemas import Policy, expression_of, fitted, may_hold, merged, needed_for, rows_where
 
-__all__ = ["Dataset", "open_dataset", "retried"]
+__all__ = ["Dataset", "chosen", "open_dataset", "picked", "retried"]
 
 _T = TypeVar("_T")
 _THREADS = min(8, os.cpu_count() or 1)
@@ -58,7 +58,7 @@ class Dataset:
     @property
     def result(self) -> pa.Schema:
         """The schema of what comes out."""
-        return _picked(self.schema, self.names)
+        return picked(self.schema, self.names)
 
     def units(self, split: bool) -> list[Unit]:
         """The units of all files but those that the filter rules out."""
@@ -77,12 +77,9 @@ class Dataset:
         for name, value in self._keys_of(file).items():
             one = ds.field(name).is_null() if value is None else ds.field(name) == value
             said = one if said is None else said & one
-        if said is None:
+        if said is None or self.filter is None:
             return True
-        any_format = ds.IpcFileFormat()
-        fragment = any_format.make_fragment(file.path, file.fs, said)
-        alone = ds.FileSystemDataset([fragment], self.schema, any_format, file.fs)
-        return any(True for _ in alone.get_fragments(filter=self.filter))
+        return may_hold(said, self.filter, self.schema)
 
     def _keys_of(self, file: File) -> dict[str, Any]:
         return {
@@ -112,7 +109,7 @@ class Dataset:
             if self.filter is None:
                 return fitted(table, self.result, keys, pool, unit.name)
             private = pa.default_memory_pool()
-            needed = _picked(self.schema, self.needed)
+            needed = picked(self.schema, self.needed)
             table = fitted(table, needed, keys, private, unit.name)
             return rows_where(table, self.filter, pool).select(list(self.names))
 
@@ -121,7 +118,7 @@ class Dataset:
         schemas = [(name, table.schema) for name, table in tables]
         if not self.every:
             schemas = [
-                (name, _picked(found, [n for n in self.names if n in found.names]))
+                (name, picked(found, [n for n in self.names if n in found.names]))
                 for name, found in schemas
             ]
         found = merged(schemas, policy)
@@ -225,8 +222,8 @@ def open_dataset(
     """Look at the files of a request: their columns, not their rows."""
     where = place(request.url, filesystem)
     files, name = _of_one_format(request.format, list_files(where), where.name)
-    chosen = columns is not None or isinstance(schema, pa.Schema)
-    format = _made(name, csv, "ignore" if chosen else "error")
+    is_said = columns is not None or isinstance(schema, pa.Schema)
+    format = _made(name, csv, "ignore" if is_said else "error")
     expression = expression_of(filter)
 
     infers = format.infers and not (
@@ -242,7 +239,7 @@ def open_dataset(
         looked = [(shown(f.path), task.result()) for f, task in zip(files, tasks, strict=True)]
     keys = _key_types(files)
     whole = _with_keys(_names_of(looked, schema) if infers else merged(looked, schema), keys)
-    names = _chosen(columns, whole)
+    names = chosen(columns, whole)
     needed = list(names)
     if expression is not None:
         looks_at = needed_for(expression, whole)
@@ -301,7 +298,8 @@ def _names_of(looked: Sequence[tuple[str, pa.Schema]], policy: Policy) -> pa.Sch
     return out
 
 
-def _chosen(columns: Sequence[str] | None, schema: pa.Schema) -> list[str]:
+def chosen(columns: Sequence[str] | None, schema: pa.Schema) -> list[str]:
+    """The columns that were asked for, if they are there."""
     if columns is None:
         return list(schema.names)
     if isinstance(columns, str):
@@ -314,7 +312,8 @@ def _chosen(columns: Sequence[str] | None, schema: pa.Schema) -> list[str]:
     return list(columns)
 
 
-def _picked(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+def picked(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """The schema of some columns."""
     return pa.schema([schema.field(name) for name in names], schema.metadata)
 
 

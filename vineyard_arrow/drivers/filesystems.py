@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pyarrow import fs as pafs
@@ -28,7 +28,7 @@ from ..errors import (
     StoreFullError,
     VineyardArrowError,
 )
-from .registry import scheme_of, shown
+from .registry import path_of, scheme_of, shown
 
 __all__ = ["READ_SCHEMES", "WRITE_SCHEMES", "File", "Place", "file_errors", "list_files", "place"]
 
@@ -86,8 +86,8 @@ def place(url: str, filesystem: Any = None) -> Place:
         return Place(_wrapped(filesystem), url, url)
     scheme = scheme_of(url)
     if scheme == "file":
-        path = unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
-        return Place(pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path)), url)
+        path = os.path.abspath(os.path.expanduser(path_of(url)))
+        return Place(pafs.LocalFileSystem(), path, url)
     name = shown(url)
     with file_errors(name):
         if scheme in _ARROW:
@@ -142,6 +142,8 @@ def list_files(where: Place) -> list[File]:
     ------
     PathNotFoundError
         If there is none.
+    ConfigError
+        If the directory is a Delta table: which of its files count, its log says alone.
     """
     with file_errors(where.name):
         if scheme_of(where.name) in ("http", "https"):
@@ -157,9 +159,15 @@ def list_files(where: Place) -> list[File]:
         else:
             raise PathNotFoundError(f"{where.name}: there is no such file or directory")
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+        infos = where.fs.get_file_info(selector)
+        if fits is None and any(_below(i.path, base)[0] == "_delta_log" for i in infos):
+            raise ConfigError(
+                f"{where.name} is a Delta table",
+                "format='delta' takes it as one, a glob such as '*.parquet' all its files",
+            )
         found = [
             File(where.fs, i.path, i.size or 0, _keys(i.path, base))
-            for i in where.fs.get_file_info(selector)
+            for i in infos
             if i.type == pafs.FileType.File
             and not _is_hidden(i.path, base)
             and (fits is None or fits.fullmatch(i.path.lstrip("/")))

@@ -71,7 +71,8 @@ class Request:
     scheme : str
         Of the url, in lower case; ``"file"`` for paths.
     format : str or None
-        As it was given, else by the ending of the url, if some driver has named that ending.
+        As it was given, else by the ending of the url or what marks a directory, if some driver has
+        named that.
     typename : str or None
         Of the object to write or to cut up; ``"vineyard.table"`` for a value in columns that is
         not in the store, None for other such values.
@@ -97,8 +98,7 @@ class Request:
     @property
     def path(self) -> str:
         """The path of this machine that the url is, if its scheme is ``file`` or none."""
-        is_url = self.url.lower().startswith("file://")
-        return unquote(urlsplit(self.url).path) if is_url else self.url
+        return path_of(self.url)
 
     def done(self, done: int, total: int) -> None:
         """Tell `progress`, if anybody listens."""
@@ -116,6 +116,7 @@ class Driver:
     typename: str | None
     endings: tuple[str, ...]
     function: Callable[..., Any]
+    marker: str | None = None
 
     def __repr__(self) -> str:
         parts = [self.kind]
@@ -163,6 +164,7 @@ def driver(
     format: str | Iterable[str] | None = None,
     typename: str | None = None,
     endings: Iterable[str] = (),
+    marker: str | None = None,
 ) -> Callable[[_F], _F]:
     """Register a function as a driver; may be stacked.
 
@@ -178,6 +180,8 @@ def driver(
         Of the objects that it writes or cuts up.
     endings : iterable of str
         Such as ``".parquet"``: names that end so are of ``format`` (its first, if several).
+    marker : str, optional
+        Such as ``"_delta_log"``: directories of this machine that hold one are of ``format``.
 
     Examples
     --------
@@ -190,7 +194,8 @@ def driver(
         raise ConfigError(f"there are no drivers to {kind!r}", f"there are {', '.join(_KINDS)}")
 
     def register(function: _F) -> _F:
-        made = Driver(kind, _several(scheme), _several(format), typename, tuple(endings), function)
+        names = _several(scheme), _several(format)
+        made = Driver(kind, *names, typename, tuple(endings), function, marker)
         _drivers.append(made)
         return function
 
@@ -223,6 +228,11 @@ def scheme_of(url: str) -> str:
     return found[1].lower() if found else "file"
 
 
+def path_of(url: str) -> str:
+    """The path that a path or a url with the scheme ``file`` is."""
+    return unquote(urlsplit(url).path) if url.lower().startswith("file://") else url
+
+
 def shown(url: str) -> str:
     """A url as errors and listings may say it: without user, password and query."""
     if scheme_of(url) == "file":
@@ -248,6 +258,15 @@ def format_of(url: str) -> str | None:
     return max(fitting)[1] if fitting else None
 
 
+def _marked(url: str) -> str | None:
+    """The format of a directory of this machine, by what marks it."""
+    if scheme_of(url) != "file":
+        return None
+    path = os.path.expanduser(path_of(url))
+    marks = dict.fromkeys((d.marker, d.formats[0]) for d in drivers() if d.marker and d.formats)
+    return next((name for mark, name in marks if os.path.exists(os.path.join(path, mark))), None)
+
+
 def request_of(
     client: Client, url: Any, format: str | None = None, progress: Progress | None = None
 ) -> Request:
@@ -258,7 +277,8 @@ def request_of(
         text = None
     if not isinstance(text, str) or not text:
         raise ConfigError(f"{url!r} is no url", "use a str or a path")
-    return Request(client, text, scheme_of(text), format or format_of(text), progress=progress)
+    format = format or format_of(text) or _marked(text)
+    return Request(client, text, scheme_of(text), format, progress=progress)
 
 
 def find_driver(kind: str, request: Request) -> Driver:

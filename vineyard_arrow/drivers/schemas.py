@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from pyarrow import fs as pafs
 
 from ..errors import ConfigError, SchemaMismatchError
 
-__all__ = ["Policy", "expression_of", "fitted", "merged", "needed_for", "rows_where"]
+__all__ = ["Policy", "expression_of", "fitted", "may_hold", "merged", "needed_for", "rows_where"]
 
 Policy = Any  # "strict", "first", "unify" or a pyarrow.Schema
 
@@ -153,6 +154,15 @@ def _unbound(filter: ds.Expression, schema: pa.Schema) -> str | None:
     except pa.ArrowException as error:
         return str(error).partition("\n")[0]
     return None
+
+
+def may_hold(known: ds.Expression, filter: ds.Expression, schema: pa.Schema) -> bool:
+    """Whether rows of which ``known`` is true may go with a filter. Nothing is read."""
+    any_format = ds.IpcFileFormat()
+    files = pafs.LocalFileSystem()
+    fragment = any_format.make_fragment("any", files, known)
+    alone = ds.FileSystemDataset([fragment], schema, any_format, files)
+    return any(True for _ in alone.get_fragments(filter=filter))
 
 
 def rows_where(table: pa.Table, filter: ds.Expression, pool: pa.MemoryPool) -> pa.Table:

@@ -30,7 +30,6 @@ from ..errors import (
 from .registry import shown
 
 __all__ = [
-    "BATCH_BYTES",
     "MODES",
     "Database",
     "Parameters",
@@ -41,7 +40,6 @@ __all__ = [
     "path_of",
 ]
 
-BATCH_BYTES = 16 << 20  # about what is held of a result at a time
 MODES = ("fail", "create", "append", "replace")
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None

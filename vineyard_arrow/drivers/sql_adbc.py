@@ -10,7 +10,8 @@ from urllib.parse import quote, urlsplit
 import pyarrow as pa
 
 from ..errors import ConfigError, InvalidObjectError, QueryFailedError
-from .sql import BATCH_BYTES, Database, Parameters, TableName, empty, library, path_of
+from .pieces import PIECE_BYTES
+from .sql import Database, Parameters, TableName, empty, library, path_of
 
 __all__ = ["open_postgresql", "open_sqlite"]
 
@@ -92,7 +93,7 @@ class _PostgreSQL(_Adbc):
             raise ConfigError(
                 "parameters of PostgreSQL have no names", "$1, $2 in the query, and a list here"
             )
-        hint = {f"{_OPTION}batch_size_hint_bytes": str(BATCH_BYTES)}
+        hint = {f"{_OPTION}batch_size_hint_bytes": str(PIECE_BYTES)}
         found = self._fetched(sql, parameters) if parameters else self._batches(sql, None, hint)
         return (_plain(batch) for batch in found)
 
@@ -109,7 +110,7 @@ class _PostgreSQL(_Adbc):
             for batch in self._batches(fetch, None, {f"{_OPTION}use_copy": "false"}):
                 come, nbytes = come + batch.num_rows, nbytes + batch.nbytes
                 yield batch
-            rows = max(1, min(1 << 20, rows * 8, BATCH_BYTES * come // max(nbytes, 1)))
+            rows = max(1, min(1 << 20, rows * 8, PIECE_BYTES * come // max(nbytes, 1)))
 
     def wanted(self, schema: pa.Schema, table: TableName, mode: str) -> pa.Schema:
         schema = super().wanted(schema, table, mode)
