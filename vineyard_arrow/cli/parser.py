@@ -164,6 +164,11 @@ def _add_values(command: object) -> None:
         help="if a name is taken: fail, leave it where it is, or point it here (error)",
     )
     import_.add_argument("--trusted", action="store_true", help="let gets load pickles in it")
+    import_.add_argument(
+        "--over",
+        metavar="NUMBERS",
+        help="instances to deal partitions out over, such as 0a1b2c,0a1b2d, or all (as they were)",
+    )
     rm = command("rm", "delete objects, or drop streams")
     rm.add_argument("key", nargs="*", help="id or name")
     rm.add_argument("--all", action="store_true", help=ALL)
