@@ -13,6 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+NEEDED = {"pipelines": ("torch", "dask.dataframe", "distributed")}  # not on every machine
+LIMITS_S = {"pipelines": 150}  # starts a cluster
+
 # Runs a command of a page by this interpreter, and holds what it says to the page.
 COMMAND = """
 def _command(text):
@@ -28,9 +31,21 @@ def _command(text):
 
 @pytest.mark.parametrize(
     "page",
-    ["types", "codegen", "streams", "graph", "distributed", "drivers", "export", "partition"],
+    [
+        "types",
+        "codegen",
+        "streams",
+        "graph",
+        "distributed",
+        "drivers",
+        "export",
+        "partition",
+        "pipelines",
+    ],
 )
 def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
+    for name in NEEDED.get(page, ()):
+        pytest.importorskip(name)
     text = (ROOT / "docs" / f"{page}.md").read_text()
     script = [COMMAND]
     for kind, block in re.findall(r"^```(python|console)\n(.*?)^```$", text, re.M | re.S):
@@ -51,6 +66,6 @@ def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMITS_S.get(page, 30),
     )
     assert done.returncode == 0, done.stderr
