@@ -320,3 +320,22 @@ def test_bad_names_and_options(client: Client, data: Path) -> None:
             client.read(data, resume=name)
     with pytest.raises(ConfigError, match="resume"):
         client.scan(data, resume="all")
+
+
+def test_by_the_command(client: Client, daemon: Any, data: Path) -> None:
+    def put(*more: str) -> subprocess.CompletedProcess[str]:
+        program = [sys.executable, "-m", "vineyard_arrow", "--socket", str(daemon.socket)]
+        command = [*program, "put", str(data), "--name", "all", "--resume", "all", *more]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+    whole = (data / "4.parquet").read_bytes()
+    (data / "4.parquet").write_bytes(whole[:4] + b"\xff" * 100 + whole[104:])
+    done = put()
+    assert done.returncode == 1
+    assert "fragments (" in done.stderr
+    assert len(kept(client)) >= 4 * GROUPS
+    (data / "4.parquet").write_bytes(whole)
+    assert put().returncode == 0
+    assert client.get("all") == TABLE
+    assert not kept(client)
+    assert put(str(data)).returncode == 2

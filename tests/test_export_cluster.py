@@ -21,6 +21,8 @@ from test_export_faults import end, half
 from types_harness import composite
 
 from vineyard_arrow import ObjectMeta, deserialize, serialize
+from vineyard_arrow.cli.report import UsageError
+from vineyard_arrow.cli.saving import _instances
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
     ConfigError,
@@ -32,7 +34,6 @@ from vineyard_arrow.errors import (
 )
 from vineyard_arrow.graph import GlobalGraph
 from vineyard_arrow.metadata.etcd.server import EtcdServers
-from vineyard_arrow.objects import ObjectID
 from vineyard_arrow.saving import load
 from vineyard_arrow.saving import manifest as m
 
@@ -349,10 +350,9 @@ def test_by_the_command(two: Clients, daemons: dict[str, list[Daemon]], out: Pat
     assert done.returncode == 0, done.stderr
     assert "whole" in json.dumps(json.loads(done.stdout))
     assert places(two, "whole") == [1] * 5
-    assert run("--over", "all", "--names", "replace").returncode == 0
-    assert len(set(places(two, "whole"))) == 2
-    assert ObjectID(two[0].get_name("whole"))
-    for wrong in ("x", "1"):
-        done = run("--over", wrong, "--names", "keep")
-        assert done.returncode == 2
-        assert "--over" in done.stderr
+    done = run("--over", "1", "--names", "keep")
+    assert done.returncode == 2
+    assert "--over: there is no instance 000001" in done.stderr
+    assert _instances(two[0], "all") == [info.number for info in two[0].instances()]
+    with pytest.raises(UsageError):
+        _instances(two[0], "x")

@@ -150,6 +150,11 @@ def _add_values(command: object) -> None:
         "file", nargs="+", help=f"path, glob, directory or url: {FORMATS}; text also {PACKED}"
     )
     put.add_argument("--name", help="a free name to point to it")
+    put.add_argument(
+        "--resume",
+        metavar="NAME",
+        help="if it fails, keep what was read under this name; the same command goes on from there",
+    )
     export = command("export", "write objects, with their members, to a new folder")
     export.add_argument("key", nargs="*", help="id or name")
     export.add_argument("url", help="path, or URL such as s3://bucket/name")
