@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from cluster_harness import LEASE_S, heard, rows, until
+from cluster_harness import LEASE_S, heard, persisted, rows, until
 from conftest import Daemon, run_daemon
 from test_export import small_graph
 from test_export_faults import end, half
@@ -218,6 +218,17 @@ def test_all_of_a_store(three: Clients, tmp_path: Path) -> None:
     assert heard(a, meta.id).names == ()
 
 
+def test_a_name_of_the_cluster_stays_one(three: Clients, tmp_path: Path) -> None:
+    a, b = three[:2]
+    old = persisted(a, TABLES[0])
+    a.put_name(old, "x")
+    serialize("x", tmp_path / "out", client=a)
+    until(lambda: b.exists("x"))
+    (new,) = deserialize(tmp_path / "out", client=b, names="replace")
+    assert new.instance == b.instance
+    until(lambda: a.get_name("x") == new)
+
+
 # ---- what goes wrong
 
 
@@ -275,10 +286,10 @@ def test_a_name_that_cannot_be_given(
     old = two[0].put("old", name="whole")
     put_name = Client.put_name
 
-    def fail(self: Client, key: Any, name: str) -> None:
+    def fail(self: Client, key: Any, name: str, **options: Any) -> Any:
         if key != old:
             raise ObjectExistsError("no")
-        put_name(self, key, name)
+        return put_name(self, key, name, **options)
 
     monkeypatch.setattr(Client, "put_name", fail)
     with pytest.raises(ObjectExistsError, match="no"):

@@ -252,15 +252,15 @@ class Store(RuleBasedStateMachine):
         data=st.data(),
         who=st.integers(0, CLIENTS - 1),
         name=st.sampled_from(NAMES),
-        replace=st.booleans(),
+        overwrite=st.booleans(),
     )
-    def put_name(self, data: Any, who: int, name: str, replace: bool) -> None:
+    def put_name(self, data: Any, who: int, name: str, overwrite: bool) -> None:
         oid = self.pick_object(data)
-        if name in self.names and not replace:
+        if name in self.names and not overwrite:
             with pytest.raises(ObjectExistsError):
                 self.clients[who].put_name(oid, name)
         else:
-            self.clients[who].put_name(oid, name, replace=replace)
+            self.clients[who].put_name(oid, name, overwrite=overwrite)
             self.names[name] = oid
 
     @rule(who=st.integers(0, CLIENTS - 1), name=st.sampled_from(NAMES))

@@ -247,7 +247,7 @@ class _Load:
             ids[saved.id] = self._global(saved, ids)
         if replace:
             self._names |= self._taken
-        _name(self._client, {name: ids[key] for name, key in self._names.items()})
+        _name(self._client, {name: ids[key] for name, key in self._names.items()}, replace)
         return [ids[root] for root in self._content.roots]
 
     def _read(self, number: int) -> list[Draft]:
@@ -320,20 +320,24 @@ class _Load:
         return made
 
 
-def _name(client: Client, names: dict[str, ObjectID]) -> None:
-    """Point names to objects, wherever they pointed before."""
-    before: dict[str, ObjectID] = {}
+def _name(client: Client, names: dict[str, ObjectID], overwrite: bool) -> None:
+    """Point names to objects; with ``overwrite`` wherever they point now, without a gap."""
+    before: dict[str, ObjectID | None] = {}
     try:
         for name, key in names.items():
-            with contextlib.suppress(ObjectNotFoundError):
-                before[name] = client.get_name(name)
-                client.drop_name(name)
-            client.put_name(key, name)
+            if overwrite and _is_persisted(client, name) and not _is_persisted(client, key):
+                client.persist(key)  # a name of the cluster stays one
+            before[name] = client.put_name(key, name, overwrite=overwrite)
     except BaseException:
-        for name, key in before.items():
-            with contextlib.suppress(VineyardArrowError):
-                if _has_name(client, name) and client.get_name(name) == names[name]:
-                    client.drop_name(name)
-                if not _has_name(client, name):
-                    client.put_name(key, name)
+        for name, old in before.items():
+            if old is not None:
+                with contextlib.suppress(VineyardArrowError):
+                    client.put_name(old, name, overwrite=True)
         raise
+
+
+def _is_persisted(client: Client, key: ObjectID | str) -> bool:
+    try:
+        return client.get_meta(key).persisted
+    except ObjectNotFoundError:
+        return False
