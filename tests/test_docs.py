@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 NEEDED = {"pipelines": ("torch", "dask.dataframe", "distributed")}  # not on every machine
-LIMITS_S = {"pipelines": 150}  # starts a cluster
+LIMITS_S = {"pipelines": 170}  # starts a cluster
 
 # Runs a command of a page by this interpreter, and holds what it says to the page.
 COMMAND = """
