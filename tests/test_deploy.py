@@ -34,6 +34,7 @@ DOCKERFILE = DEPLOY / "Dockerfile"
 COMPOSE = DEPLOY / "compose.yaml"
 DAEMONSET = DEPLOY / "kubernetes" / "daemonset.yaml"
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())
+METRICS = "/metrics"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 SETTINGS = {
     field.name for cls in (config.DaemonConfig, config.ClientConfig) for field in fields(cls)
@@ -202,7 +203,83 @@ def test_compose_names_what_it_has() -> None:
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_manifests_are_of_kubernetes(path: Path) -> None:
     for document in documents(path):
+        if document["kind"] == "ServiceMonitor":  # of the operator
+            continue
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+# ---- dashboards and metrics
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def test_pods_are_scraped_where_they_show_themselves() -> None:
+    template = documents(DAEMONSET)[-1]["spec"]["template"]
+    container = template["spec"]["containers"][0]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    options = dict(each.partition("=")[::2] for each in container["args"])
+    assert options["--dashboard-open"] == "true"
+    assert port_of(options["--dashboard"]) == ports["dashboard"]
+    assert options["--dashboard"].startswith("$(POD_IP):")  # requests must name an address
+    assert port_of(options["--rpc"]) == ports["rpc"]
+    told = template["metadata"]["annotations"]
+    assert told["prometheus.io/scrape"] == "true"
+    assert int(told["prometheus.io/port"]) == ports["dashboard"]
+    assert told["prometheus.io/path"] == METRICS
+
+
+def test_the_operator_finds_every_instance() -> None:
+    template = documents(DAEMONSET)[-1]["spec"]["template"]
+    pods = template["metadata"]["labels"].items()
+    names = {each["name"] for each in template["spec"]["containers"][0]["ports"]}
+    service, policy, monitor = documents(DEPLOY / "kubernetes" / "monitoring.yaml")
+    assert service["spec"]["selector"].items() <= pods
+    assert {each["targetPort"] for each in service["spec"]["ports"]} <= names
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert monitor["spec"].keys() == {"selector", "endpoints"}
+    assert (
+        monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    )
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint.keys() == {"port", "path", "interval"}
+    assert endpoint["port"] in {each["name"] for each in service["spec"]["ports"]}
+    assert endpoint["path"] == METRICS
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pods
+    open_to = {rule["ports"][0]["port"]: "from" in rule for rule in policy["spec"]["ingress"]}
+    assert open_to == {"rpc": False, "dashboard": True}
+    for each in (service, policy, monitor):
+        assert each["metadata"]["namespace"] == documents(DAEMONSET)[-1]["metadata"]["namespace"]
+
+
+def test_compose_shows_dashboards_to_this_machine_alone(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("VINEYARD_ARROW_CONFIG", "")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    published = []
+    for name, each in instances().items():
+        for key, value in each["environment"].items():
+            monkeypatch.setenv(key, value)
+        found = config.daemon_config(rpc_open=True)
+        assert found.dashboard == (name, 8080)
+        assert found.dashboard_open
+        (port,) = each["ports"]
+        address, outer, inner = port.split(":")
+        assert (address, inner) == ("127.0.0.1", "8080")
+        published.append(outer)
+    assert len(set(published)) == len(published)
+    (scraped,) = documents(DEPLOY / "prometheus.yaml")[0]["scrape_configs"]
+    assert scraped["static_configs"] == [{"targets": [f"{name}:8080" for name in instances()]}]
+    file = documents(COMPOSE)[0]["configs"]["prometheus"]["file"]
+    assert (DEPLOY / file).exists()
+
+
+def test_by_default_nothing_is_shown(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("VINEYARD_ARROW_CONFIG", "")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert config.daemon_config().dashboard is None
+    with pytest.raises(config.ConfigError):
+        config.daemon_config(dashboard="10.0.0.1:8080")  # not by mistake
 
 
 def test_the_schema_refuses_a_misspelt_field() -> None:
@@ -289,7 +366,7 @@ def run(command: list[object], env: dict[str, str] | None = None, cwd: Path | No
         [str(each) for each in command],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,  # pip, on a busy machine
         env=env,
         cwd=cwd,
     )

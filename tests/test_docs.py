@@ -39,6 +39,7 @@ PAGES = [
     "drivers",
     "export",
     "partition",
+    "pipelines",
     "tables",
 ]
 RECIPES = [
@@ -49,7 +50,11 @@ RECIPES = [
 LIMIT_S = 30.0
 # Of those that import much, and of those that start a cluster of processes.
 LIMITS_S = dict.fromkeys(("recipes/ml", "recipes/pytorch", "recipes/scientific"), 60.0)
-LIMITS_S |= {"recipes/dask": 90.0, "recipes/ray": 120.0}
+LIMITS_S |= {"recipes/dask": 90.0, "recipes/ray": 120.0, "pipelines": 170.0}
+NEEDED = {  # not on every machine
+    "pipelines": ("torch", "dask.dataframe", "distributed"),
+    "recipes/pytorch": ("torch",),
+}
 # Python warns of forks beside threads, which Arrow has; Ray and its libraries warn of themselves.
 WARNINGS = ["-W", "error", "-W", "ignore:This process (pid=:DeprecationWarning"]
 WARNINGS_OF = {"recipes/ray": []}
@@ -57,8 +62,8 @@ WARNINGS_OF = {"recipes/ray": []}
 
 @pytest.mark.parametrize("page", PAGES + RECIPES)
 def test_page(page: str, daemon: Daemon, tmp_path: Path) -> None:
-    if page == "recipes/pytorch":
-        pytest.importorskip("torch")
+    for name in NEEDED.get(page, ()):
+        pytest.importorskip(name)
     text = (ROOT / "docs" / f"{page}.md").read_text()
     script = [COMMAND]
     for kind, block in re.findall(r"^```(python|console)\n(.*?)^```$", text, re.M | re.S):

@@ -17,8 +17,10 @@ from s3_harness import bucket as bucket
 from s3_harness import server as server
 
 from vineyard_arrow.client import Client
+from vineyard_arrow.drivers.resuming import RESUME
 from vineyard_arrow.errors import (
     AccessDeniedError,
+    DamagedFileError,
     FileError,
     PathExistsError,
     PathNotFoundError,
@@ -71,6 +73,31 @@ def test_a_partitioned_dataset(client: Client, bucket: str) -> None:
     client.write(TABLE.slice(0, 3), url, partition_by=["month"], overwrite=True)
     assert len(names(bucket)) == 3
     assert got(client, url).num_rows == 3
+
+
+def test_a_read_that_broke_off_goes_on(client: Client, bucket: str) -> None:
+    url = f"s3://{bucket}/many"
+    for n in range(3):
+        client.write(TABLE.slice(n * 10_000, 10_000), f"{url}/{n}.parquet")
+    files = pafs.FileSystem.from_uri(f"s3://{bucket}")[0]
+    with files.open_input_file(f"{bucket}/many/2.parquet") as source:
+        whole = source.read()
+    with files.open_output_stream(f"{bucket}/many/2.parquet") as sink:
+        sink.write(whole[:4] + b"\xff" * 100 + whole[104:])
+    with pytest.raises(DamagedFileError, match=r"2\.parquet"):
+        client.read(url, resume="many", retries=0)
+    kept = client.list_objects(labels={RESUME: "many"})
+    places = {client.get(meta.id)["x"].chunk(0).buffers()[1].address for meta in kept}
+    assert len(places) == 2
+    with files.open_output_stream(f"{bucket}/many/2.parquet") as sink:
+        sink.write(whole)
+    oid = client.read(url, resume="many")
+    found = client.get(oid)
+    assert found == TABLE.slice(0, 30_000)
+    assert client.get_meta(oid).copied == 0
+    chunks = found["x"].chunks
+    assert places < {chunk.buffers()[1].address for chunk in chunks}  # as they lay
+    assert client.status().objects == 1
 
 
 def failing() -> pa.RecordBatchReader:

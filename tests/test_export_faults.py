@@ -356,10 +356,10 @@ def test_names_that_cannot_be_given(
     there.put_name(old, "table")
     put_name = Client.put_name
 
-    def fail(self: Client, key: Any, name: str) -> None:
+    def fail(self: Client, key: Any, name: str, **options: Any) -> Any:
         if name == "table" and key != old:
             raise ObjectExistsError("no")
-        put_name(self, key, name)
+        return put_name(self, key, name, **options)
 
     monkeypatch.setattr(Client, "put_name", fail)
     with pytest.raises(ObjectExistsError, match="no"):

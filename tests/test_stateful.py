@@ -248,14 +248,19 @@ class Store(RuleBasedStateMachine):
         assert not self.clients[who].exists(oid)
 
     @precondition(lambda self: self.objects)
-    @rule(data=st.data(), who=st.integers(0, CLIENTS - 1), name=st.sampled_from(NAMES))
-    def put_name(self, data: Any, who: int, name: str) -> None:
+    @rule(
+        data=st.data(),
+        who=st.integers(0, CLIENTS - 1),
+        name=st.sampled_from(NAMES),
+        overwrite=st.booleans(),
+    )
+    def put_name(self, data: Any, who: int, name: str, overwrite: bool) -> None:
         oid = self.pick_object(data)
-        if name in self.names:
+        if name in self.names and not overwrite:
             with pytest.raises(ObjectExistsError):
                 self.clients[who].put_name(oid, name)
         else:
-            self.clients[who].put_name(oid, name)
+            self.clients[who].put_name(oid, name, overwrite=overwrite)
             self.names[name] = oid
 
     @rule(who=st.integers(0, CLIENTS - 1), name=st.sampled_from(NAMES))

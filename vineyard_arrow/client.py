@@ -515,14 +515,15 @@ class Client(ClusterCalls, PartitionCalls):
             Called with bytes done and bytes in all, as they come.
         **options
             The driver's own: for files ``columns``, ``filter``, ``schema``, ``filesystem``,
-            ``retries``.
+            ``retries``, and ``resume``, a name under which what is done is kept should it fail,
+            for the next call to go on from.
 
         Raises
         ------
         DriverNotFoundError
             If there is no driver; the hint lists those that are near.
         PathNotFoundError, AccessDeniedError, FileError, DamagedFileError, SchemaMismatchError
-            If it cannot be read. Nothing is kept, as with all errors.
+            If it cannot be read. Without ``resume`` nothing is kept, as with all errors.
         StoreFullError
             If it does not fit.
         """

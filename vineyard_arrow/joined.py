@@ -29,7 +29,7 @@ from .types.fragments import described_graph
 if TYPE_CHECKING:
     from .client import Client
 
-__all__ = ["create_of_partitions", "same_kind"]
+__all__ = ["await_known", "create_of_partitions", "same_kind"]
 
 
 @dataclass(slots=True)
@@ -152,7 +152,7 @@ def _stored(owners: _Owners, object_id: ObjectID, timeout_s: float) -> _Given:
     try:
         info, _ = client._a.request(p.Describe(object_id))
     except ObjectNotFoundError:
-        _await_known(client, owners.of(object_id).get_meta(object_id), timeout_s)
+        await_known(client, owners.of(object_id).get_meta(object_id), timeout_s)
         info, _ = client._a.request(p.Describe(object_id))
     if info.is_global:
         raise InvalidObjectError(f"{object_id} is a global object itself", "use its partitions")
@@ -162,7 +162,7 @@ def _stored(owners: _Owners, object_id: ObjectID, timeout_s: float) -> _Given:
     return _Given(facts, None, object_id, info.nbytes)
 
 
-def _await_known(client: Client, meta: ObjectMeta, timeout_s: float) -> None:
+def await_known(client: Client, meta: ObjectMeta, timeout_s: float) -> None:
     """Until this instance has heard of a partition that another has persisted."""
     assert meta.id is not None
     if not meta.persisted:

@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except (VineyardArrowError, OSError) as error:
-        print(f"vineyard-arrow: {error}", file=sys.stderr)
+        notes = getattr(error, "__notes__", ())
+        print(f"vineyard-arrow: {error}", *notes, sep="\n", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 3 if isinstance(error, NoDaemonError) else 1
 
 

@@ -150,6 +150,11 @@ def _add_values(command: object) -> None:
         "file", nargs="+", help=f"path, glob, directory or url: {FORMATS}; text also {PACKED}"
     )
     put.add_argument("--name", help="a free name to point to it")
+    put.add_argument(
+        "--resume",
+        metavar="NAME",
+        help="if it fails, keep what was read under this name; the same command goes on from there",
+    )
     export = command("export", "write objects, with their members, to a new folder")
     export.add_argument("key", nargs="*", help="id or name")
     export.add_argument("url", help="path, or URL such as s3://bucket/name")
@@ -164,6 +169,11 @@ def _add_values(command: object) -> None:
         help="if a name is taken: fail, leave it where it is, or point it here (error)",
     )
     import_.add_argument("--trusted", action="store_true", help="let gets load pickles in it")
+    import_.add_argument(
+        "--over",
+        metavar="NUMBERS",
+        help="instances to deal partitions out over, such as 0a1b2c,0a1b2d, or all (as they were)",
+    )
     rm = command("rm", "delete objects, or drop streams")
     rm.add_argument("key", nargs="*", help="id or name")
     rm.add_argument("--all", action="store_true", help=ALL)

@@ -39,9 +39,30 @@ def import_(args: Namespace) -> Report:
         progress_bar(args.url) as progress,
     ):
         ids = deserialize(
-            args.url, client=client, names=args.names, trusted=args.trusted, progress=progress
+            args.url,
+            client=client,
+            names=args.names,
+            trusted=args.trusted,
+            over=_instances(client, args.over),
+            progress=progress,
         )
         return _report(client, f"imported {counted(len(ids), 'object')} from {args.url}", ids)
+
+
+def _instances(client: Client, text: str | None) -> list[int] | None:
+    """The instances that ``--over`` names, by number."""
+    if text is None:
+        return None
+    numbers = [info.number for info in client.instances()]
+    if text == "all":
+        return numbers
+    try:
+        over = [int(number, 16) for number in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--over {text}: give numbers as status prints them, or all") from None
+    if strangers := [n for n in over if n not in numbers]:
+        raise UsageError(f"--over: there is no instance {strangers[0]:06x}")
+    return over
 
 
 def _report(client: Client, told: str, ids: Sequence[ObjectID]) -> Report:

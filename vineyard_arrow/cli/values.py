@@ -48,6 +48,9 @@ def put(args: Namespace) -> Report:
     """Read files into shared memory and publish them, all or none."""
     if args.name is not None and len(args.file) > 1:
         raise UsageError(f"--name is for one file, not for {len(args.file)}")
+    if args.resume is not None and len(args.file) > 1:
+        raise UsageError("--resume is for one path, which may be a directory or a glob")
+    options = {} if args.resume is None else {"resume": args.resume}
     for file in args.file:  # before a daemon is started for it
         if "://" not in file and not any(c in file for c in "*?[") and not os.path.exists(file):
             raise PathNotFoundError(f"{file} does not exist")
@@ -60,7 +63,7 @@ def put(args: Namespace) -> Report:
         try:
             for file in args.file:
                 with progress_bar(os.path.basename(file)) as tell:
-                    ids.append(client.read(file, name=args.name, progress=tell))
+                    ids.append(client.read(file, name=args.name, progress=tell, **options))
         except BaseException:
             client.delete(ids)
             raise

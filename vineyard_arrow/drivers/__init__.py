@@ -53,8 +53,11 @@ def read(
     options: dict[str, Any],
 ) -> ObjectID:
     """See `Client.read`."""
-    made = run("read", request_of(client, url, format, progress), options)
-    return _kept(client, made, name, labels)
+    request = request_of(client, url, format, progress)
+    object_id = _kept(client, run("read", request, options), name, labels)
+    for call in request.after:
+        call()
+    return object_id
 
 
 def partition(

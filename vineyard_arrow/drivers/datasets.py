@@ -7,6 +7,7 @@ and the rows that stay are built in the pool.
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import time
 from collections import deque
@@ -20,9 +21,10 @@ import pyarrow.dataset as ds
 from pyarrow import fs as pafs
 
 from ..errors import ConfigError, DamagedFileError, SchemaMismatchError, VineyardArrowError
-from .filesystems import File, file_errors, list_files, place
+from .filesystems import File, file_errors, list_files, place, version_of
 from .formats import FORMATS, Format, Unit, format_by_content, make_format
 from .registry import Request, format_of, shown
+from .resuming import key_of
 from .schemas import Policy, expression_of, fitted, may_hold, merged, needed_for, rows_where
 
 __all__ = ["Dataset", "chosen", "open_dataset", "picked", "retried"]
@@ -54,6 +56,7 @@ class Dataset:
     infers: bool
     every: bool  # column was asked for
     retries: int
+    options: Mapping[str, Any]  # of the format
 
     @property
     def result(self) -> pa.Schema:
@@ -86,6 +89,25 @@ class Dataset:
             key: int(value) if value is not None and pa.types.is_integer(self.keys[key]) else value
             for key, value in file.keys
         }
+
+    def keys_of(self, units: Sequence[Unit]) -> dict[tuple[str, str], str]:
+        """A key of each unit, by path and part: another if the file is, or what is made of it."""
+        needed = b"" if self.infers else _picked(self.schema, self.needed).serialize().to_pybytes()
+        how = repr((type(self.format).__name__, self.every, self.names, self.needed)).encode()
+        try:
+            given = pickle.dumps((self.filter, sorted(self.options.items())))
+        except Exception as error:
+            raise ConfigError(
+                f"these options cannot be told from others: {error}", "read it without resume"
+            ) from None
+        versions = {unit.file.path: "" for unit in units}
+        out = {}
+        for unit in units:
+            file = unit.file
+            versions[file.path] = versions[file.path] or version_of(file)
+            what = repr((file.path, file.nbytes, versions[file.path], file.keys, unit.part))
+            out[file.path, unit.part] = key_of(what.encode(), needed, how, given)
+        return out
 
     # ---- units as tables
 
@@ -256,6 +278,7 @@ def open_dataset(
         infers,
         columns is None,
         retries,
+        csv,
     )
 
 

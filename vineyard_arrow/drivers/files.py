@@ -5,7 +5,8 @@ They know what to do in which order; `datasets` has the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from .datasets import Dataset, open_dataset
 from .filesystems import READ_SCHEMES, file_errors
 from .formats import FORMATS, PACKINGS, Unit
 from .registry import Request, driver, shown
+from .resuming import resuming
 from .schemas import Policy
 
 _TEXT = ("csv", "tsv", "json")
@@ -36,6 +38,7 @@ def read_files(
     schema: Policy = "strict",
     filesystem: Any = None,
     retries: int = 2,
+    resume: str | None = None,
     read_options: Any = None,
     parse_options: Any = None,
     convert_options: Any = None,
@@ -54,7 +57,7 @@ def read_files(
     )
     pool = request.client.memory_pool
     first = pool if data.filter is None else pa.default_memory_pool()
-    units = data.units(split=request.progress is not None)
+    units = data.units(split=request.progress is not None or resume is not None)
     told = _Told(request, units)
 
     def one(unit: Unit) -> pa.Table:
@@ -62,9 +65,10 @@ def read_files(
         return table if data.infers else data.finished(table, unit, pool)
 
     tables = []
-    for unit, table in zip(units, data.in_order(units, one), strict=True):
-        tables.append(table)
-        told(unit)
+    with _kept(request, resume, data, units, one) as kept:
+        for unit, table in zip(units, data.in_order(units, kept), strict=True):
+            tables.append(table)
+            told(unit)
     if data.infers:
         data = data.with_types_of(
             [(unit.name, t) for unit, t in zip(units, tables, strict=True)], schema
@@ -72,6 +76,24 @@ def read_files(
         tables = [data.finished(t, unit, pool) for t, unit in zip(tables, units, strict=True)]
     with file_errors(shown(request.url)):
         return pa.concat_tables(tables) if tables else data.result.empty_table()
+
+
+@contextmanager
+def _kept(
+    request: Request,
+    resume: str | None,
+    data: Dataset,
+    units: Sequence[Unit],
+    one: Callable[[Unit], pa.Table],
+) -> Iterator[Callable[[Unit], pa.Table]]:
+    """What makes a table of a unit, and with ``resume`` keeps it until the whole is put."""
+    if resume is None:
+        yield one
+        return
+    keys = data.keys_of(units)
+    with resuming(request.client, resume, keys.values()) as fragments:
+        request.after.append(fragments.drop)
+        yield lambda unit: fragments.table(keys[unit.file.path, unit.part], lambda: one(unit))
 
 
 def scan_files(

@@ -30,7 +30,16 @@ from ..errors import (
 )
 from .registry import path_of, scheme_of, shown
 
-__all__ = ["READ_SCHEMES", "WRITE_SCHEMES", "File", "Place", "file_errors", "list_files", "place"]
+__all__ = [
+    "READ_SCHEMES",
+    "WRITE_SCHEMES",
+    "File",
+    "Place",
+    "file_errors",
+    "list_files",
+    "place",
+    "version_of",
+]
 
 _ARROW = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 WRITE_SCHEMES = ("file", "memory", *_ARROW, "az", "adl", "oss", "webdav", "sftp", "smb")
@@ -38,6 +47,7 @@ READ_SCHEMES = (*WRITE_SCHEMES, "http", "https", "ftp", "github", "zip")
 _GLOB = re.compile(r"[*?\[]")
 _FROM_REMOTE = {"aiohttp", "botocore", "google", "azure", "gcsfs", "s3fs", "adlfs", "fsspec"}
 _NO_ACCESS = ("ACCESS_DENIED", "InvalidAccessKeyId", "SignatureDoesNotMatch", "HTTP 403")
+_TAGS = ("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "LastModified", "last_modified")
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -63,6 +73,7 @@ class File:
     path: str
     nbytes: int
     keys: tuple[tuple[str, str | None], ...] = ()
+    mtime_ns: int | None = None
 
 
 def place(url: str, filesystem: Any = None) -> Place:
@@ -150,7 +161,7 @@ def list_files(where: Place) -> list[File]:
             return [_of_http(where)]
         info = where.fs.get_file_info(where.path)
         if info.type == pafs.FileType.File:
-            return [File(where.fs, info.path, info.size or 0)]
+            return [File(where.fs, info.path, info.size or 0, (), info.mtime_ns)]
         if info.type == pafs.FileType.Directory:
             base, fits = where.path, None
         elif _GLOB.search(where.path):
@@ -166,7 +177,7 @@ def list_files(where: Place) -> list[File]:
                 "format='delta' takes it as one, a glob such as '*.parquet' all its files",
             )
         found = [
-            File(where.fs, i.path, i.size or 0, _keys(i.path, base))
+            File(where.fs, i.path, i.size or 0, _keys(i.path, base), i.mtime_ns)
             for i in infos
             if i.type == pafs.FileType.File
             and not _is_hidden(i.path, base)
@@ -192,6 +203,29 @@ def _of_http(where: Place) -> File:
     path = "/" + where.name.rpartition("/")[2]
     held.pipe_file(path, web.cat_file(where.path))
     return File(_wrapped(held), path, held.size(path))
+
+
+def version_of(file: File) -> str:
+    """What is another when a file has changed: its time, or what its server tells it by.
+
+    Raises
+    ------
+    ConfigError
+        If nothing tells.
+    """
+    if file.mtime_ns is not None:
+        return str(file.mtime_ns)
+    told: dict[str, Any] = {}
+    if isinstance(file.fs, pafs.PyFileSystem) and isinstance(file.fs.handler, pafs.FSSpecHandler):
+        with file_errors(shown(file.path)):
+            told = file.fs.handler.fs.info(file.path)
+    tags = [f"{key}={told[key]}" for key in _TAGS if told.get(key)]
+    if not tags:
+        raise ConfigError(
+            f"{shown(file.path)}: nothing tells when it changes, neither a time nor an ETag",
+            "read it without resume",
+        )
+    return " ".join(tags)
 
 
 def _pattern(glob: str) -> re.Pattern[str]:

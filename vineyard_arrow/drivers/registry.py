@@ -80,6 +80,8 @@ class Request:
         Of the object, if it is one.
     progress : callable or None
         To be called with what is done and what there is, in bytes where that is known.
+    after : list of callable
+        What a driver adds is called once that which it read is put, with its name.
     """
 
     client: Client
@@ -90,6 +92,7 @@ class Request:
     key: ObjectID | None = None
     progress: Progress | None = None
     _value: Any = field(default=None, repr=False)
+    after: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
     def value(self, as_: Any = None) -> Any:
         """What to write or to cut up, mapped; in another form, as `Client.get` has it."""

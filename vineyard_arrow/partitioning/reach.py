@@ -100,6 +100,10 @@ class Reach:
             ) from error
         return ids
 
+    def note(self, ids: Iterable[int]) -> None:
+        """What else goes if the block fails: the first last."""
+        self._made += map(ObjectID, ids)
+
     def placed(self, object_id: ObjectID | None, number: int) -> ObjectID:
         """The object on an instance, persisted: itself, or a copy, which may be there already."""
         assert object_id is not None

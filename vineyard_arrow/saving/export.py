@@ -122,6 +122,7 @@ class _Found(NamedTuple):
     names: tuple[str, ...]
     labels: dict[str, str]
     parts: Callable[[], list[StoredPart]]
+    is_global: bool = False
 
 
 class _Walk:
@@ -182,7 +183,7 @@ class _Walk:
 
 
 def _of_cluster(meta: ObjectMeta) -> _Found:
-    """An object of no instance: values and members, which an import makes an ordinary one of."""
+    """An object of no instance: values and members."""
     if meta.missing:
         raise ObjectNotFoundError(
             f"members of {meta.id} are gone: {', '.join(meta.missing)}", "export the others"
@@ -190,7 +191,7 @@ def _of_cluster(meta: ObjectMeta) -> _Found:
     params = {VALUES: dict(meta._values)} if meta._values else {}
     part = StoredPart(meta.typename, params, pa.schema([]).empty_table(), False)
     members = {name: int(member.id) for name, member in meta.members.items()}
-    return _Found(meta.typename, 0, members, meta.names, meta.labels, lambda: [part])
+    return _Found(meta.typename, 0, members, meta.names, meta.labels, lambda: [part], True)
 
 
 def _saved(target: Target, key: int, found: _Found, compression: str | None) -> m.Saved:
@@ -215,6 +216,7 @@ def _saved(target: Target, key: int, found: _Found, compression: str | None) -> 
         members,
         list(found.names),
         dict(found.labels),
+        found.is_global,
     )
 
 

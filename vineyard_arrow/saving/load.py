@@ -1,20 +1,20 @@
 """Objects into a store, from the folder that `export` wrote: all of them at once, or none.
 
 Files are read into the store's own memory, and are summed up and checked there. Then one put
-publishes everything. Nobody sees anything before, and what fails leaves nothing.
+publishes everything; in a cluster one put on each instance, and what is global comes last. Nobody
+sees anything before, and what fails leaves nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import pyarrow as pa
 
-from ..composition import MEMBERS, members_part
+from ..composition import MEMBERS, VALUES, create_global, members_part
 from ..errors import (
     ConfigError,
     InvalidObjectError,
@@ -23,10 +23,13 @@ from ..errors import (
     VineyardArrowError,
 )
 from ..ipc.attached import Attached
-from ..objects import Member, ObjectID
+from ..joined import await_known
+from ..objects import Member, ObjectID, ObjectMeta
+from ..partitioning.reach import Reach, numbers_of
 from ..registry import Part
 from ..store import Draft
 from . import manifest as m
+from .dealing import Deal, all_here, dealt
 from .export import PARAMS, TYPE, Progress
 from .files import Source, Told
 
@@ -42,12 +45,14 @@ def deserialize(
     client: Client | None = None,
     names: Names = "error",
     trusted: bool = False,
+    over: Any = None,
     progress: Progress | None = None,
 ) -> list[ObjectID]:
     """Read what `serialize` wrote into a store; return the new ids, in the order of its keys.
 
     Uncompressed files are read straight into the memory that stays theirs: buffers of 64 KiB
-    and more are not copied again. All objects appear at once, with their names and labels.
+    and more are not copied again. All objects appear at once, with their names and labels. In a
+    cluster global objects are global again, once their partitions are on their instances.
 
     Parameters
     ----------
@@ -60,6 +65,10 @@ def deserialize(
         has it, or it points to the imported one from then on. That other object stays.
     trusted : bool
         Whether pickles among it may be loaded like one's own: who made them may run any code.
+    over : instances, optional
+        In a cluster, the instances over which partitions of global objects are dealt out, by
+        bytes: numbers or records of `Client.instances`, or clients. By default those that were
+        on one instance are on one again, as far as there are enough.
     progress : callable, optional
         Called with bytes done and bytes in all.
 
@@ -72,7 +81,9 @@ def deserialize(
     ObjectExistsError
         If a name is taken.
     StoreFullError
-        If it does not fit. Whatever is raised, nothing is kept.
+        If it does not fit.
+    ConnectionLostError
+        If an instance is not reached, or gone. Whatever is raised, nothing is kept on any.
 
     Examples
     --------
@@ -83,8 +94,7 @@ def deserialize(
         from .. import default_client
 
         client = default_client()
-    attached = client._a
-    if not isinstance(attached, Attached):
+    if not isinstance(client._a, Attached):
         raise ConfigError("an import goes by shared memory", "run it on the host of the store")
     if names not in ("error", "keep", "replace"):
         raise InvalidObjectError(f"names {names!r} is not one of 'error', 'keep', 'replace'")
@@ -95,20 +105,20 @@ def deserialize(
         raise ObjectExistsError(
             f"name {next(iter(taken))!r} is taken", "import with names='keep' or 'replace'"
         )
-    files = [file for saved in content.objects for file in saved.files]
-    for file in files:
-        source.check(file)
-    told = _teller(sum(file.nbytes for file in files), progress)
-    new = {saved.id: ObjectID(attached.take_id()) for saved in content.objects}
-    try:
-        parts = [_parts(source, saved, attached.pool, told) for saved in content.objects]
-    except MemoryError:
-        raise attached.full(sum(file.nbytes for file in files)) from None
-    drafts, more = _drafts(content, parts, new, taken, trusted)
-    if names == "replace":
-        more |= {name: new[key] for name, key in taken.items()}
-    _publish(client, attached, drafts, more)
-    return [new[root] for root in content.roots]
+    for saved in content.objects:
+        for file in saved.files:
+            source.check(file)
+    with Reach(client) as reach:
+        deal = _deal(client, content, numbers_of(over))
+        load = _Load(client, reach, source, content, deal, taken, trusted, progress)
+        return load.all(names == "replace")
+
+
+def _deal(client: Client, content: m.Content, over: list[int] | None) -> Deal:
+    if client.status().meta == "embedded":  # a store alone
+        return all_here(content, client.instance)
+    instances = [info.number for info in client.instances()]
+    return dealt(content, client.instance, instances, over)
 
 
 def _taken(client: Client, content: m.Content) -> dict[str, str]:
@@ -199,49 +209,135 @@ def _unnamed(file: m.File, schema: pa.Schema, batches: list[pa.RecordBatch]) -> 
     return Part(typename, schema.with_metadata(kept), batches, params)
 
 
-def _drafts(
-    content: m.Content,
-    parts: list[list[Part]],
-    new: dict[str, ObjectID],
-    taken: Container[str],
-    trusted: bool,
-) -> tuple[list[Draft], dict[str, ObjectID]]:
-    """The objects as they are to be put, and names for which a put has no place."""
-    typenames = {saved.id: saved.typename for saved in content.objects}
-    drafts: list[Draft] = []
-    more: dict[str, ObjectID] = {}
-    for saved, own in zip(content.objects, parts, strict=True):
-        members = {name: Member(new[key], typenames[key]) for name, key in saved.members.items()}
-        free = [name for name in saved.names if name not in taken]
-        more |= dict.fromkeys(free[1:], new[saved.id])
-        draft = Draft(
+class _Load:
+    """One import, once it is known what goes where."""
+
+    def __init__(
+        self,
+        client: Client,
+        reach: Reach,
+        source: Source,
+        content: m.Content,
+        deal: Deal,
+        taken: dict[str, str],
+        trusted: bool,
+        progress: Progress | None,
+    ) -> None:
+        self._client, self._reach, self._source = client, reach, source
+        self._content, self._deal, self._taken, self._trusted = content, deal, taken, trusted
+        self._told = _teller(deal.nbytes, progress)
+        self._typenames = {saved.id: saved.typename for saved in content.objects}
+        self._names: dict[str, str] = {}  # for which a put has no place
+        self._new = {  # all instances are reached before anything is read
+            (saved.id, number): ObjectID(reach.client(number)._a.take_id())
+            for number, objects in deal.objects.items()
+            for saved in objects
+        }
+
+    def all(self, replace: bool) -> list[ObjectID]:
+        """Read, put and name everything; return the ids of the roots."""
+        drafts = {number: self._read(number) for number in self._deal.objects}
+        for number, several in drafts.items():
+            if several:
+                self._reach.note(int(draft.id or 0) for draft in several)
+                self._reach.client(number)._a.put(several)
+        ids = {key: self._new[key, number] for key, number in self._deal.home.items()}
+        self._await_partitions(ids)
+        for saved in self._deal.globals:
+            ids[saved.id] = self._global(saved, ids)
+        if replace:
+            self._names |= self._taken
+        _name(self._client, {name: ids[key] for name, key in self._names.items()}, replace)
+        return [ids[root] for root in self._content.roots]
+
+    def _read(self, number: int) -> list[Draft]:
+        """The objects of an instance, in its memory. Over TCP each is put as it was read."""
+        store = self._reach.client(number)._a
+        drafts = []
+        for saved in self._deal.objects[number]:
+            try:
+                draft = self._draft(
+                    saved, number, _parts(self._source, saved, store.pool, self._told)
+                )
+            except MemoryError as error:
+                if isinstance(error, VineyardArrowError):
+                    raise
+                raise store.full(self._deal.nbytes) from None
+            if isinstance(store, Attached):
+                drafts.append(draft)
+            else:
+                self._reach.note(store.put([draft]))
+        return drafts
+
+    def _draft(self, saved: m.Saved, number: int, own: list[Part]) -> Draft:
+        """An object as it is to be put."""
+        members = {
+            name: Member(self._new[key, number], self._typenames[key])
+            for name, key in saved.members.items()
+        }
+        free = self._free_names(saved) if self._deal.home[saved.id] == number else []
+        return Draft(
             [*own, members_part(members)] if members else own,
             free[0] if free else None,
             [int(member.id) for member in members.values()],
-            id=int(new[saved.id]),
+            id=int(self._new[saved.id, number]),
             labels=saved.labels,
-            vouched=trusted,
+            vouched=self._trusted,
         )
-        drafts.append(draft)
-    return drafts, more
+
+    def _free_names(self, saved: m.Saved) -> list[str]:
+        """Those that nobody has; all but the first are given later."""
+        free = [name for name in saved.names if name not in self._taken]
+        self._names |= dict.fromkeys(free[1:], saved.id)
+        return free
+
+    # ---- objects of the cluster
+
+    def _await_partitions(self, ids: dict[str, ObjectID]) -> None:
+        """Let the cluster know them, and hear of it."""
+        client, by_instance = self._client, dict[int, list[ObjectID]]()
+        for key, number in self._deal.partitions.items():
+            by_instance.setdefault(number, []).append(ids[key])
+        for number, several in by_instance.items():
+            at = self._reach.client(number)
+            at.persist(several)
+            if at is not client:
+                for each in several:
+                    await_known(client, at.get_meta(each), client._a.timeout_s)
+
+    def _global(self, saved: m.Saved, ids: dict[str, ObjectID]) -> ObjectID:
+        (part,) = _parts(self._source, saved, pa.default_memory_pool(), self._told)
+        if part.batches or not part.params.keys() <= {VALUES}:
+            raise InvalidObjectError(f"the global object {saved.id} has data", "export it anew")
+        meta = ObjectMeta(saved.typename, part.params.get(VALUES))
+        for name, key in saved.members.items():
+            meta.add_member(name, ids[key])
+        first = next(iter(self._free_names(saved)), None)
+        timeout_s = self._client._a.timeout_s
+        made = create_global(self._client, meta, first, saved.labels, timeout_s).id
+        assert made is not None
+        self._reach.note([made])
+        return made
 
 
-def _publish(
-    client: Client, attached: Attached, drafts: list[Draft], names: dict[str, ObjectID]
-) -> None:
-    """Put all objects, then point ``names`` to them, wherever those pointed before."""
-    attached.put(drafts)
-    before: dict[str, ObjectID] = {}
+def _name(client: Client, names: dict[str, ObjectID], overwrite: bool) -> None:
+    """Point names to objects; with ``overwrite`` wherever they point now, without a gap."""
+    before: dict[str, ObjectID | None] = {}
     try:
         for name, key in names.items():
-            with contextlib.suppress(ObjectNotFoundError):
-                before[name] = client.get_name(name)
-                client.drop_name(name)
-            client.put_name(key, name)
+            if overwrite and _is_persisted(client, name) and not _is_persisted(client, key):
+                client.persist(key)  # a name of the cluster stays one
+            before[name] = client.put_name(key, name, overwrite=overwrite)
     except BaseException:
-        with contextlib.suppress(VineyardArrowError):
-            client.delete([draft.id for draft in drafts if draft.id is not None], force=True)
-            for name, key in before.items():
-                if not _has_name(client, name):
-                    client.put_name(key, name)
+        for name, old in before.items():
+            if old is not None:
+                with contextlib.suppress(VineyardArrowError):
+                    client.put_name(old, name, overwrite=True)
         raise
+
+
+def _is_persisted(client: Client, key: ObjectID | str) -> bool:
+    try:
+        return client.get_meta(key).persisted
+    except ObjectNotFoundError:
+        return False

@@ -32,7 +32,10 @@ class File(msgspec.Struct):
 
 
 class Saved(msgspec.Struct):
-    """An object: ``parts`` has the files of each of its parts, the root first."""
+    """An object: ``parts`` has the files of each of its parts, the root first.
+
+    Its id tells the instance that it was on.
+    """
 
     id: str
     typename: str
@@ -41,6 +44,7 @@ class Saved(msgspec.Struct):
     members: dict[str, str] = {}
     names: list[str] = []
     labels: dict[str, str] = {}
+    is_global: bool = False
 
     @property
     def files(self) -> list[File]:
@@ -128,6 +132,8 @@ def _check_files(objects: Sequence[Saved]) -> None:
             if file.nbytes <= 0 or not _CHECKSUM.fullmatch(file.checksum):
                 raise _wrong(f"size or checksum of {file.name} is none")
             seen.add(file.name)
+        if saved.is_global and (len(saved.parts) != 1 or len(saved.files) != 1):
+            raise _wrong(f"the global object {saved.id!r} has data")
         for name in saved.names:
             if name in names:
                 raise _wrong(f"the name {name!r} is there twice")
@@ -146,6 +152,10 @@ def _in_order(content: Content) -> list[Saved]:
             known = False
         if not known or key not in found:
             raise _wrong(f"{key!r} is no object of it")
+    wholes = {saved.id for saved in content.objects if saved.is_global}
+    for saved in content.objects:
+        if saved.is_global and not wholes.isdisjoint(saved.members.values()):
+            raise _wrong(f"the global object {saved.id} has another in it")
     depths: dict[str, int] = {}
     path: set[str] = set()
     stack = [(key, False) for key in found]
