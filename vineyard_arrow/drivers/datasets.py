@@ -92,7 +92,7 @@ class Dataset:
 
     def keys_of(self, units: Sequence[Unit]) -> dict[tuple[str, str], str]:
         """A key of each unit, by path and part: another if the file is, or what is made of it."""
-        needed = b"" if self.infers else _picked(self.schema, self.needed).serialize().to_pybytes()
+        needed = b"" if self.infers else picked(self.schema, self.needed).serialize().to_pybytes()
         how = repr((type(self.format).__name__, self.every, self.names, self.needed)).encode()
         try:
             given = pickle.dumps((self.filter, sorted(self.options.items())))
