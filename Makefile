@@ -123,7 +123,7 @@ $(MANAGERS)/.installed: pyproject.toml
 	wanted = [*project["dependencies"], *extras["managers"], *extras["airflow"], *extras["dagster"], *extras["kedro"]]; \
 	print(*(each for each in wanted if not each.startswith("vineyard-arrow")), sep="\n")' \
 	> $(MANAGERS)/requires.txt
-	$(MANAGERS)/bin/python -m pip --disable-pip-version-check --no-input install -q -r $(MANAGERS)/requires.txt
+	$(MANAGERS)/bin/python -m pip --disable-pip-version-check --no-input install -q --no-compile -r $(MANAGERS)/requires.txt
 	$(MANAGERS)/bin/python -c 'from importlib.metadata import version; \
 	print(*(f"{name} {version(name)}" for name in ("apache-airflow", "dagster", "kedro")), sep=", ")'
 	@touch $@

@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "managers.md"
-DEADLINE_S = 150.0  # of a tool's process, which takes seconds to load
+SMALL = ("--memory-limit", "64MiB", "--pages", "small")
+DEADLINE_S = 600.0  # of a tool's processes, which take seconds each to load
 
 
 def write_example(name: str, folder: Path) -> Path:

@@ -21,9 +21,19 @@ from vineyard_arrow.graph import Graph
 dg = pytest.importorskip("dagster")
 from vineyard_arrow.integrations.dagster import VineyardIOManager  # noqa: E402
 
-pytestmark = pytest.mark.managers
+# What Dagster warns of is not ours.
+pytestmark = [pytest.mark.managers, pytest.mark.filterwarnings("default")]
 
 N = 100_000
+# Steps are processes of their own, but load the libraries once.
+FORKING = """
+execution:
+  config:
+    multiprocess:
+      start_method:
+        forkserver:
+          preload_modules: [dagster, polars, pyarrow.compute, vineyard_arrow.integrations.dagster]
+"""
 TABLE = pa.table({"a": np.arange(N), "s": ["x|y", None] * (N // 2)})
 DAYS = dg.StaticPartitionsDefinition(["mon", "tue", "wed"])
 
@@ -37,13 +47,22 @@ class Runs:
     def manager(self, **options: Any) -> VineyardIOManager:
         return VineyardIOManager(socket=self.socket, **options)
 
-    def __call__(self, *assets: Any, partition: str | None = None, **options: Any) -> Any:
+    def __call__(
+        self,
+        *assets: Any,
+        partition: str | None = None,
+        tags: Any = None,
+        fails: bool = False,
+        **options: Any,
+    ) -> Any:
         return dg.materialize(
             list(assets),
             selection=[each for each in assets if not isinstance(each, dg.SourceAsset)],
             instance=self.instance,
             partition_key=partition,
             resources={"io_manager": self.manager(**options)},
+            tags=tags,
+            raise_on_error=not fails,
         )
 
 
@@ -51,6 +70,15 @@ class Runs:
 def runs(daemon: Daemon) -> Iterator[Runs]:
     with dg.DagsterInstance.ephemeral() as instance:
         yield Runs(daemon, instance)
+
+
+def cause(result: Any, step: str) -> str:
+    """Why a step has failed, which it must."""
+    assert not result.success
+    error = result.failure_data_for_node(step).error
+    while error.cause is not None:
+        error = error.cause
+    return error.message
 
 
 def metadata_of(result: Any, name: str) -> dict[str, Any]:
@@ -80,32 +108,28 @@ def test_the_annotation_decides(runs: Runs, stored: Any, annotation: Any, given:
         return stored
 
     def taken(made):
-        got.append(made)
+        got.append(type(made))
 
-    got: list[Any] = []
+    got: list[type] = []  # not the value: Dagster keeps assets, and what they refer to
     if annotation is not None:
         taken.__annotations__ = {"made": annotation}
     assert runs(made, dg.asset(taken)).success
-    assert isinstance(got[0], given)
+    assert got == [given]
 
 
 def test_a_graph(runs: Runs, client: Client) -> None:
-    got = []
-
     @dg.asset
     def graph() -> Graph:
-        people = pa.table({"id": [1, 2, 3]})
-        knows = pa.table({"from": [1, 2], "to": [2, 3]})
+        people = pa.table({"oid": [1, 2, 3]})
+        knows = pa.table({"src": [1, 2], "dst": [2, 3]})
         return Graph.from_tables({"person": people}, {("person", "knows", "person"): knows})
 
     @dg.asset
-    def vertices(graph: Graph) -> int:
-        got.append(graph)
-        return graph.num_vertices("person")
+    def edges(graph: Graph) -> int:
+        return graph.num_edges()
 
-    assert runs(graph, vertices).success
-    assert isinstance(got[0], Graph)
-    assert client.get("dagster/vertices") == 3
+    assert runs(graph, edges).success
+    assert client.get("dagster/edges") == 2
 
 
 def test_what_a_materialization_tells(runs: Runs, client: Client) -> None:
@@ -205,9 +229,7 @@ def test_partitions_that_are_missing(runs: Runs) -> None:
 
     assert runs(sales, partition="tue").success
     assert runs(sales.to_source_asset(), lenient).success
-    with pytest.raises(dg.DagsterExecutionLoadInputError) as caught:
-        runs(sales.to_source_asset(), strict)
-    assert "dagster/sales@mon" in str(caught.value.__cause__)
+    assert "dagster/sales@mon" in cause(runs(sales.to_source_asset(), strict, fails=True), "strict")
 
 
 def test_many_partitions_in_one_run(runs: Runs, client: Client) -> None:
@@ -217,24 +239,15 @@ def test_many_partitions_in_one_run(runs: Runs, client: Client) -> None:
         return dict.fromkeys(keys if good else keys[:1], 7)
 
     good = True
-
-    def run() -> Any:
-        return dg.materialize(
-            [all_days],
-            instance=runs.instance,
-            resources={"io_manager": runs.manager()},
-            tags={
-                "dagster/asset_partition_range_start": "mon",
-                "dagster/asset_partition_range_end": "tue",
-            },
-        )
-
-    assert run().success
+    range_ = {
+        "dagster/asset_partition_range_start": "mon",
+        "dagster/asset_partition_range_end": "tue",
+    }
+    assert runs(all_days, tags=range_).success
     assert client.list_names().keys() == {"dagster/all_days@mon", "dagster/all_days@tue"}
     good = False
-    with pytest.raises(dg.DagsterExecutionHandleOutputError) as caught:
-        run()
-    assert "context.partition_keys" in str(caught.value.__cause__)
+    failed = runs(all_days, tags=range_, fails=True)
+    assert "context.partition_keys" in cause(failed, "all_days")
 
 
 def job_of(manager: VineyardIOManager) -> Any:
@@ -263,22 +276,35 @@ def test_outputs_of_ops_end_with_their_run_or_by_age(runs: Runs, client: Client)
     names = [f"dagster/runs/{r.run_id}/{op}/result" for r in ran for op in ("first", "second")]
     assert set(client.list_names()) == {"dagster/asset", *names}
     assert client.get(names[1]) == 2
-    runs.manager().delete_run(ran[0].run_id)
+    manager = runs.manager()
+    manager.delete_run(ran[0].run_id)
+    manager.teardown_after_execution(None)
     assert set(client.list_names()) == {"dagster/asset", *names[2:]}
     # Every output is older than none: of this run, too.
     job = job_of(runs.manager(ttl_s=3600.0))
     assert job.execute_in_process(instance=runs.instance).success
     assert len(client.list_names()) == 5
-    with pytest.raises(dg.DagsterExecutionLoadInputError):
-        job_of(runs.manager(ttl_s=0.0)).execute_in_process(instance=runs.instance)
+    job = job_of(runs.manager(ttl_s=0.0))
+    failed = job.execute_in_process(instance=runs.instance, raise_on_error=False)
+    assert "dagster/runs/" in cause(failed, "second")
     assert list(client.list_names()) == ["dagster/asset"]
 
 
+@pytest.mark.timeout(660)
 def test_the_page_in_processes_of_their_own(daemon: Daemon, client: Client, tmp_path: Path) -> None:
     file = harness.write_example("assets.py", tmp_path)
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    module = [sys.executable, "-m", "dagster", "job", "execute", "-f", file, "-j", "__ASSET_JOB"]
-    harness.run(*module, socket=daemon.socket, cwd=tmp_path, DAGSTER_HOME=str(tmp_path))
+    (tmp_path / "run.yaml").write_text(FORKING)
+    job = ["job", "execute", "-f", file, "-j", "__ASSET_JOB", "-c", "run.yaml"]
+    harness.run(
+        sys.executable,
+        "-m",
+        "dagster",
+        *job,
+        socket=daemon.socket,
+        cwd=tmp_path,
+        DAGSTER_HOME=str(tmp_path),
+    )
     assert client.get("flights/late_by_day").rows() == [(1, 9000), (2, 9000)]
     made, rated = (client.get_meta(f"flights/{name}") for name in ("flights", "rated"))
     assert (made.copied, made.gathered, made.shared) == (0, 0, made.nbytes)

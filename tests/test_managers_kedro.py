@@ -20,22 +20,29 @@ from conftest import Daemon
 from vineyard_arrow.client import Client
 
 kedro = pytest.importorskip("kedro")
-from kedro.io import AbstractDataset, DataCatalog, DatasetError  # noqa: E402
+from kedro.io import (  # noqa: E402
+    AbstractDataset,
+    DataCatalog,
+    DatasetError,
+    SharedMemoryDataCatalog,
+)
 from kedro.pipeline import node, pipeline  # noqa: E402
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner  # noqa: E402
 
 from vineyard_arrow.integrations.kedro import VineyardDataset  # noqa: E402
 
-pytestmark = pytest.mark.managers
+# What Kedro warns of is not ours.
+pytestmark = [pytest.mark.managers, pytest.mark.filterwarnings("default")]
 
 N = 100_000
 TYPE = "vineyard_arrow.integrations.kedro.VineyardDataset"
 
 
 @pytest.fixture
-def catalog(daemon: Daemon) -> Iterator[DataCatalog]:
+def catalog(daemon: Daemon, runner: Any) -> Iterator[DataCatalog]:
     socket = str(daemon.socket)
-    catalog = DataCatalog.from_config(
+    kind = SharedMemoryDataCatalog if runner is ParallelRunner else DataCatalog
+    catalog = kind.from_config(
         {
             "made": {"type": TYPE, "name": "k/made", "socket": socket},
             "pid": {"type": TYPE, "name": "k/pid", "socket": socket},
@@ -134,6 +141,7 @@ def test_versions_are_refused() -> None:
         AbstractDataset.from_config("d", {"type": TYPE, "name": "d", "versioned": True})
 
 
+@pytest.mark.timeout(660)
 def test_the_page_by_a_session(daemon: Daemon, client: Client, tmp_path: Path) -> None:
     harness.write_example("catalog.yml", tmp_path / "conf" / "base")
     (tmp_path / "conf" / "local").mkdir()
