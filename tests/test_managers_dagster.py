@@ -96,6 +96,7 @@ def metadata_of(result: Any, name: str) -> dict[str, Any]:
         (pl.DataFrame(TABLE), pa.Table, pa.Table),
         (pl.DataFrame(TABLE), None, pl.DataFrame),
         (pd.DataFrame({"a": [1]}), pl.DataFrame, pl.DataFrame),
+        (pl.LazyFrame(TABLE), pl.DataFrame, pl.DataFrame),
         (np.arange(3), np.ndarray, np.ndarray),
         ({"a": [1, 2]}, dict, dict),
         ([1, 2], list[int], list),

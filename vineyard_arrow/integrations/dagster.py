@@ -17,6 +17,7 @@ import glob
 import typing
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 
 import pyarrow as pa
@@ -128,7 +129,7 @@ class VineyardIOManager(dg.ConfigurableIOManager):  # type: ignore[misc]
         if wants_dict or library not in _CONCATENATE or not found:
             return found
         function, options = _CONCATENATE[library]
-        return getattr(__import__(library), function)(list(found.values()), **options)
+        return getattr(import_module(library), function)(list(found.values()), **options)
 
     def delete_run(self, run_id: str) -> None:
         """Delete what the ops of a run have returned; for a hook or sensor at its end."""
@@ -191,7 +192,7 @@ def _of_table(value: Any, preview_rows: int) -> dict[str, Any]:
     """Rows, schema and first rows of a table or frame, by Dagster's own names."""
     if isinstance(value, pa.Table | pa.RecordBatch):
         head = value.slice(0, preview_rows)
-    elif hasattr(value, "columns") and hasattr(value, "head") and hasattr(value, "__len__"):
+    elif all(hasattr(type(value), name) for name in ("columns", "head", "__len__")):
         head = value.head(preview_rows)
     else:
         return {}
@@ -205,9 +206,8 @@ def _of_table(value: Any, preview_rows: int) -> dict[str, Any]:
         )
         for field in head.schema
     ]
-    rows = value.num_rows if isinstance(value, pa.Table | pa.RecordBatch) else len(value)
     described: dict[str, Any] = {
-        "dagster/row_count": rows,
+        "dagster/row_count": len(value),
         "dagster/column_schema": dg.TableSchema(columns),
     }
     if preview_rows:

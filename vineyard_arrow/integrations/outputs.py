@@ -105,14 +105,16 @@ class Outputs:
             client = self.client()
         except ConfigError as error:
             raise ObjectNotFoundError(f"{name!r} is not there: {error.message}", _HINT) from error
+        why = "it is not in the store"
         for _ in range(_TRIES):
             key = _find(client, name)
             if key is None:
                 break
-            # It may be replaced meanwhile.
-            with contextlib.suppress(ObjectNotFoundError):
+            try:
                 return client.get(key, as_=as_, mode=mode, fetch=True)
-        raise ObjectNotFoundError(f"{name!r} is not in the store", _HINT)
+            except ObjectNotFoundError as error:  # perhaps replaced meanwhile
+                why = error.message
+        raise ObjectNotFoundError(f"{name!r} is not there: {why}", _HINT)
 
     def exists(self, name: str) -> bool:
         """Whether there is a value of this name; False without a daemon, too."""
