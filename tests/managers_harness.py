@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "managers.md"
 SMALL = ("--memory-limit", "64MiB", "--pages", "small")
-DEADLINE_S = 600.0  # of a tool's processes, which take seconds each to load
+DEADLINE_S = 900.0  # of a tool's processes, which take seconds each to load
 
 
 def write_example(name: str, folder: Path) -> Path:

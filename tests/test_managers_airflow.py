@@ -241,7 +241,7 @@ def kept_in(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(660)
+@pytest.mark.timeout(960)
 def test_the_page_by_airflow(daemon: Daemon, client: Client, tmp_path: Path) -> None:
     harness.write_example("late_flights.py", tmp_path / "dags")
     command = [sys.executable, "-c", RUN]

@@ -96,7 +96,7 @@ def metadata_of(result: Any, name: str) -> dict[str, Any]:
         (pl.DataFrame(TABLE), pa.Table, pa.Table),
         (pl.DataFrame(TABLE), None, pl.DataFrame),
         (pd.DataFrame({"a": [1]}), pl.DataFrame, pl.DataFrame),
-        (pl.LazyFrame(TABLE), pl.DataFrame, pl.DataFrame),
+        (pl.LazyFrame(TABLE), pl.LazyFrame, pl.LazyFrame),
         (np.arange(3), np.ndarray, np.ndarray),
         ({"a": [1, 2]}, dict, dict),
         ([1, 2], list[int], list),
@@ -291,7 +291,7 @@ def test_outputs_of_ops_end_with_their_run_or_by_age(runs: Runs, client: Client)
     assert list(client.list_names()) == ["dagster/asset"]
 
 
-@pytest.mark.timeout(660)
+@pytest.mark.timeout(960)
 def test_the_page_in_processes_of_their_own(daemon: Daemon, client: Client, tmp_path: Path) -> None:
     file = harness.write_example("assets.py", tmp_path)
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")

@@ -141,7 +141,7 @@ def test_versions_are_refused() -> None:
         AbstractDataset.from_config("d", {"type": TYPE, "name": "d", "versioned": True})
 
 
-@pytest.mark.timeout(660)
+@pytest.mark.timeout(960)
 def test_the_page_by_a_session(daemon: Daemon, client: Client, tmp_path: Path) -> None:
     harness.write_example("catalog.yml", tmp_path / "conf" / "base")
     (tmp_path / "conf" / "local").mkdir()
