@@ -58,7 +58,7 @@ test-browser: build
 # Of workflow managers, in an environment of their own: what they ask for is much, and not ours. It has
 # our package by its path, with the native core that is built already.
 test-managers: build $(MANAGERS)/.installed
-	DO_NOT_TRACK=1 DAGSTER_DISABLE_TELEMETRY=1 PYTHONPATH=$(CURDIR) \
+	DO_NOT_TRACK=1 DAGSTER_DISABLE_TELEMETRY=1 AIRFLOW_HOME=$(abspath $(MANAGERS))/airflow PYTHONPATH=$(CURDIR) \
 	$(MANAGERS)/bin/python -m pytest -q -n 3 --dist loadfile -m managers tests/test_managers_*.py
 
 bench: build $(VENV)/.peers
