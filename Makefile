@@ -4,6 +4,7 @@
 PYTHON ?= python3
 CXX ?= g++
 VENV ?= .venv
+MANAGERS := build/managers
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 TORCH := 2.13.0
@@ -16,7 +17,7 @@ SANITIZED := build/asan
 SANITIZERS := $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(CXX) -print-file-name=$(lib)))
 
 .PHONY: demo demo-graph demo-cluster demo-pipeline test stress test-etcd test-drivers test-browser \
-	bench check docs asan build clean prerequisites
+	test-managers bench check docs asan build clean prerequisites
 
 build: $(VENV)/.built
 
@@ -33,7 +34,8 @@ demo-pipeline: build
 	$(PY) docs/examples/demo_pipeline.py
 
 test: build
-	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not (stress or postgresql or browser)' tests
+	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not (stress or postgresql or browser)' \
+	--ignore-glob='*/test_managers_*' tests
 
 # What takes minutes by itself.
 stress: build
@@ -53,6 +55,12 @@ test-drivers: build
 test-browser: build
 	"$(VINEYARD_CHROMIUM)" --version
 	VINEYARD_CHROMIUM="$(VINEYARD_CHROMIUM)" $(PY) -m pytest -q -m browser tests
+
+# Of workflow managers, in an environment of their own: what they ask for is much, and not ours. It has
+# our package by its path, with the native core that is built already.
+test-managers: build $(MANAGERS)/.installed
+	DO_NOT_TRACK=1 DAGSTER_DISABLE_TELEMETRY=1 AIRFLOW_HOME=$(abspath $(MANAGERS))/airflow PYTHONPATH=$(CURDIR) \
+	$(MANAGERS)/bin/python -m pytest -q -n 3 --dist loadfile -m managers tests/test_managers_*.py
 
 bench: build $(VENV)/.peers
 	$(PY) -m pytest benchmarks -q --benchmark-json=$(BENCH_JSON)
@@ -113,6 +121,18 @@ $(VENV)/.peers: pyproject.toml | $(VENV)/.installed
 	$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"], sep="\n")' \
 	> $(VENV)/peers-requires.txt
 	$(PIP) install -q -r $(VENV)/peers-requires.txt
+	@touch $@
+
+$(MANAGERS)/.installed: pyproject.toml
+	test -x $(MANAGERS)/bin/python || $(PYTHON) -m venv $(MANAGERS)
+	$(MANAGERS)/bin/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	extras = project["optional-dependencies"]; \
+	wanted = [*project["dependencies"], *extras["managers"], *extras["airflow"], *extras["dagster"], *extras["kedro"]]; \
+	print(*(each for each in wanted if not each.startswith("vineyard-arrow")), sep="\n")' \
+	> $(MANAGERS)/requires.txt
+	$(MANAGERS)/bin/python -m pip --disable-pip-version-check --no-input install -q --no-compile -r $(MANAGERS)/requires.txt
+	$(MANAGERS)/bin/python -c 'from importlib.metadata import version; \
+	print(*(f"{name} {version(name)}" for name in ("apache-airflow", "dagster", "kedro")), sep=", ")'
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(NATIVE)

@@ -56,6 +56,10 @@ def answers(graph: Graph) -> Any:
     )
 
 
+def test_a_graph_is_had_as_what_it_is(client: Client) -> None:
+    assert isinstance(client.get(client.put(make(client)), as_=Graph), Graph)
+
+
 @pytest.mark.parametrize("directed", [True, False])
 def test_another_process_gets_the_same_graph(
     daemon: Daemon, client: Client, directed: bool

@@ -735,7 +735,7 @@ def _library(cls: type) -> str:
 def _home(cls: type) -> str:
     """Name of the library of ``cls``, as ``as_=`` has it."""
     library = _library(cls)
-    return _BUILDER_MODULES.get(library, library)
+    return _BUILDER_MODULES.get(cls.__module__) or _BUILDER_MODULES.get(library, library)
 
 
 def _kind(typename: str) -> str:
