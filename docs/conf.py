@@ -32,7 +32,8 @@ highlight_language = "text"  # of what names none: pictures, output, shells
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_mock_imports = [name for name in ("dask", "ray", "torch") if find_spec(name) is None]
+_OPTIONAL = ("airflow", "dagster", "dask", "kedro", "pydantic", "ray", "torch")
+autodoc_mock_imports = [name for name in _OPTIONAL if find_spec(name) is None]
 strip_signature_backslash = True  # or get(as_=) loses its underscore
 maximum_signature_line_length = 80
 napoleon_google_docstring = False
