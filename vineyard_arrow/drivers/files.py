@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .datasets import Dataset, open_dataset
+from .datasets import Dataset, in_order, open_dataset
 from .filesystems import READ_SCHEMES, file_errors
 from .formats import FORMATS, PACKINGS, Unit
 from .registry import Request, driver, shown
@@ -62,7 +62,7 @@ def read_files(
         return table if data.infers else data.finished(table, unit, pool)
 
     tables = []
-    for unit, table in zip(units, data.in_order(units, one), strict=True):
+    for unit, table in zip(units, in_order(units, one), strict=True):
         tables.append(table)
         told(unit)
     if data.infers:
