@@ -1,4 +1,4 @@
-"""Tables of PostgreSQL into the store, against its ADBC driver into private memory.
+"""Tables of PostgreSQL into the store and out of it, against its ADBC driver and private memory.
 
 The server is a throwaway one on this machine; without its programs there is nothing to measure.
 """
@@ -63,6 +63,37 @@ def test_read(benchmark: Any, store: Any, url: str) -> None:
     report(
         benchmark,
         f"{ROWS:,} rows of four columns",
+        time_of(mine),
+        time_of(theirs),
+        ratio_of(mine, theirs),
+        "<= 1.2",
+    )
+
+
+@pytest.mark.benchmark(group="a table of the store to PostgreSQL / ADBC of private memory")
+def test_write(benchmark: Any, store: Any, url: str) -> None:
+    from adbc_driver_postgresql import dbapi
+
+    with dbapi.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM t LIMIT {ROWS // 10}")
+        table = cursor.fetch_arrow_table()
+    oid = store.client.put(table)
+
+    def ours() -> float:
+        return seconds(lambda: store.client.write(oid, url, table="ours", mode="replace"))
+
+    def fill() -> None:
+        with dbapi.connect(url) as connection, connection.cursor() as cursor:
+            assert cursor.adbc_ingest("theirs", table, "replace") == table.num_rows
+            connection.commit()
+
+    def plain() -> float:
+        return seconds(fill)
+
+    mine, theirs = paired(benchmark, ours, plain, rounds=3)
+    report(
+        benchmark,
+        f"{table.num_rows:,} rows of four columns",
         time_of(mine),
         time_of(theirs),
         ratio_of(mine, theirs),

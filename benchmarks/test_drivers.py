@@ -1,6 +1,8 @@
-"""Files and tables into the store, against their libraries' own readers into private memory.
+"""Files and tables into the store and out of it, against their libraries with private memory.
 
-Ours includes the put, so any number of processes can map the result. Files lie in the page cache.
+Of reading, ours includes the put, so any number of processes can map the result. Of writing, the
+table is one of the store; ours includes finding it, and moving what is whole to its place. Files
+lie in the page cache.
 """
 
 from __future__ import annotations
@@ -130,6 +132,69 @@ def test_read_table(benchmark: Any, store: Any, tables: Path, plain: Any) -> Non
         time_of(mine),
         time_of(others),
         ratio_of(mine, others),
+    )
+
+
+def write_arrow(table: pa.Table, path: Path) -> None:
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_duckdb(table: pa.Table, path: Path) -> None:
+    import duckdb
+
+    with duckdb.connect(str(path)) as connection:
+        connection.register("rows", table)
+        connection.execute("CREATE TABLE t AS FROM rows")
+
+
+def write_sqlite(table: pa.Table, path: Path) -> None:
+    from adbc_driver_sqlite import dbapi
+
+    with dbapi.connect(str(path)) as connection, connection.cursor() as cursor:
+        cursor.adbc_ingest("t", table)
+        connection.commit()
+
+
+# How many rows, and what writes them.
+WRITERS: dict[str, tuple[int, Callable[[pa.Table, Path], Any]]] = {
+    "parquet": (ROWS // 4, pq.write_table),
+    "csv": (ROWS // 8, pyarrow.csv.write_csv),
+    "arrow": (ROWS, write_arrow),
+    "duckdb": (ROWS // 4, write_duckdb),
+    "sqlite": (ROWS // 32, write_sqlite),
+}
+
+
+@pytest.mark.benchmark(group="a table of the store to a file / the library's writer")
+@pytest.mark.parametrize("kind", WRITERS)
+def test_write(benchmark: Any, store: Any, tmp_path: Path, kind: str) -> None:
+    rows, write = WRITERS[kind]
+    table = some_table(rows)
+    oid = store.client.put(table)
+    paths = (tmp_path / f"ours.{kind}", tmp_path / f"theirs.{kind}")
+    database = kind in ("duckdb", "sqlite")
+    url = f"{kind}:///{paths[0]}" if database else str(paths[0])
+    options = {"table": "t"} if database else {}
+
+    def ours() -> float:
+        paths[0].unlink(missing_ok=True)
+        return seconds(lambda: store.client.write(oid, url, **options))
+
+    def plain() -> float:
+        paths[1].unlink(missing_ok=True)
+        return seconds(write, table, paths[1])
+
+    mine, theirs = paired(benchmark, ours, plain, rounds=5)
+    sizes = [path.stat().st_size for path in paths]
+    assert max(sizes) < 1.05 * min(sizes)  # the same is in both
+    report(
+        benchmark,
+        f"{kind}, {rows:,} rows",
+        time_of(mine),
+        time_of(theirs),
+        ratio_of(mine, theirs),
+        "<= 1.1",
     )
 
 

@@ -1,4 +1,4 @@
-"""The dashboard: what it says over HTTP, whom it refuses, and how it looks in a browser."""
+"""The dashboard: what it says over HTTP, and whom it refuses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import os
 import re
 import signal
 import socket
-import struct
-import subprocess
 import time
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -30,7 +27,6 @@ from vineyard_arrow.config import daemon_config
 from vineyard_arrow.dashboard.server import CONNECTIONS, is_ours
 from vineyard_arrow.ipc import protocol as p
 
-HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 OPTIONS = ("--memory-limit", "256MiB", "--pages", "small", "--dashboard", "127.0.0.1:0")
 
 
@@ -85,30 +81,6 @@ def answers(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def pixels(png: bytes) -> np.ndarray[Any, Any]:
-    """Those of an image as Chromium writes it, of shape (height, width, 3 or 4)."""
-    data, at = b"", 8
-    while at < len(png):
-        nbytes, kind = struct.unpack_from(">I4s", png, at)
-        if kind == b"IHDR":
-            width, height, depth, colour = struct.unpack_from(">IIBB", png, at + 8)
-        elif kind == b"IDAT":
-            data += png[at + 8 : at + 8 + nbytes]
-        at += nbytes + 12
-    assert depth == 8
-    n = {2: 3, 6: 4}[colour]
-    rows, above, raw = [], bytearray(width * n), zlib.decompress(data)
-    for y in range(height):
-        kind, *row = raw[y * (width * n + 1) : (y + 1) * (width * n + 1)]
-        for x in range(width * n):
-            left, up, corner = (row[x - n], above[x], above[x - n]) if x >= n else (0, above[x], 0)
-            nearest = min((left, up, corner), key=lambda v: abs(left + up - corner - v))
-            row[x] = (row[x] + (0, left, up, (left + up) // 2, nearest)[kind]) & 255
-        above = bytearray(row)
-        rows.append(above)
-    return np.frombuffer(b"".join(rows), np.uint8).reshape(height, width, n)
 
 
 class TestFigures:
@@ -247,52 +219,3 @@ class TestProcess:
         deadline = time.monotonic() + 3 * DEADLINE_S
         while answers(url):
             assert time.monotonic() < deadline
-
-
-@pytest.mark.browser
-class TestInABrowser:
-    @pytest.fixture
-    def chromium(self) -> str:
-        path = os.environ.get("VINEYARD_CHROMIUM")
-        assert path, "VINEYARD_CHROMIUM must name a Chromium: make test-browser says how"
-        return path
-
-    def run(self, chromium: str, folder: Path, daemon: Daemon, *options: str) -> str:
-        command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu"]
-        command += [f"--user-data-dir={folder}/profile", "--virtual-time-budget=5000"]
-        command += [*options, f"http://{daemon.status().dashboard}/"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=150).stdout
-
-    def test_names_are_shown_as_text(
-        self, shown: Daemon, client: Client, chromium: str, tmp_path: Path
-    ) -> None:
-        client.put(pa.table({"x": [1]}), name="a table of mine")
-        client.put(pa.table({"x": [1]}), name=HOSTILE)
-        figures(shown, lambda d: len(d["objects"]) == 2)
-        page = self.run(chromium, tmp_path, shown, "--dump-dom")
-        assert '<td class="long">a table of mine</td>' in page
-        assert "&lt;img src=x onerror=" in page
-        assert "<img" not in page
-        assert "<title>vineyard-arrow</title>" in page
-
-    def test_an_empty_store_says_how_to_begin(
-        self, shown: Daemon, client: Client, chromium: str, tmp_path: Path
-    ) -> None:
-        figures(shown, lambda d: not d["objects"])
-        page = self.run(chromium, tmp_path, shown, "--dump-dom")
-        assert '<section id="empty">' in page
-        assert str(shown.socket) in page
-
-    def test_it_looks_like_something(
-        self, shown: Daemon, client: Client, chromium: str, tmp_path: Path
-    ) -> None:
-        for i in range(5):
-            client.put(np.zeros(1_000_000), name=f"tensor {i}")
-        figures(shown, lambda d: len(d["objects"]) == 5)
-        path = tmp_path / "dashboard.png"
-        self.run(chromium, tmp_path, shown, f"--screenshot={path}", "--window-size=800,500")
-        image = pixels(path.read_bytes())[:, :, :3].reshape(-1, 3).astype(int)
-        colours, counts = np.unique(image, axis=0, return_counts=True)
-        bright = colours.max(axis=1) - colours.min(axis=1) > 40
-        # Five objects, each in a colour of its own, on strips of many pixels.
-        assert (bright & (counts > 300)).sum() >= 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,11 +159,42 @@ def test_what_is_not_there(client: Client, bucket: str) -> None:
         client.write(TABLE, "s3://no-such-bucket/a.parquet")
 
 
+def keys_of(endpoint: str, bucket: str) -> tuple[str, str]:
+    """A bucket, and the keys of a user who may use it and nothing else."""
+    import boto3
+
+    options = {"endpoint_url": endpoint, "region_name": "us-east-1"}
+    boto3.client("s3", **options).create_bucket(Bucket=bucket)
+    iam = boto3.client("iam", **options)
+    iam.create_user(UserName="user")
+    allowed = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    statement = {"Effect": "Allow", "Action": "s3:*", "Resource": allowed}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    iam.put_user_policy(UserName="user", PolicyName="own", PolicyDocument=policy)
+    key = iam.create_access_key(UserName="user")["AccessKey"]
+    return key["AccessKeyId"], key["SecretAccessKey"]
+
+
 def test_keys_that_are_wrong(client: Client, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"s3://{bucket}/a.parquet"
-    with serving(INITIAL_NO_AUTH_ACTION_COUNT="0") as endpoint:
+    # The server looks at keys once `keys_of` has done its four actions.
+    with serving(INITIAL_NO_AUTH_ACTION_COUNT="4") as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        for do in (client.read, client.scan, lambda url: client.write(TABLE, url)):
-            with pytest.raises(AccessDeniedError) as failed:
-                do(url)
-            assert SECRET not in str(failed.value)
+        key, secret = keys_of(endpoint, bucket)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        client.write(TABLE, url)
+        assert got(client, url) == TABLE
+        for wrong in ((key, SECRET), (KEY, secret)):
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", wrong[0])
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", wrong[1])
+            for do in (
+                client.read,
+                client.scan,
+                lambda url: client.write(TABLE, url, overwrite=True),
+            ):
+                with pytest.raises(AccessDeniedError) as failed:
+                    do(url)
+                assert wrong[1] not in str(failed.value)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        assert got(client, url) == TABLE  # nothing was written by them

@@ -17,7 +17,7 @@ from vineyard_arrow.client import Client
 from vineyard_arrow.errors import InvalidObjectError, ObjectNotFoundError
 from vineyard_arrow.integrations.duckdb import register
 
-duckdb = pytest.importorskip("duckdb", minversion="1.1")
+duckdb = pytest.importorskip("duckdb", minversion="1.4.4")
 
 N = 4 << 20
 TABLE = pa.table({"a": [1, 2, 3], "s": ["x", "y", None]})

@@ -10,7 +10,7 @@ from types_harness import check_in_other_process, roundtrip, typenames
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import InvalidObjectError
 
-duckdb = pytest.importorskip("duckdb", minversion="1.1")
+duckdb = pytest.importorskip("duckdb", minversion="1.4.4")
 
 EXPRESSIONS = [
     "1", "1::UTINYINT", "170141183460469231731687303715884105727", "1::UHUGEINT", "1.5::DOUBLE",

@@ -27,8 +27,9 @@ from .registry import Request, format_of, shown
 from .resuming import key_of
 from .schemas import Policy, expression_of, fitted, may_hold, merged, needed_for, rows_where
 
-__all__ = ["Dataset", "chosen", "open_dataset", "picked", "retried"]
+__all__ = ["Dataset", "chosen", "in_order", "open_dataset", "picked", "retried"]
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 _THREADS = min(8, os.cpu_count() or 1)
 _RETRY_S = 0.1  # before the second attempt; twice as long before each further one
@@ -117,9 +118,8 @@ class Dataset:
         def once() -> pa.Table:
             with file_errors(unit.name, _TYPES_HINT if self.format.infers else None):
                 types = None if self.infers else self.schema
-                names: list[str] | None = self._names_in(unit.file)
-                if self.infers and (self.every or self.format.open_ended):
-                    names = None  # further ones may turn up
+                found_out = self.infers and (self.every or self.format.open_ended)
+                names = None if found_out else self._names_in(unit.file)
                 return self.format.read(unit, types, names, pool)
 
         return retried(once, unit.file, self.retries)
@@ -144,41 +144,20 @@ class Dataset:
                 for name, found in schemas
             ]
         found = merged(schemas, policy)
+        if self.every:
+            whole = _with_keys(found, self.keys)
+            return replace(self, schema=whole, names=whole.names)
         fields = [
             found.field(f.name)
             if found.get_field_index(f.name) >= 0 and f.name not in self.keys
             else f
             for f in self.schema
         ]
-        if self.every:
-            fields += [f for f in found if self.schema.get_field_index(f.name) < 0]
-        names = [field.name for field in fields] if self.every else self.names
-        return replace(self, schema=pa.schema(fields, self.schema.metadata), names=names)
+        return replace(self, schema=pa.schema(fields, self.schema.metadata))
 
     def _names_in(self, file: File) -> list[str]:
         there = self.needed if self.format.open_ended else self.columns[file.path]
         return [n for n in self.needed if n in there and n not in self.keys]
-
-    def in_order(
-        self, units: Sequence[Unit], function: Callable[[Unit], _T], threads: int = _THREADS
-    ) -> Iterator[_T]:
-        """What a function makes of each unit, in order; some are done ahead, by threads."""
-        if len(units) < 2 or threads < 2:
-            yield from map(function, units)
-            return
-        waiting: deque[Future[_T]] = deque()
-        rest = iter(units)
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="vineyard-arrow-read")
-        try:
-            for unit in rest:
-                waiting.append(pool.submit(function, unit))
-                if len(waiting) == threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            waiting.clear()
-            pool.shutdown(cancel_futures=True)
 
     def batches(self, pool: Any, told: Callable[[Unit], None]) -> Iterator[pa.RecordBatch]:
         """All rows, with few of them in memory at a time; ``told`` of units that are done."""
@@ -204,6 +183,28 @@ class Dataset:
             names = self._names_in(unit.file)
             for batch in self.format.batches(unit, self.schema, names, pool):
                 yield pa.Table.from_batches([batch])
+
+
+def in_order(
+    items: Sequence[_S], function: Callable[[_S], _T], threads: int = _THREADS
+) -> Iterator[_T]:
+    """What a function makes of each item, in order; some are done ahead, by threads."""
+    if len(items) < 2 or threads < 2:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[_T]] = deque()
+    rest = iter(items)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="vineyard-arrow-read")
+    try:
+        for item in rest:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        waiting.clear()
+        pool.shutdown(cancel_futures=True)
 
 
 def retried(function: Callable[[], _T], file: File, retries: int) -> _T:
@@ -256,11 +257,15 @@ def open_dataset(
         with file_errors(shown(file.path)):
             return format.schema(file, infers)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        tasks = [threads.submit(retried, lambda f=f: look(f), f, retries) for f in files]
-        looked = [(shown(f.path), task.result()) for f, task in zip(files, tasks, strict=True)]
     keys = _key_types(files)
-    whole = _with_keys(_names_of(looked, schema) if infers else merged(looked, schema), keys)
+    if infers and columns is None:  # reading tells
+        looked, whole = [], pa.schema([])
+    else:
+        found = in_order(files, lambda file: retried(lambda: look(file), file, retries))
+        looked = list(zip(files, found, strict=True))
+        named = [(shown(file.path), own) for file, own in looked]
+        whole = _names_of(named, schema) if infers else merged(named, schema)
+    whole = _with_keys(whole, keys)
     names = chosen(columns, whole)
     needed = list(names)
     if expression is not None:
@@ -274,7 +279,7 @@ def open_dataset(
         needed,
         expression,
         keys,
-        {f.path: found.names for f, (_, found) in zip(files, looked, strict=True)},
+        {file.path: own.names for file, own in looked},
         infers,
         columns is None,
         retries,

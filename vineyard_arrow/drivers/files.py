@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .datasets import Dataset, open_dataset
+from .datasets import Dataset, in_order, open_dataset
 from .filesystems import READ_SCHEMES, file_errors
 from .formats import FORMATS, PACKINGS, Unit
 from .registry import Request, driver, shown
@@ -66,7 +66,7 @@ def read_files(
 
     tables = []
     with _kept(request, resume, data, units, one) as kept:
-        for unit, table in zip(units, data.in_order(units, kept), strict=True):
+        for unit, table in zip(units, in_order(units, kept), strict=True):
             tables.append(table)
             told(unit)
     if data.infers:

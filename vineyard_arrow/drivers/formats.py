@@ -6,9 +6,9 @@ knows no store, and neither which files there are nor what their columns are to 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -164,7 +164,6 @@ class _Csv(_Whole):
         import pyarrow.csv
 
         self._csv = pyarrow.csv
-        self._given = read
         self._read = read or pyarrow.csv.ReadOptions()
         self._parse = parse or pyarrow.csv.ParseOptions(delimiter=delimiter)
         self._convert = convert or pyarrow.csv.ConvertOptions()
@@ -183,15 +182,14 @@ class _Csv(_Whole):
         }
 
     def schema(self, file: File, quick: bool = False) -> pa.Schema:
-        options = self._options(None, None)
-        if self._given is None:
-            quickly = self._csv.ReadOptions(block_size=_HEAD_NBYTES, use_threads=False)
-            try:
-                if quick:
-                    return self._head(file, options | {"read_options": quickly})
-            except pa.ArrowInvalid:  # a row longer than that, maybe
-                pass
-            options["read_options"] = self._csv.ReadOptions(use_threads=False)
+        read = copy.copy(self._read)
+        read.use_threads = False
+        options = self._options(None, None) | {"read_options": read}
+        if quick and read.block_size > _HEAD_NBYTES:
+            shorter = copy.copy(read)
+            shorter.block_size = _HEAD_NBYTES
+            with contextlib.suppress(pa.ArrowInvalid):  # a row longer than that, maybe
+                return self._head(file, options | {"read_options": shorter})
         return self._head(file, options)
 
     def _head(self, file: File, options: dict[str, Any]) -> pa.Schema:
@@ -267,7 +265,7 @@ class _Json(_Whole):
 class _Arrow(_Whole):
     """IPC files (Feather is one) and streams, told apart by how they begin."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def _reader(self, source: Any, names: Any = None, pool: Any = None) -> Iterator[Any]:
         is_file = source.read(6) == b"ARROW1"
         source.seek(0)

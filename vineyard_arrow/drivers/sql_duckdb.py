@@ -34,7 +34,9 @@ class _DuckDB(Database):
         found = self._connection.sql(sql, params=parameters or None)
         if found is None:
             raise QueryFailedError("the query returns no rows", "write() changes tables")
-        reader = found.to_arrow_reader(_BATCH_ROWS)
+        # Its name before DuckDB 2, which warns of it.
+        to_reader = getattr(found, "to_arrow_reader", None) or found.fetch_arrow_reader
+        reader = to_reader(_BATCH_ROWS)
         yield empty(reader.schema)
         yield from reader
 

@@ -68,7 +68,10 @@ def relation_over(table: pa.Table, params: dict[str, Any], connection: Any) -> A
         types = [str(duckdb.sqltype(type_)) for type_ in params["types"]]
     except (duckdb.Error, KeyError, TypeError) as error:  # it would become part of a statement
         raise InvalidObjectError(f"a stored relation has no types of DuckDB: {error}") from None
-    return _projected(connection.from_arrow(table), params["names"], types)
+    names = params["names"]
+    if len(set(names)) < len(names):  # which DuckDB before 2 does not find in a table
+        table = table.rename_columns([str(i) for i in range(len(names))])
+    return _projected(connection.from_arrow(table), names, types)
 
 
 def _projected(relation: Any, names: list[str], types: list[str]) -> Any:
