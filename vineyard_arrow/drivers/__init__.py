@@ -53,8 +53,10 @@ def read(
     options: dict[str, Any],
 ) -> ObjectID:
     """See `Client.read`."""
-    made = run("read", request_of(client, url, format, progress), options)
-    return _kept(client, made, name, labels)
+    request = request_of(client, url, format, progress)
+    kept = _kept(client, run("read", request, options), name, labels)
+    request.stored()
+    return kept
 
 
 def partition(

@@ -48,7 +48,8 @@ class _Pump:
         try:
             with contextlib.closing(self.batches), self.writer:
                 for batch in self.batches:
-                    if not self._written(batch):
+                    # Without rows it is no news but a chance to stop: nothing may come for long.
+                    if not (self._written(batch) if batch.num_rows else self._is_read()):
                         raise StreamFailedError("nobody reads it any more")
         except Exception:  # readers are told by the stream
             if not self._is_read():
