@@ -1,9 +1,10 @@
 """Brokers of Kafka for tests.
 
 librdkafka brings a cluster for tests of its own: brokers that speak the protocol over TCP and keep
-messages in memory, and that fail as they are told. They know no transactions (what was aborted is
-seen) and no times of messages, so what hangs on these is tested where $VINEYARD_KAFKA names a real
-broker. Its functions are those of rdkafka_mock.h, called by their names.
+messages in memory (5 MiB of a partition), and that fail as they are told. They know no transactions
+(what was aborted is seen) and no times of messages: what hangs on these is tested where
+$VINEYARD_KAFKA names a real broker. A group that its last member left goes on only after a
+session's time. Functions are those of rdkafka_mock.h, by their names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ WAIT_S = 60.0
 _PRODUCER = 0
 _names = (f"t{os.getpid()}-{n}" for n in itertools.count())
 # Requests by their numbers in the protocol.
-PRODUCE, FETCH, METADATA, OFFSET_COMMIT = 0, 1, 3, 8
+PRODUCE, FETCH, METADATA, OFFSET_COMMIT, LEAVE_GROUP = 0, 1, 3, 8, 13
 
 
 class Broker:
@@ -89,13 +90,12 @@ class MockBroker(Broker):
         lib.rd_kafka_conf_set(conf, b"log_level", b"0", None, 0)
         self._handle = lib.rd_kafka_new(_PRODUCER, conf, None, 0)
         self._cluster = lib.rd_kafka_mock_cluster_new(self._handle, 1)
+        lib.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 100)
         self.servers = lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
     def topic(self, partitions: int = 1) -> str:
         name = next(_names)
-        assert not self._lib.rd_kafka_mock_topic_create(
-            self._cluster, name.encode(), partitions, 1
-        )
+        assert not self._lib.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
         return f"kafka://{self.servers}/{name}"
 
     def fail(self, request: int, code: int, times: int = 1) -> None:
@@ -103,6 +103,16 @@ class MockBroker(Broker):
         self._lib.rd_kafka_mock_push_request_errors_array(
             self._cluster, request, times, (ctypes.c_int * times)(*[code] * times)
         )
+
+    def requested(self) -> set[int]:
+        """The kinds of requests that came since this was last asked."""
+        count = ctypes.c_size_t()
+        requests = self._lib.rd_kafka_mock_get_requests(self._cluster, ctypes.byref(count))
+        kinds = {self._lib.rd_kafka_mock_request_api_key(requests[n]) for n in range(count.value)}
+        self._lib.rd_kafka_mock_request_destroy_array(requests, count)
+        self._lib.rd_kafka_mock_clear_requests(self._cluster)
+        self._lib.rd_kafka_mock_start_request_tracking(self._cluster)
+        return kinds
 
     def down(self) -> None:
         """Drop connections, and take none."""
@@ -120,7 +130,9 @@ def _library() -> Any:
     """The librdkafka that the client has: beside it in its wheel, or the system's."""
     beside = Path(ck.__file__).parents[1] / "confluent_kafka.libs"
     found = [str(path) for path in beside.glob("librdkafka*.so*")]
-    lib = ctypes.CDLL(found[0] if found else ctypes.util.find_library("rdkafka") or "librdkafka.so.1")
+    lib = ctypes.CDLL(
+        found[0] if found else ctypes.util.find_library("rdkafka") or "librdkafka.so.1"
+    )
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
     for name, result, arguments in (
         ("conf_new", pointer, []),
@@ -130,6 +142,16 @@ def _library() -> Any:
         ("mock_cluster_new", pointer, [pointer, number]),
         ("mock_cluster_destroy", None, [pointer]),
         ("mock_cluster_bootstraps", text, [pointer]),
+        ("mock_group_initial_rebalance_delay_ms", None, [pointer, ctypes.c_int32]),
+        ("mock_start_request_tracking", None, [pointer]),
+        ("mock_clear_requests", None, [pointer]),
+        (
+            "mock_get_requests",
+            ctypes.POINTER(pointer),
+            [pointer, ctypes.POINTER(ctypes.c_size_t)],
+        ),
+        ("mock_request_api_key", ctypes.c_int16, [pointer]),
+        ("mock_request_destroy_array", None, [ctypes.POINTER(pointer), ctypes.c_size_t]),
         ("mock_topic_create", number, [pointer, text, number, number]),
         ("mock_broker_set_down", number, [pointer, ctypes.c_int32]),
         ("mock_broker_set_up", number, [pointer, ctypes.c_int32]),

@@ -28,7 +28,17 @@ def _command(text):
 
 @pytest.mark.parametrize(
     "page",
-    ["types", "codegen", "streams", "graph", "distributed", "drivers", "export", "partition"],
+    [
+        "types",
+        "codegen",
+        "streams",
+        "graph",
+        "distributed",
+        "drivers",
+        "export",
+        "kafka",
+        "partition",
+    ],
 )
 def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()

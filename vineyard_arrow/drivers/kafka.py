@@ -1,7 +1,7 @@
 """The drivers that read, scan and write topics of Kafka.
 
-`messages` makes tables of messages and messages of tables, `kafka_source` and `kafka_sink` fetch and
-send them. What is read is stored before a group is told that it has it, so nothing is lost by
+`messages` makes tables of messages and messages of tables, `kafka_source` and `kafka_sink` fetch
+and send them. What is read is stored before a group is told that it has it, so nothing is lost by
 whatever fails in between; it then comes again.
 """
 

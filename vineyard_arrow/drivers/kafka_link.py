@@ -36,7 +36,7 @@ OPTIONS_FILE = "VINEYARD_ARROW_KAFKA"  # names a file of options
 Options = Mapping[str, Any] | str | os.PathLike[str] | None
 
 _CREATE_S = 3.0  # a broker may make a topic as it is first asked for
-_SECRET = re.compile(r"password|secret|token|jaas|oauthbearer|key|keystore", re.IGNORECASE)
+_SECRET = re.compile(r"password|secret|token|jaas|oauthbearer\.config|pem", re.IGNORECASE)
 _URL = re.compile(r"kafka://([^/?#@]+)/([A-Za-z0-9._-]{1,249})", re.IGNORECASE)
 # What is said in other ways, or has to be as it is.
 _OURS = {
@@ -172,7 +172,9 @@ class Link:
         while True:
             waited = time.monotonic() - begun
             try:
-                found = handle.list_topics(self.topic.name, timeout=1.0).topics[self.topic.name]
+                patience = min(1.0, max(LOOK_S, self.timeout_s - waited))
+                found = handle.list_topics(self.topic.name, timeout=patience)
+                topic = found.topics[self.topic.name]
             except KafkaException as error:
                 handle.poll(0)  # for what was said of connections
                 last = error.args[0]
@@ -180,9 +182,9 @@ class Link:
                     raise self.said(self._heard) from None
             else:
                 self.down_since = None
-                if found.error is None:
-                    return sorted(found.partitions)
-                last = found.error
+                if topic.error is None:
+                    return sorted(topic.partitions)
+                last = topic.error
                 unknown = last.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
                 if not (last.retriable() or unknown) or (
                     unknown and (not self._creates or waited > _CREATE_S)

@@ -34,7 +34,7 @@ class Sink(Link):
         self._failed: list[tuple[range, str]] = []
         timeout_ms = max(1, round(timeout_s * 1000))
         defaults = {
-            "partitioner": "murmur2_random",  # as Java's: a key's partition does not hang on who writes
+            "partitioner": "murmur2_random",  # as Java's, so that a key has one partition
             "queue.buffering.max.kbytes": 64 << 10,
             "linger.ms": 20,
             "message.timeout.ms": timeout_ms,

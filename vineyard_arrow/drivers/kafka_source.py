@@ -6,11 +6,9 @@ are in the same order each time; endless ones take all at once.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import datetime
 import json
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +21,6 @@ __all__ = ["Batch", "Point", "Size", "Source", "point_of"]
 
 Point = str | int | dict[int, int]  # "earliest", "latest", milliseconds, or offsets
 _CHUNK = 256  # messages asked for at a time
-_CLOSE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +101,10 @@ class Source(Link):
         partitions: Sequence[int] | None = None,
         follow: bool = False,
     ) -> None:
+        if follow and group is not None and partitions is not None:
+            raise ConfigError("a group shares out all partitions", "partitions= without group=")
         super().__init__(topic, options, timeout_s)
         self._group, self._start, self._chosen = group, start, partitions
-        self._stopped, self._closed = threading.Event(), threading.Event()
         self._held = Batch()
         self._largest = 1
         self._ended: set[int] = set()
@@ -121,7 +119,6 @@ class Source(Link):
             "enable.partition.eof": True,
         }
         self._consumer = self._opened("Consumer", defaults, ours)
-        atexit.register(self._leave)
 
     def __enter__(self) -> Source:
         return self
@@ -131,17 +128,7 @@ class Source(Link):
 
     def close(self) -> None:
         """Leave the group, and let go of the brokers."""
-        if not self._closed.is_set():
-            atexit.unregister(self._leave)
-            try:
-                self._consumer.close()
-            finally:
-                self._closed.set()
-
-    def _leave(self) -> None:
-        """At the end of the process: a thread that reads without end is to leave its group."""
-        self._stopped.set()
-        self._closed.wait(_CLOSE_S)
+        self._consumer.close()
 
     # ---- where
 
@@ -204,7 +191,7 @@ class Source(Link):
             )
         if offset > high:
             raise BrokerError(
-                f"{self.topic.url}: partition {partition} ends before offset {high}, and was to be"
+                f"{self.topic.url}: partition {partition} ends at offset {high}, and was to be"
                 f" read from {offset}",
                 "is it the topic that the offset was of?",
             )
@@ -255,13 +242,15 @@ class Source(Link):
                 raise self.gone()
             if self._is_full(size):
                 yield self._taken()
-        self._held.offsets[partition] = end  # past what no reader sees, such as ends of transactions
+        self._held.offsets[partition] = (
+            end  # past what no reader sees, such as ends of transactions
+        )
 
     def endless(self, size: Size) -> Iterator[Batch]:
         """Batches of what comes; empty ones while nothing does, so that the caller can look up."""
         self._begin()
         looked = time.monotonic()
-        while not self._stopped.is_set():
+        while True:
             for message in self._more(_CHUNK, size):
                 self._held.add(message)
             self._check_up()
@@ -279,8 +268,6 @@ class Source(Link):
             starts = self._starts(self._partitions())
             self._consumer.assign([self._pairs([p], o)[0] for p, o in starts.items()])
             return
-        if self._chosen is not None:
-            raise ConfigError("a group shares out all partitions", "partitions= without group=")
         self._partitions()  # or it is told that there is no such topic
 
         def assigned(consumer: Any, pairs: list[Any]) -> None:
@@ -311,19 +298,19 @@ class Source(Link):
             raise self.said(error) from None
         good = []
         for message in got:
-            error = message.error()
-            if error is None:
+            failed = message.error()
+            if failed is None:
                 good.append(message)
                 self._largest = max(self._largest, _nbytes(message))
-            elif error.code() == KafkaError._PARTITION_EOF:
+            elif failed.code() == KafkaError._PARTITION_EOF:
                 self._ended.add(message.partition())
-            elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            elif failed.code() == KafkaError._AUTO_OFFSET_RESET:
                 raise BrokerError(
-                    f"{self.topic.url}: {error.str()}",
+                    f"{self.topic.url}: {failed.str()}",
                     "what was to be read is no longer kept: start= says where to go on",
                 )
-            elif not error.retriable() and error.code() not in _other_members():
-                raise self.said(error)
+            elif not failed.retriable() and failed.code() not in _other_members():
+                raise self.said(failed)
         if got:
             self.down_since = None
         return good
@@ -357,10 +344,9 @@ class Source(Link):
             errors = [each.error for each in done if each.error is not None]
         except KafkaException as error:
             errors = [error.args[0]]
-        for error in errors:
-            if self._consumer.memberid() and error.code() in _other_members():
-                continue
-            raise self.said(error)
+        for failed in errors:
+            if not (self._consumer.memberid() and failed.code() in _other_members()):
+                raise self.said(failed)
 
 
 def _other_members() -> set[int]:

@@ -1,7 +1,7 @@
 """Messages as tables and tables as messages: JSON, Arrow IPC, or keys and values as they are.
 
-A message has the methods of `confluent_kafka.Message`: ``key``, ``value``, ``partition``, ``offset``,
-``timestamp``, ``headers``. It knows no broker and no store.
+A message has the methods of `confluent_kafka.Message`: ``key``, ``value``, ``partition``,
+``offset``, ``timestamp``, ``headers``. It knows no broker and no store.
 """
 
 from __future__ import annotations
@@ -186,7 +186,11 @@ class Decoder:
             return (self._said or pa.schema([])).empty_table()
         text = b"\n".join(objects)  # type: ignore[arg-type]
         unexpected = "infer" if self._said is None else "error" if self._strict else "ignore"
-        parsing = {"explicit_schema": self._said, "unexpected_field_behavior": unexpected, **changes}
+        parsing = {
+            "explicit_schema": self._said,
+            "unexpected_field_behavior": unexpected,
+            **changes,
+        }
         table = pyarrow.json.read_json(
             pa.BufferReader(text),
             read_options=pyarrow.json.ReadOptions(block_size=len(text) + 1, use_threads=False),
@@ -255,17 +259,17 @@ class Decoder:
         for message, table in parts:
             distinct.setdefault(table.schema, _where(message))
         schema = self._wanted([(name, each) for each, name in distinct.items()])
-        pool, fits = self._pool, {}
-        tables = []
-        for message, table in parts:
-            if fits.setdefault(id(table.schema), table.schema.equals(schema)) is False:
-                table = fitted(table, schema, {}, pool, _where(message))
-            tables.append(table)
+        tables = [
+            table
+            if table.schema.equals(schema)
+            else fitted(table, schema, {}, self._pool, _where(message))
+            for message, table in parts
+        ]
         if not tables:
             return schema.empty_table(), []
         counts = [table.num_rows for table in tables]
         rows_of = np.repeat(np.array([m for m, _ in parts], dtype=object), counts)
-        return pa.concat_tables(tables).combine_chunks(memory_pool=pool), rows_of
+        return pa.concat_tables(tables).combine_chunks(memory_pool=self._pool), rows_of
 
     def _wanted(self, found: list[tuple[str, pa.Schema]]) -> pa.Schema:
         if self._said is None:
@@ -289,7 +293,8 @@ def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
         return pa.unify_schemas(schemas)
     except pa.ArrowException as error:
         raise SchemaMismatchError(
-            f"later messages do not go with those before: {error}", "schema='unify' widens; " + _HINT
+            f"later messages do not go with those before: {error}",
+            "schema='unify' widens; " + _HINT,
         ) from None
 
 
@@ -372,9 +377,7 @@ def _is_binary(type: pa.DataType) -> bool:
 def _has_binary(type: pa.DataType) -> bool:
     if pa.types.is_dictionary(type):
         return _has_binary(type.value_type)
-    return _is_binary(type) or any(
-        _has_binary(type.field(n).type) for n in range(type.num_fields)
-    )
+    return _is_binary(type) or any(_has_binary(type.field(n).type) for n in range(type.num_fields))
 
 
 def _bytes_of(value: Any) -> bytes | None:
@@ -452,7 +455,9 @@ def _raw(schema: pa.Schema, key: str | None) -> Callable[[pa.RecordBatch, int], 
         values = [_bytes_of(value) for value in batch.column("value").to_pylist()]
         headers: list[Any] = [None] * batch.num_rows
         if "headers" in names:
-            headers = [h and [(p["key"], p["value"]) for p in h] for h in batch["headers"].to_pylist()]
+            headers = [
+                h and [(p["key"], p["value"]) for p in h] for h in batch["headers"].to_pylist()
+            ]
         times: list[Any] = [None] * batch.num_rows
         if "timestamp" in names:
             cast = batch["timestamp"].cast(pa.timestamp("ms", "UTC"), safe=False)

@@ -1,9 +1,15 @@
-"""Batches from a reader into a stream of the store, by a thread, for as long as anyone reads."""
+"""Batches from a reader into a stream of the store, by a thread, for as long as anyone reads.
+
+A process that ends waits for such threads to stop: one that is stopped in a generator that Arrow
+runs would crash it, and what a driver holds elsewhere, such as a place in a group, is let go.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +22,10 @@ if TYPE_CHECKING:
     from ..streams import StreamReader, StreamWriter
 
 _LOOK_S = 1.0  # how often a full stream is asked who reads it
+_END_S = 10.0  # that the end of the process waits for all threads
+
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_ending = threading.Event()
 
 
 def pumped(
@@ -30,8 +40,18 @@ def pumped(
         client.drop_stream(writer.id)
         raise
     pump = _Pump(client, writer, batches, weakref.ref(reader._source))
-    threading.Thread(target=pump.run, name="vineyard-arrow-scan", daemon=True).start()
+    thread = threading.Thread(target=pump.run, name="vineyard-arrow-scan", daemon=True)
+    _threads.add(thread)
+    thread.start()
     return reader
+
+
+@atexit.register
+def _end() -> None:
+    _ending.set()
+    deadline = time.monotonic() + _END_S
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Pump:
@@ -66,6 +86,8 @@ class _Pump:
                     return False
 
     def _is_read(self) -> bool:
+        if _ending.is_set():
+            return False
         source = self.source()
         if source is not None and source.let_go.alive:
             return True
