@@ -67,7 +67,7 @@ def read_kafka(
     ):
         ranges = source.ranges(last)
         offsets |= {partition: end for partition, (_, end) in ranges.items()}
-        for batch in source.bounded(ranges, Size(_BATCH_ROWS * 16, _BATCH_BYTES)):
+        for batch in source.bounded(ranges, Size(_BATCH_ROWS, _BATCH_BYTES)):
             if batch.messages:
                 tables.append(decoder.table(batch.messages))
                 done += batch.nbytes

@@ -20,7 +20,8 @@ from .kafka_link import LOOK_S, Link, Options, Topic
 __all__ = ["Batch", "Point", "Size", "Source", "point_of"]
 
 Point = str | int | dict[int, int]  # "earliest", "latest", milliseconds, or offsets
-_CHUNK = 256  # messages asked for at a time
+_FIRST = 16  # messages asked for while it is not known how large they are
+_CHUNK = 1024  # messages asked for at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +39,25 @@ class Size:
 
 @dataclass(slots=True)
 class Batch:
-    """Messages, and with which offset each partition goes on after them."""
+    """Messages, how long their values are, and with which offsets partitions go on after them."""
 
     messages: list[Any] = field(default_factory=list)
     offsets: dict[int, int] = field(default_factory=dict)
     nbytes: int = 0
     begun: float = 0.0
 
-    def add(self, message: Any) -> None:
-        if not self.messages:
+    def add(self, messages: Sequence[Any]) -> None:
+        if messages and not self.messages:
             self.begun = time.monotonic()
-        self.messages.append(message)
-        self.nbytes += _nbytes(message)
-        self.offsets[message.partition()] = message.offset() + 1
+        self.messages += messages
+        self.nbytes += sum(map(len, messages))
+        self.offsets |= {m.partition(): m.offset() + 1 for m in messages}
 
     def forget(self, partitions: set[int]) -> None:
         """Leave out what is another member's now: it comes again there."""
         self.messages = [m for m in self.messages if m.partition() not in partitions]
         self.offsets = {p: o for p, o in self.offsets.items() if p not in partitions}
-        self.nbytes = sum(map(_nbytes, self.messages))
-
-
-def _nbytes(message: Any) -> int:
-    return len(message) + len(message.key() or b"")
+        self.nbytes = sum(map(len, self.messages))
 
 
 def point_of(given: Any, what: str) -> Point:
@@ -106,8 +103,8 @@ class Source(Link):
         super().__init__(topic, options, timeout_s)
         self._group, self._start, self._chosen = group, start, partitions
         self._held = Batch()
-        self._largest = 1
-        self._ended: set[int] = set()
+        self._largest = 0  # of the messages so far
+        self._ended: dict[int, int] = {}  # where a partition had no more
         defaults = {"queued.max.messages.kbytes": 16 << 10, "isolation.level": "read_committed"}
         if not follow:  # an end that is reached is not waited at
             defaults["fetch.wait.max.ms"] = 10
@@ -230,15 +227,13 @@ class Source(Link):
             self._ended.clear()
             self._consumer.assign(self._pairs([partition], start))
         next_, heard = start, time.monotonic()
-        while next_ < end and partition not in self._ended:
+        while max(next_, self._ended.get(partition, 0)) < end:
             got = self._more(end - next_, size)
-            for message in got:
-                next_ = message.offset() + 1
-                if next_ <= end:
-                    self._held.add(message)
             if got:
+                next_ = got[-1].offset() + 1
+                self._held.add(got if next_ <= end else [m for m in got if m.offset() < end])
                 heard = time.monotonic()
-            elif time.monotonic() - heard > self.timeout_s and partition not in self._ended:
+            elif time.monotonic() - heard > self.timeout_s:
                 raise self.gone()
             if self._is_full(size):
                 yield self._taken()
@@ -251,8 +246,7 @@ class Source(Link):
         self._begin()
         looked = time.monotonic()
         while True:
-            for message in self._more(_CHUNK, size):
-                self._held.add(message)
+            self._held.add(self._more(_CHUNK, size))
             self._check_up()
             now = time.monotonic()
             if self._held.messages:
@@ -288,32 +282,36 @@ class Source(Link):
 
     def _more(self, most: int, size: Size) -> list[Any]:
         """What has come, at most about what a batch has room for."""
-        from confluent_kafka import KafkaError, KafkaException
+        from confluent_kafka import KafkaException
 
-        room = (size.nbytes - self._held.nbytes) // self._largest
-        most = min(most, _CHUNK, size.rows - len(self._held.messages), room)
+        room = (size.nbytes - self._held.nbytes) // max(1, self._largest)
+        chunk = _CHUNK if self._largest else _FIRST
+        most = min(most, chunk, size.rows - len(self._held.messages), room)
         try:
             got = self._consumer.consume(max(1, most), LOOK_S)
         except KafkaException as error:
             raise self.said(error) from None
-        good = []
-        for message in got:
-            failed = message.error()
-            if failed is None:
-                good.append(message)
-                self._largest = max(self._largest, _nbytes(message))
-            elif failed.code() == KafkaError._PARTITION_EOF:
-                self._ended.add(message.partition())
-            elif failed.code() == KafkaError._AUTO_OFFSET_RESET:
-                raise BrokerError(
-                    f"{self.topic.url}: {failed.str()}",
-                    "what was to be read is no longer kept: start= says where to go on",
-                )
-            elif not failed.retriable() and failed.code() not in _other_members():
-                raise self.said(failed)
+        failed = [message for message in got if message.error() is not None]
+        for message in failed:
+            self._check(message, message.error())
         if got:
             self.down_since = None
+        good = [message for message in got if message.error() is None] if failed else got
+        self._largest = max(self._largest, *map(len, good), 1)
         return good
+
+    def _check(self, message: Any, error: Any) -> None:
+        from confluent_kafka import KafkaError
+
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._ended[message.partition()] = message.offset()
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise BrokerError(
+                f"{self.topic.url}: {error.str()}",
+                "what was to be read is no longer kept: start= says where to go on",
+            )
+        elif not error.retriable() and error.code() not in _other_members():
+            raise self.said(error)
 
     def _check_up(self) -> None:
         """Nothing need come, but brokers that are gone for long are an error."""

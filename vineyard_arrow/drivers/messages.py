@@ -31,6 +31,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, Callable[[Any], Any]]] = {
     "timestamp": (pa.timestamp("ms", "UTC"), lambda m: _time_of(*m.timestamp())),
     "headers": (_HEADERS, lambda m: m.headers()),
 }
+_OPEN, _CLOSE = b"{}"
 _HINT = "schema=pa.schema(...) says what the columns are to be"
 _PIECE_ROWS = 1 << 16
 _PIECE_NBYTES = 1 << 19  # of an Arrow message; brokers take 1 MiB by default
@@ -163,12 +164,13 @@ class Decoder:
     # ---- JSON
 
     def _of_json(self, messages: Sequence[Any]) -> tuple[pa.Table, list[Any]]:
-        held = [(m, _object_in(m.value())) for m in messages]
-        if all(text is not None for _, text in held):
+        values = [m.value() for m in messages]
+        if all(v and v[0] == _OPEN and v[-1] == _CLOSE for v in values):
             try:
-                return self._parsed([text for _, text in held]), list(messages)
+                return self._parsed(values), list(messages)
             except pa.ArrowInvalid:
                 pass
+        held = [(m, _object_in(value)) for m, value in zip(messages, values, strict=True)]
         good = [(m, text) for m, text in held if self._is_json(m, text)]
         try:
             return self._parsed([text for _, text in good]), [m for m, _ in good]

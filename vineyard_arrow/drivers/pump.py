@@ -69,25 +69,31 @@ class _Pump:
             with contextlib.closing(self.batches), self.writer:
                 for batch in self.batches:
                     # Without rows it is no news but a chance to stop: nothing may come for long.
-                    if not (self._written(batch) if batch.num_rows else self._is_read()):
-                        raise StreamFailedError("nobody reads it any more")
+                    if not (self._written(batch) if batch.num_rows else self._is_wanted()):
+                        raise StreamFailedError(
+                            "the process that scans has ended"
+                            if _ending.is_set()
+                            else "nobody reads it any more"
+                        )
         except Exception:  # readers are told by the stream
             if not self._is_read():
                 with contextlib.suppress(VineyardArrowError):
                     self.client.drop_stream(self.writer.id)
 
     def _written(self, batch: pa.RecordBatch) -> bool:
-        while True:
+        while not _ending.is_set():
             try:
                 self.writer.write(batch, timeout_s=_LOOK_S)
                 return True
             except DeadlineExceededError:  # nothing of it was written
                 if not self._is_read():
-                    return False
+                    break
+        return False
+
+    def _is_wanted(self) -> bool:
+        return not _ending.is_set() and self._is_read()
 
     def _is_read(self) -> bool:
-        if _ending.is_set():
-            return False
         source = self.source()
         if source is not None and source.let_go.alive:
             return True
