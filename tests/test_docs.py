@@ -38,6 +38,7 @@ PAGES = [
     "distributed",
     "drivers",
     "export",
+    "kafka",
     "partition",
     "pipelines",
     "tables",

@@ -142,6 +142,36 @@ class TableExistsError(DatabaseError, ValueError):
     code = "table-exists"
 
 
+class BrokerError(VineyardArrowError, RuntimeError):
+    """A broker of messages did not do what it was asked."""
+
+    code = "broker"
+
+
+class BrokerUnavailableError(BrokerError, ConnectionError):
+    """A broker cannot be reached, or was gone in the middle."""
+
+    code = "broker-unavailable"
+
+
+class TopicNotFoundError(BrokerError, LookupError):
+    """A broker has no such topic."""
+
+    code = "no-topic"
+
+
+class DamagedMessageError(BrokerError, ValueError):
+    """A message is not of the format that it was to be read in."""
+
+    code = "damaged-message"
+
+
+class DeliveryFailedError(BrokerError):
+    """Some messages were not taken by the broker: it says which."""
+
+    code = "not-delivered"
+
+
 class DriverNotFoundError(VineyardArrowError, LookupError):
     """No driver is registered for this scheme, format or typename."""
 

@@ -54,10 +54,9 @@ def read(
 ) -> ObjectID:
     """See `Client.read`."""
     request = request_of(client, url, format, progress)
-    object_id = _kept(client, run("read", request, options), name, labels)
-    for call in request.after:
-        call()
-    return object_id
+    kept = _kept(client, run("read", request, options), name, labels)
+    request.stored()
+    return kept
 
 
 def partition(

@@ -92,7 +92,7 @@ def _kept(
         return
     keys = data.keys_of(units)
     with resuming(request.client, resume, keys.values()) as fragments:
-        request.after.append(fragments.drop)
+        request.then(fragments.drop)
         yield lambda unit: fragments.table(keys[unit.file.path, unit.part], lambda: one(unit))
 
 

@@ -1,9 +1,15 @@
-"""Batches from a reader into a stream of the store, by a thread, for as long as anyone reads."""
+"""Batches from a reader into a stream of the store, by a thread, for as long as anyone reads.
+
+A process that ends waits for such threads to stop: one that is stopped in a generator that Arrow
+runs would crash it, and what a driver holds elsewhere, such as a place in a group, is let go.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +22,10 @@ if TYPE_CHECKING:
     from ..streams import StreamReader, StreamWriter
 
 _LOOK_S = 1.0  # how often a full stream is asked who reads it
+_END_S = 10.0  # that the end of the process waits for all threads
+
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+_ending = threading.Event()
 
 
 def pumped(
@@ -30,8 +40,18 @@ def pumped(
         client.drop_stream(writer.id)
         raise
     pump = _Pump(client, writer, batches, weakref.ref(reader._source))
-    threading.Thread(target=pump.run, name="vineyard-arrow-scan", daemon=True).start()
+    thread = threading.Thread(target=pump.run, name="vineyard-arrow-scan", daemon=True)
+    _threads.add(thread)
+    thread.start()
     return reader
+
+
+@atexit.register
+def _end() -> None:
+    _ending.set()
+    deadline = time.monotonic() + _END_S
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _Pump:
@@ -48,21 +68,30 @@ class _Pump:
         try:
             with contextlib.closing(self.batches), self.writer:
                 for batch in self.batches:
-                    if not self._written(batch):
-                        raise StreamFailedError("nobody reads it any more")
+                    # Without rows it is no news but a chance to stop: nothing may come for long.
+                    if not (self._written(batch) if batch.num_rows else self._is_wanted()):
+                        raise StreamFailedError(
+                            "the process that scans has ended"
+                            if _ending.is_set()
+                            else "nobody reads it any more"
+                        )
         except Exception:  # readers are told by the stream
             if not self._is_read():
                 with contextlib.suppress(VineyardArrowError):
                     self.client.drop_stream(self.writer.id)
 
     def _written(self, batch: pa.RecordBatch) -> bool:
-        while True:
+        while not _ending.is_set():
             try:
                 self.writer.write(batch, timeout_s=_LOOK_S)
                 return True
             except DeadlineExceededError:  # nothing of it was written
                 if not self._is_read():
-                    return False
+                    break
+        return False
+
+    def _is_wanted(self) -> bool:
+        return not _ending.is_set() and self._is_read()
 
     def _is_read(self) -> bool:
         source = self.source()

@@ -92,7 +92,7 @@ class Request:
     key: ObjectID | None = None
     progress: Progress | None = None
     _value: Any = field(default=None, repr=False)
-    after: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    _after: list[Callable[[], Any]] = field(default_factory=list, repr=False)
 
     def value(self, as_: Any = None) -> Any:
         """What to write or to cut up, mapped; in another form, as `Client.get` has it."""
@@ -102,6 +102,15 @@ class Request:
     def path(self) -> str:
         """The path of this machine that the url is, if its scheme is ``file`` or none."""
         return path_of(self.url)
+
+    def then(self, function: Callable[[], Any]) -> None:
+        """Have it called once what was read is stored, named and labelled: to acknowledge it."""
+        self._after.append(function)
+
+    def stored(self) -> None:
+        """Call what is to be called then."""
+        for function in self._after:
+            function()
 
     def done(self, done: int, total: int) -> None:
         """Tell `progress`, if anybody listens."""
