@@ -9,7 +9,7 @@ import select
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +36,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-docs", action="store_true", help="write measured tables into docs/ anew"
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Without collections of garbage: all that imports make stays, and is gone through in vain."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @dataclass
@@ -81,12 +93,6 @@ class Daemon:
                 os.close(pidfd)
 
     stop = kill
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _freeze() -> None:
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

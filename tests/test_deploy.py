@@ -289,7 +289,7 @@ def run(command: list[object], env: dict[str, str] | None = None, cwd: Path | No
         [str(each) for each in command],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         env=env,
         cwd=cwd,
     )
