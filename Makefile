@@ -33,7 +33,7 @@ demo-pipeline: build
 	$(PY) docs/examples/demo_pipeline.py
 
 test: build
-	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not (stress or postgresql or browser)' tests
+	$(PY) -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m 'not (stress or postgresql or browser)' tests
 
 # What takes minutes by itself.
 stress: build

@@ -162,7 +162,7 @@ def test_the_programs_of_the_page(reader: Reader, daemon: Any, client: Client) -
         "vineyard_arrow.connect(sys.argv[1]).put(order, name='order')\n"
     )
     subprocess.run(
-        [sys.executable, "-c", code, str(daemon.socket)], cwd=reader.folder, check=True, timeout=30
+        [sys.executable, "-c", code, str(daemon.socket)], cwd=reader.folder, check=True, timeout=150
     )
     assert reader("order", daemon) == ["order 7, paid, 1 items, as far as 3.25"]
 

@@ -220,7 +220,7 @@ def nothing_is_left(daemon: Daemon, client: Client) -> bool:
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         os.sched_yield()

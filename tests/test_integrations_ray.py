@@ -42,13 +42,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster(folder: Path) -> Iterator[tuple[Daemon, Daemon]]:
+def cluster(folder: Path, etcd: EtcdServers) -> Iterator[tuple[Daemon, Daemon]]:
     from conftest import run_daemon
 
     with (
         tempfile.TemporaryDirectory(prefix="va-") as scratch,
         pytest.MonkeyPatch.context() as patch,
-        EtcdServers(options=["--unsafe-no-fsync"]) as etcd,
     ):
         patch.setenv("RAY_TMPDIR", scratch)  # of all that Ray writes
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
