@@ -51,6 +51,6 @@ def test_page(page: str, daemon: Any, tmp_path: Path) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=150,
     )
     assert done.returncode == 0, done.stderr

@@ -51,6 +51,7 @@ def scheduler(daemons: tuple[Daemon, Daemon]) -> Iterator[object]:
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else 8787, or a warning
             memory_limit="1GiB",
         ) as local,
         distributed.Client(local) as scheduler,
