@@ -34,8 +34,8 @@ demo-pipeline: build
 	$(PY) docs/examples/demo_pipeline.py
 
 test: build
-	$(PY) -m pytest -q -n 4 --dist loadfile -m 'not (stress or postgresql or browser)' \
-	--ignore-glob='*/test_managers_*' tests
+	$(PY) -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder \
+	-m 'not (stress or postgresql or browser)' --ignore-glob='*/test_managers_*' tests
 
 # What takes minutes by itself.
 stress: build

@@ -145,7 +145,7 @@ class ClientConformance:
             client.get_name("later", wait=True, timeout_s=0.01)
         thread = threading.Thread(target=other.put, args=(5,), kwargs={"name": "later"})
         thread.start()
-        assert client.get("later", timeout_s=20) == 5
+        assert client.get("later", timeout_s=60) == 5
         thread.join()
 
     def test_wrong_arguments(self, client: Client) -> None:
@@ -303,7 +303,7 @@ class ClientConformance:
                 writer.write(pa.record_batch({"i": ["x"]}))
             reader = other.open_stream("s")
             assert (reader.schema, reader.position) == (SCHEMA, 0)
-            assert reader.read(timeout_s=20).equals(batch(0))
+            assert reader.read(timeout_s=60).equals(batch(0))
             assert reader.position == 1
         assert [b.num_rows for b in reader] == [1]
         assert reader.read() is None
@@ -335,10 +335,10 @@ class ClientConformance:
         writer.write(batch(0))
         with pytest.raises(DeadlineExceededError):
             writer.write(batch(3), timeout_s=0.01)
-        assert reader.read(timeout_s=20).equals(batch(0))
+        assert reader.read(timeout_s=60).equals(batch(0))
         writer.fail("no more")
         with pytest.raises(StreamFailedError, match="no more"):
-            reader.read(timeout_s=20)
+            reader.read(timeout_s=60)
         with pytest.raises(StreamFailedError, match="no more"):
             reader.read()
 
@@ -359,7 +359,7 @@ class ClientConformance:
         reader = other.open_stream("s")
         del writer
         with pytest.raises(StreamFailedError):
-            reader.read(timeout_s=20)
+            reader.read(timeout_s=60)
 
     # ---- threads
 

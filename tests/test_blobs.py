@@ -66,7 +66,7 @@ def test_other_processes_see_the_same_bytes_at_the_same_offset(client: Client) -
         env={"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     assert done.stdout.splitlines() == expected, done.stderr
 

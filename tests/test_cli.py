@@ -174,7 +174,7 @@ def test_serve_in_the_foreground(idle: Cli) -> None:
         assert "serving" in json.loads(process.stderr.readline())["message"]
         assert idle.json("status")["pid"] == process.pid
         process.send_signal(2)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_serve_tells_a_wrong_setting_to_who_waits(idle: Cli) -> None:
@@ -266,7 +266,7 @@ def test_top_on_a_terminal_leaves_on_q(cli: Cli) -> None:
             seen += os.read(leader, 1 << 16)
         assert b"seen-in-top" in seen
         os.write(leader, b"q")
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     os.close(leader)
 
 
@@ -378,7 +378,7 @@ def test_rm_all_says_what_it_is_about_to_delete(cli: Cli) -> None:
             command, stdin=follower, stdout=-1, stderr=-1, text=True, env=cli.env
         ) as process:
             os.write(leader, b"y\n")
-            out, asked = process.communicate(timeout=30)
+            out, asked = process.communicate(timeout=150)
         told = "1 object (those without a name and members too), 1 stream, 1 block of shared memory"
         assert asked == f"delete everything: {told}? [y/N] "
         assert out == f"deleted {told}\n"

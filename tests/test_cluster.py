@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cluster_harness import SMALL, TABLE, heard, until
+from cluster_harness import daemons as daemons
+from cluster_harness import pair as pair
 from conftest import DEADLINE_S, Daemon
 
 from vineyard_arrow import ObjectID, __version__
@@ -14,15 +16,6 @@ from vineyard_arrow.client import Client, connect
 from vineyard_arrow.errors import ObjectExistsError, ObjectInUseError, ObjectNotFoundError
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import InstanceInfo, ObjectMeta
-
-QUICK = ["--unsafe-no-fsync"]
-
-
-@pytest.fixture(scope="session")
-def etcd() -> Iterator[EtcdServers]:
-    """One server for all tests that do it no harm."""
-    with EtcdServers(options=QUICK) as servers:
-        yield servers
 
 
 @pytest.fixture
@@ -62,14 +55,6 @@ class TestInstances:
         second = make_daemon(*SMALL, "--meta", where)
         with second.connect() as client:
             assert [info.pid for info in client.instances()] == [first.pid, second.pid]
-
-
-@pytest.fixture
-def pair(join) -> Iterator[tuple[Client, Client]]:
-    """Clients of two instances."""
-    first, second = join(), join()
-    with first.connect() as a, second.connect() as b:
-        yield a, b
 
 
 class TestPersist:

@@ -27,7 +27,7 @@ from vineyard_arrow.metadata.etcd.server import EtcdServers
 
 CLUSTER = "guarded"
 LEASE_S = 4  # of etcd's tokens 1: they end between keep-alives
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def secret(folder: Path, name: str, text: str | bytes) -> str:

@@ -92,7 +92,7 @@ def test_etcd_that_stops_fences_and_heals(own_etcd, make_daemon) -> None:
         client.persist(kept)
         with stopped(own_etcd.members[0].pid):
             assert client.get(client.put(TABLE)) == TABLE
-            with pytest.raises(MetadataUnavailableError, match=r"answer within 0") as caught:
+            with pytest.raises(MetadataUnavailableError) as caught:
                 client.persist(late, timeout_s=0.3)
             assert caught.value.hint
             until(lambda: client.status().fenced)

@@ -104,7 +104,9 @@ def shared_by(a: Client, b: Client) -> tuple[ObjectID, ObjectMeta]:
     meta = ObjectMeta("shop.sales")
     meta.add_member("here", b.put(TABLE))
     meta.add_member("beyond", kept)
-    return kept, b.create_global(meta, name="sales")
+    sales = b.create_global(meta, name="sales")
+    until(lambda: a.exists("sales"))  # else it may not have heard of it before it is cut off
+    return kept, sales
 
 
 def fenced_at(client: Client) -> float:

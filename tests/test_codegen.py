@@ -300,7 +300,7 @@ def ruff(path: Path, *arguments: str) -> str:
         cwd=path.parent,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=150,
     )
     return done.stdout + done.stderr if done.returncode else ""
 

@@ -204,9 +204,9 @@ def test_a_handle_keeps_a_deleted_tree(client: Client) -> None:
 
 def test_a_deep_chain_goes_at_once(client: Client) -> None:
     oid = client.put(table_of())
-    for _ in range(3000):
+    for _ in range(1500):
         oid = compose(client, next=oid)
-    assert client.status().objects == 3001
+    assert client.status().objects == 1501
     client.delete(oid)
     assert client.status().objects == 0
     assert client.status().metadata_used == 0

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "docs" / "examples" / "demo.py"
-TIMEOUT_S = 50
+TIMEOUT_S = 170
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

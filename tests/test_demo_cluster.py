@@ -44,6 +44,7 @@ def test_demo_tells_the_story(folder):
     assert left(folder) == []
 
 
-@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
+# SIGTERM unwinds what an error does, and is tried at the demo of a pipeline.
+@pytest.mark.parametrize("number", [None, signal.SIGINT])
 def test_demo_cleans_up_when_it_ends_early(folder, number):
     check_early_end(folder, "demo_cluster", "partition", number)

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "docs" / "examples" / "demo_graph.py"
-TIMEOUT_S = 110
+TIMEOUT_S = 170
 
 PACKAGES = """\
 Package: gimp

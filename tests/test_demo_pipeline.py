@@ -53,6 +53,7 @@ def test_demo_tells_the_story(folder, tmp_path, torch):
     assert left(folder) == []
 
 
-@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
+# An error unwinds what SIGTERM does, and is tried at the demo of a cluster.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_demo_cleans_up_when_it_ends_early(folder, number):
     check_early_end(folder, "demo_pipeline", "read_sources", number)

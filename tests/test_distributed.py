@@ -14,6 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from cluster_harness import ETCDCTL, LEASE_S, layout_of, persisted, rows, until
+from cluster_harness import daemons as daemons
+from cluster_harness import pair as pair
 from conftest import Daemon
 
 from vineyard_arrow.client import Client, connect
@@ -31,16 +33,6 @@ from vineyard_arrow.objects import ObjectMeta
 from vineyard_arrow.rpc.remote import Remote
 
 SMALL = ("--memory-limit", "128MiB", "--pages", "small")
-
-
-@pytest.fixture
-def pair(make_daemon: Callable[..., Daemon]) -> Iterator[tuple[Client, Client]]:
-    """Clients of two instances of one cluster."""
-    with EtcdServers(options=["--unsafe-no-fsync"]) as etcd:
-        meta = ("--meta", f"etcd://{etcd.address}/globals")
-        first, second = make_daemon(*SMALL, *meta), make_daemon(*SMALL, *meta)
-        with first.connect() as a, second.connect() as b:
-            yield a, b
 
 
 def address(table: pa.Table) -> int:
@@ -198,18 +190,20 @@ def test_what_etcd_keeps_is_read_as_the_page_says(
 
 
 @pytest.fixture
-def bereft(make_daemon: Callable[..., Daemon]) -> Iterator[tuple[Client, ObjectMeta]]:
+def bereft(
+    etcd: EtcdServers, make_daemon: Callable[..., Daemon], request: pytest.FixtureRequest
+) -> Iterator[tuple[Client, ObjectMeta]]:
     """A client, and a global table of which another instance had a partition when it was killed."""
-    with EtcdServers(options=["--unsafe-no-fsync"]) as etcd:
-        meta = ("--meta", f"etcd://{etcd.address}/bereft", "--meta-lease-s", LEASE_S)
-        daemons = [make_daemon(*SMALL, *meta) for _ in range(2)]
-        with daemons[0].connect() as a:
-            with daemons[1].connect() as b:
-                ids = [a.put(rows(0, 5)), persisted(b, rows(5, 5)), a.put(rows(10, 5))]
-                made = a.create_global(ids, name="sales")
-            daemons[1].kill()
-            until(lambda: a.get_meta("sales").missing)
-            yield a, made
+    where = f"etcd://{etcd.address}/{request.node.name}"
+    meta = ("--meta", where, "--meta-lease-s", LEASE_S)
+    daemons = [make_daemon(*SMALL, *meta) for _ in range(2)]
+    with daemons[0].connect() as a:
+        with daemons[1].connect() as b:
+            ids = [a.put(rows(0, 5)), persisted(b, rows(5, 5)), a.put(rows(10, 5))]
+            made = a.create_global(ids, name="sales")
+        daemons[1].kill()
+        until(lambda: a.get_meta("sales").missing)
+        yield a, made
 
 
 def test_a_partition_of_a_killed_instance(bereft: tuple[Client, ObjectMeta]) -> None:

@@ -48,10 +48,7 @@ RECIPES = [
     for path in sorted((ROOT / "docs/recipes").glob("*.md"))
     if path.stem != "index"
 ]
-LIMIT_S = 30.0
-# Of those that import much, and of those that start a cluster of processes.
-LIMITS_S = dict.fromkeys(("recipes/ml", "recipes/pytorch", "recipes/scientific"), 60.0)
-LIMITS_S |= {"recipes/dask": 90.0, "recipes/ray": 120.0, "pipelines": 170.0}
+LIMIT_S = 150  # some import much, some start a cluster of processes
 NEEDED = {  # not on every machine
     "pipelines": ("torch", "dask.dataframe", "distributed"),
     "recipes/pytorch": ("torch",),
@@ -90,7 +87,7 @@ def test_page(page: str, daemon: Daemon, tmp_path: Path) -> None:
             env=env,
             capture_output=True,
             text=True,
-            timeout=LIMITS_S.get(page, LIMIT_S),
+            timeout=LIMIT_S,
         )
         assert done.returncode == 0, done.stderr
         until(lambda: not daemon.status().clients)  # workers of a cluster end after it

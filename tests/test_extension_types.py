@@ -160,7 +160,7 @@ assert "vineyard_arrow" not in sys.modules
         input=stream_of(parts_of(TENSORS["C"])[0]),
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=150,
     )
     values, metadata = done.stdout.decode().strip().split("] ")
     assert values == "[0.0, 1.0, 2.0, 3.0, 4.0, 5.0"
@@ -308,7 +308,7 @@ with vineyard_arrow.connect({str(daemon.socket)!r}, autostart=False) as client:
     assert client.get(client.put(np.array([True]))).tolist() == [True]
 assert "vineyard_arrow.extension_types" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=150)
 
 
 @pytest.mark.parametrize("serialized", [b"", b"{", b"[1]", b'{"shape": 3}', b"\xff"])

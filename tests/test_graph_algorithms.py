@@ -418,8 +418,8 @@ def test_interrupted(large: Adjacency) -> None:
     """Ctrl-C ends a kernel that would run for hours."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may ignore it
     try:
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
             ga.pagerank(large, max_iter=10**9, tol=0)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -7,6 +7,7 @@ import signal
 import time
 from typing import Any
 
+import bsp_programs as programs
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -25,7 +26,6 @@ from vineyard_arrow.errors import (
     WorkerFailedError,
 )
 from vineyard_arrow.graph import GlobalGraph, Graph, algorithms, bsp, bsp_algorithms
-from vineyard_arrow.graph.bsp import Worker
 from vineyard_arrow.graph.bsp_exchange import Exchange, view_of_fragment, view_of_ranges
 from vineyard_arrow.graph.partition import partition
 
@@ -40,12 +40,6 @@ def make(client: Any, directed: bool = True) -> Graph:
     return Graph.from_tables({"v": nodes}, {TRIPLE: edges}, client=client, directed=directed)
 
 
-def both(worker: Worker, sources: Any) -> Any:
-    """Two programs in one run, since it takes long to start processes."""
-    ranks = bsp_algorithms._pagerank(worker, 0.85, 100, 1e-10)
-    return ranks, bsp_algorithms._bfs(worker, sources)
-
-
 def tied(client: Client, whole: GlobalGraph) -> Any:
     """The id of the global object of all fragments."""
     return client.create_global(whole).id
@@ -54,7 +48,7 @@ def tied(client: Client, whole: GlobalGraph) -> Any:
 def check(client: Client, graph: Graph, key: Any, k: int | None) -> None:
     source = int(np.diff(graph.adjacency().out_indptr).argmax())
     sources = np.array([source, 599])
-    found = bsp.run(both, key, k, arguments={"sources": sources}, client=client)
+    found = bsp.run(programs.both, key, k, arguments={"sources": sources}, client=client)
     ranks, levels = (bsp_algorithms._joined(each) for each in zip(*found, strict=True))
     expected = algorithms.pagerank(graph, tol=1e-10)
     assert np.abs(ranks - expected.to_numpy()).max() < 1e-9
@@ -177,41 +171,7 @@ def test_values_and_flags_arrive(virtual: bool) -> None:
         assert found == expected
 
 
-# ---- programs that go wrong: run by workers, who import this module
-
-
-def fail(worker: Worker) -> None:
-    worker.sync(np.zeros(worker.view.num_local))
-    if worker.view.fid == 1:
-        raise KeyError("lost")
-    worker.sync(np.zeros(worker.view.num_local))
-
-
-def die(worker: Worker, number: int) -> None:
-    worker.sync(np.zeros(worker.view.num_local))
-    if worker.view.fid == 1:
-        os.kill(os.getpid(), number)
-    worker.sync(np.zeros(worker.view.num_local))
-
-
-def part(worker: Worker) -> None:
-    if worker.view.fid == 1:
-        worker.sync(np.zeros(worker.view.num_local))
-
-
-def tell(worker: Worker, told: str) -> None:
-    with open(told, "a") as file:
-        file.write(f"{os.getpid()}\n")
-    worker.sync(np.zeros(worker.view.num_local))
-    if worker.view.fid == 0:
-        os.kill(os.getppid(), signal.SIGKILL)
-    worker.sync(np.zeros(worker.view.num_local))
-
-
-def summed(worker: Worker, base: float) -> Any:
-    fid = worker.view.fid
-    sums = worker.sync(np.zeros(worker.view.num_local), [base * fid, 1])
-    return fid, sums.tolist()
+# ---- programs that go wrong
 
 
 def nothing_is_left(daemon: Daemon, client: Client) -> bool:
@@ -220,7 +180,7 @@ def nothing_is_left(daemon: Daemon, client: Client) -> bool:
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         os.sched_yield()
@@ -228,22 +188,27 @@ def until(condition: Any) -> None:
 
 def test_programs_of_ones_own(client: Client) -> None:
     key = client.put(make(client))
-    found = bsp.run(summed, key, 2, arguments={"base": 0.5}, client=client)
+    found = bsp.run(programs.summed, key, 2, arguments={"base": 0.5}, client=client)
     assert found == [(fid, [0.5, 2.0]) for fid in range(2)]
 
 
 @pytest.mark.parametrize(
     ("program", "arguments", "error", "message"),
     [
-        (fail, {}, WorkerFailedError, r"worker 1: KeyError: 'lost' \(test_graph_bsp.py:\d+\)"),
-        (die, {"number": signal.SIGKILL}, WorkerFailedError, r"worker 1 of 2 died .*-9"),
         (
-            die,
+            programs.fail,
+            {},
+            WorkerFailedError,
+            r"worker 1: KeyError: 'lost' \(bsp_programs.py:\d+\)",
+        ),
+        (programs.die, {"number": signal.SIGKILL}, WorkerFailedError, r"worker 1 of 2 died .*-9"),
+        (
+            programs.die,
             {"number": signal.SIGSTOP},
             DeadlineExceededError,
             r"workers \[.*\] of 2 did not end",
         ),
-        (part, {}, WorkerFailedError, "out of step"),
+        (programs.part, {}, WorkerFailedError, "out of step"),
     ],
 )
 def test_a_worker_that_fails_ends_the_run(
@@ -264,7 +229,9 @@ def test_workers_end_with_their_coordinator(daemon: Daemon, client: Client, tmp_
     if pid == 0:
         try:
             with daemon.connect() as own:
-                bsp.run(tell, key, 2, arguments={"told": str(tmp_path / "told")}, client=own)
+                bsp.run(
+                    programs.tell, key, 2, arguments={"told": str(tmp_path / "told")}, client=own
+                )
         finally:
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL

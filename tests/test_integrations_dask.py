@@ -9,21 +9,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from cluster_harness import daemons as daemons
+from cluster_harness import pair as pair
 from cluster_harness import persisted, rows
 from conftest import Daemon
 
 import vineyard_arrow
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import ObjectExistsError
-from vineyard_arrow.metadata.etcd.server import EtcdServers
 
 dask = pytest.importorskip("dask")
 pytest.importorskip("dask.dataframe")
 distributed = pytest.importorskip("distributed")
 
 from vineyard_arrow.integrations import dask as vd  # noqa: E402
-
-SMALL = ("--memory-limit", "128MiB", "--pages", "small")
 
 
 def attach(socket: str) -> int:
@@ -43,37 +42,24 @@ def place(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"instance": [client.instance], "shared": [False]})
 
 
-@pytest.fixture(scope="module")
-def cluster(folder) -> Iterator[tuple[Daemon, Daemon, object]]:
-    from conftest import run_daemon
-
-    with EtcdServers(options=["--unsafe-no-fsync"]) as etcd:
-        meta = ("--meta", f"etcd://{etcd.address}/dask")
-        daemons = [run_daemon(folder, f"dask{i}", *SMALL, *meta) for i in range(2)]
-        try:
-            with (
-                distributed.LocalCluster(
-                    n_workers=2,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address=None,
-                    memory_limit="1GiB",
-                ) as local,
-                distributed.Client(local) as scheduler,
-            ):
-                workers = sorted(scheduler.scheduler_info()["workers"])
-                for worker, daemon in zip(workers, daemons, strict=True):
-                    scheduler.run(attach, str(daemon.socket), workers=[worker])
-                yield *daemons, scheduler
-        finally:
-            for daemon in daemons:
-                daemon.kill()
-
-
-@pytest.fixture
-def pair(cluster) -> Iterator[tuple[Client, Client]]:
-    with cluster[0].connect() as a, cluster[1].connect() as b:
-        yield a, b
+@pytest.fixture(scope="module", autouse=True)
+def scheduler(daemons: tuple[Daemon, Daemon]) -> Iterator[object]:
+    """Of two workers, each beside one of the daemons."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else 8787, or a warning
+            memory_limit="1GiB",
+        ) as local,
+        distributed.Client(local) as scheduler,
+    ):
+        workers = sorted(scheduler.scheduler_info()["workers"])
+        for worker, daemon in zip(workers, daemons, strict=True):
+            scheduler.run(attach, str(daemon.socket), workers=[worker])
+        yield scheduler
 
 
 def test_partitions_are_read_in_place(pair: tuple[Client, Client]) -> None:
@@ -146,10 +132,9 @@ def test_unsorted_partitions_are_sorted() -> None:
     assert frame.index.tolist() == [1, 2, 3]
 
 
-def test_a_worker_elsewhere_fetches(pair: tuple[Client, Client], cluster) -> None:
+def test_a_worker_elsewhere_fetches(pair: tuple[Client, Client], scheduler) -> None:
     a, b = pair
     oid = b.put(rows(0, 7))
-    scheduler = cluster[2]
     worker = next(w for w, (number, _) in scheduler.run(vd._worker).items() if number == a.instance)
     got = scheduler.submit(vd._read, int(oid), workers=[worker], pure=False).result()
     assert got["k"].tolist() == list(range(7))

@@ -536,6 +536,6 @@ def test_the_allocator_against_a_map_of_pages(tmp_path: Path) -> None:
     source = here / "native" / "allocator_oracle.cpp"
     flags = ["-std=c++20", "-O1", "-Wall", "-D_GLIBCXX_ASSERTIONS"]
     flags += [f"-I{package / 'ipc'}", f"-I{package / 'include'}"]
-    subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True, timeout=50)
-    done = subprocess.run([str(program), "60", "1500"], capture_output=True, text=True, timeout=30)
+    subprocess.run(["g++", *flags, str(source), "-o", str(program)], check=True, timeout=150)
+    done = subprocess.run([str(program), "60", "1500"], capture_output=True, text=True, timeout=150)
     assert done.stdout == "90000\n", done.stderr

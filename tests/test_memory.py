@@ -360,18 +360,18 @@ def test_many_short_lived_writers_take_few_segments(daemon: Daemon) -> None:
         return int(client.put(np.full(1000, number)))  # and is gone without closing
 
     ids = []
-    for i in range(0, 200, 8):
+    for i in range(0, 64, 8):
         children = [Child(write, i + j) for j in range(8)]
         ids += [child.wait() for child in children]
     until(lambda: not daemon.status().clients)
     status = daemon.status()
-    assert status.objects == 200
-    assert status.memory_used == status.memory_charged == 200 * pages(8000)
+    assert status.objects == 64
+    assert status.memory_used == status.memory_charged == 64 * pages(8000)
     assert len([s for s in status.segments if s.kind == "lease"]) <= 16
     with daemon.connect() as client:
-        assert [int(client.get(oid)[0]) for oid in ids] == list(range(200))
+        assert [int(client.get(oid)[0]) for oid in ids] == list(range(64))
         client.delete(ids[1::2])
-        assert used(client) == 100 * pages(8000)
-        assert [int(client.get(oid)[-1]) for oid in ids[::2]] == list(range(0, 200, 2))
+        assert used(client) == 32 * pages(8000)
+        assert [int(client.get(oid)[-1]) for oid in ids[::2]] == list(range(0, 64, 2))
         client.clear()
     until(lambda: [s.kind for s in daemon.status().segments] == ["catalog"])

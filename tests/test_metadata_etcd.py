@@ -228,7 +228,7 @@ def test_a_server_dies_with_its_parent(tmp_path) -> None:
         "print(servers.members[0].pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=150)
     pid = int(done.stdout)
     deadline = time.monotonic() + WAIT_S
     while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < deadline:

@@ -40,7 +40,7 @@ from vineyard_arrow.migration.pair import listening
 from vineyard_arrow.rpc.ends import There
 from vineyard_arrow.rpc.supervisor import rpc_supervisor
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 MIB = 1 << 20
 
 
@@ -62,18 +62,17 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path) -> Iterator[Cluster]:
-    with EtcdServers(options=["--unsafe-no-fsync"]) as etcd:
-        options = ("--memory-limit", "256MiB", "--meta", f"etcd://{etcd.address}/apart")
-        names = [f"{name}-{os.getpid()}" for name in ("near", "far", "open")]
-        cluster = Cluster(
-            serve(folder, names[0], *options, token=True, tls=True),
-            serve(folder, names[1], *options, token=True, tls=True),
-            serve(folder, names[2], *options),
-        )
-        yield cluster
-        for served in (cluster.near, cluster.far, cluster.open):
-            served.daemon.stop(signal.SIGTERM)
+def whole(folder: Path, etcd: EtcdServers) -> Iterator[Cluster]:
+    options = ("--memory-limit", "256MiB", "--meta", f"etcd://{etcd.address}/apart")
+    names = [f"{name}-{os.getpid()}" for name in ("near", "far", "open")]
+    cluster = Cluster(
+        serve(folder, names[0], *options, token=True, tls=True),
+        serve(folder, names[1], *options, token=True, tls=True),
+        serve(folder, names[2], *options),
+    )
+    yield cluster
+    for served in (cluster.near, cluster.far, cluster.open):
+        served.daemon.stop(signal.SIGTERM)
 
 
 @pytest.fixture

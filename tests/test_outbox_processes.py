@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import stopped
+from conftest import DEADLINE_S, stopped
 from test_faults import Child, Lines, helper, spawn, until  # noqa: F401  # fixtures
 from test_fork import in_child
 from test_ipc_memory import MIB, PAGE
@@ -95,7 +95,7 @@ def test_everybody_finds_it_at_once(
         lambda oid: daemon.status().memory_used >= 80_000,
         lambda oid: client.delete(oid) is None,
         lambda oid: client.clear() is None and client.status().objects == 0,
-        lambda oid: client.get(oid, timeout_s=5.0)[0] == oid % 1000,
+        lambda oid: client.get(oid, timeout_s=60.0)[0] == oid % 1000,
         lambda oid: client.put_many([1, 2]) is not None and client.exists(oid),
     ]
     last = client.put(0)
@@ -134,15 +134,14 @@ def test_a_get_that_waits_hears_of_every_put(
                 thread.start()
         got: list[Any] = []
         waiter = threading.Thread(
-            target=lambda oid=last + 1, got=got: got.append(client.get(oid, timeout_s=10.0)[0])
+            # Longer than the test may take: it hears of the put, or the test fails.
+            target=lambda oid=last + 1, got=got: got.append(client.get(oid, timeout_s=1000.0)[0])
         )
-        begun = time.monotonic()
         waiter.start()
         writer.say("put", round_, 10)
         (last,) = writer.hear()
         waiter.join()
         assert got == [round_]
-        assert time.monotonic() - begun < 5
     busy.clear()
     for thread in threads:
         thread.join()
@@ -397,7 +396,7 @@ def test_a_stopped_daemon_finds_all_that_was_put(
                 begun = time.monotonic()
                 with pytest.raises(DeadlineExceededError):
                     client.put(np.zeros(nbytes, np.uint8))
-                assert time.monotonic() - begun < 5
+                assert time.monotonic() - begun < DEADLINE_S
         assert len(ids) >= least
         until(lambda: client.exists(ids[-1]), "the daemon does not go on")
         for i, oid in enumerate(ids):

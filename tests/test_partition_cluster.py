@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,44 +10,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from conftest import Daemon, run_daemon
+from cluster_harness import daemons as daemons
+from cluster_harness import emptied
+from cluster_harness import pair as pair
+from conftest import Daemon
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import ConnectionLostError, ObjectNotFoundError, StoreFullError
 from vineyard_arrow.graph import GlobalGraph, Graph
-from vineyard_arrow.metadata.etcd.server import EtcdServers
 
 SMALL = ("--memory-limit", "128MiB", "--pages", "small")
 Pair = tuple[Client, Client]
-
-
-@pytest.fixture(scope="module")
-def daemons(folder: Any) -> Iterator[tuple[Daemon, Daemon]]:
-    with EtcdServers(options=["--unsafe-no-fsync"]) as etcd:
-        meta = ("--meta", f"etcd://{etcd.address}/parts")
-        made = [run_daemon(folder, f"part{i}", *SMALL, *meta) for i in range(2)]
-        try:
-            yield made[0], made[1]
-        finally:
-            for daemon in made:
-                daemon.stop()
-
-
-@pytest.fixture
-def pair(daemons: tuple[Daemon, Daemon]) -> Iterator[Pair]:
-    with daemons[0].connect() as a, daemons[1].connect() as b:
-        yield a, b
-        emptied(a, b)
-
-
-def emptied(a: Client, b: Client) -> None:
-    for meta in a.list_objects(cluster=True):
-        if meta.is_global:
-            a.delete(meta.id)
-    a.clear()
-    b.clear()
 
 
 def counts(*clients: Client) -> list[int]:

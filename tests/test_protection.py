@@ -172,7 +172,7 @@ for line in open("/proc/self/maps"):
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=150,
         cwd=Path(__file__).parents[1],
     )
     assert set(done.stdout.split()) == {"r--s"}

@@ -37,7 +37,7 @@ from vineyard_arrow.ipc.server import accept_all
 
 PAGE = 4096
 U64 = (1 << 64) - 1
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Wire:

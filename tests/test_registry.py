@@ -127,7 +127,7 @@ assert default_registry.builder_for(polars.Series([1])) is not build
 assert default_registry.builder_for(polars.DataFrame()) is build
 assert default_registry.resolver_for("vineyard.polars.frame") is resolve
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=150)
 
 
 def test_clients_have_registries_of_their_own(daemon: Any, shop: Registry) -> None:
@@ -570,7 +570,7 @@ def scratch_environment(folder: Path) -> Path:
 
 def run(python: Path, code: str, *arguments: str) -> str:
     done = subprocess.run(
-        [python, "-c", code, *arguments], capture_output=True, text=True, timeout=30
+        [python, "-c", code, *arguments], capture_output=True, text=True, timeout=150
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -585,7 +585,7 @@ def test_a_package_registers_by_entry_points(daemon: Any, tmp_path: Path) -> Non
     python = scratch_environment(tmp_path / "scratch")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
     options = ["--no-index", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, *options, source], check=True, timeout=50, capture_output=True)
+    subprocess.run([*pip, *options, source], check=True, timeout=150, capture_output=True)
     shutil.rmtree(source)  # it is installed, not looked at
     socket = str(daemon.socket)
     run(python, WRITE, socket)

@@ -194,7 +194,7 @@ def stock(served: Served) -> Iterator[tuple[flight.FlightClient, flight.FlightCa
     )
     token = f"Bearer {served.token}".encode()
     with client:
-        yield client, flight.FlightCallOptions(headers=[(b"authorization", token)], timeout=20)
+        yield client, flight.FlightCallOptions(headers=[(b"authorization", token)], timeout=60)
 
 
 def test_stock_clients_put_list_and_get(served: Served, stock: Any) -> None:
@@ -348,7 +348,7 @@ def test_a_forked_child_is_told(served: Served, tmp_path: Path) -> None:
         [sys.executable, "-W", "ignore", "-c", FORK, *arguments],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     assert done.returncode == 0, done.stderr
 
@@ -357,7 +357,7 @@ def test_a_store_that_was_never_there() -> None:
     from vineyard_arrow import ConnectionLostError
 
     with pytest.raises(ConnectionLostError, match="gone") as caught:
-        connect("127.0.0.1:1", timeout_s=5)
+        connect("127.0.0.1:1", timeout_s=60)
     assert caught.value.hint
 
 
@@ -375,9 +375,9 @@ def test_a_watch_cuts_what_is_late_and_nothing_else() -> None:
     watch.clear("cleared")
     watch.set("renewed", 1e6, lambda: cut.put("renewed"))
     watch.set("late", 0.0, lambda: cut.put("late"))
-    assert cut.get(timeout=20) == "late"
+    assert cut.get(timeout=60) == "late"
     watch.set("later", 0.0, lambda: cut.put("later"))  # wakes it, though it sleeps for long
-    assert cut.get(timeout=20) == "later"
+    assert cut.get(timeout=60) == "later"
     assert cut.empty()
     watch.close()
 

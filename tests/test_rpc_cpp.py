@@ -15,7 +15,7 @@ from rpc_harness import shared_served as shared_served
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++"),
-    pytest.mark.timeout(180),  # it compiles
+    pytest.mark.timeout(600),  # it compiles
 ]
 
 

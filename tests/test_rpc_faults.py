@@ -84,7 +84,7 @@ def test_a_wrong_token_of_a_stock_client(served: Served) -> None:
         f"grpc+tls://{served.address}", tls_root_certs=served.tls_root_certs
     ) as client:
         for headers in ([], [(b"authorization", b"Bearer wrong")]):
-            options = flight.FlightCallOptions(headers=headers, timeout=20)
+            options = flight.FlightCallOptions(headers=headers, timeout=60)
             with pytest.raises(flight.FlightUnauthenticatedError):
                 list(client.list_flights(options=options))
 
@@ -92,9 +92,9 @@ def test_a_wrong_token_of_a_stock_client(served: Served) -> None:
 def test_a_wrong_certificate(served: Served) -> None:
     other = trustme.CA().cert_pem.bytes()
     with pytest.raises(ConnectionLostError, match="gone"):
-        served.connect(tls_root_certs=other, timeout_s=10)
+        served.connect(tls_root_certs=other, timeout_s=60)
     with pytest.raises(ConnectionLostError):  # no TLS at all
-        served.connect(tls_root_certs=None, timeout_s=10)
+        served.connect(tls_root_certs=None, timeout_s=60)
 
 
 # ---- what comes

@@ -39,7 +39,7 @@ from vineyard_arrow.ipc.memory import Memory
 
 MIB = 1 << 20
 PAGE = mmap.PAGESIZE
-JOIN_S = 50
+JOIN_S = 150
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 

@@ -172,7 +172,7 @@ def test_the_writer_waits_for_room(
         for _ in range(20):
             future = pool.submit(writer.write, batch)
             reader.read()
-            future.result(10)
+            future.result(60)
             assert client.list_streams()[0].backlog == 3
         reader.close()
         with pytest.raises(DeadlineExceededError):
@@ -186,19 +186,19 @@ def test_a_batch_over_the_bound_comes_alone(client: Client, pool: ThreadPoolExec
         writer.write(batch_of(0))
         future = pool.submit(writer.write, batch_of(1, rows=1000))
         assert number_of(reader.read()) == 0
-        future.result(10)
+        future.result(60)
         future = pool.submit(writer.write, batch_of(2))
         assert reader.read().num_rows == 1000
-        future.result(10)
+        future.result(60)
 
 
 def test_a_wait_without_polling_ends_at_once(client: Client, pool: ThreadPoolExecutor) -> None:
     with client.create_stream(SCHEMA) as writer:
-        reader = client.open_stream(writer.id, batch_timeout_s=20)
+        reader = client.open_stream(writer.id, batch_timeout_s=60)
         for i in range(100):
             future = pool.submit(reader.read)
             writer.write(batch_of(i))
-            assert number_of(future.result(10)) == i
+            assert number_of(future.result(60)) == i
         with pytest.raises(DeadlineExceededError, match="no batch came"):
             reader.read(timeout_s=0.01)
         with pytest.raises(DeadlineExceededError):
@@ -212,9 +212,9 @@ def test_a_stream_that_comes_later(client: Client, pool: ThreadPoolExecutor) -> 
         client.open_stream("late")
     with pytest.raises(DeadlineExceededError, match="'late' appeared within"):
         client.open_stream("late", timeout_s=0.01)
-    waiting = [pool.submit(client.open_stream, "late", timeout_s=20) for _ in range(3)]
+    waiting = [pool.submit(client.open_stream, "late", timeout_s=60) for _ in range(3)]
     with client.create_stream(SCHEMA, name="late") as writer:
-        readers = [future.result(10) for future in waiting]
+        readers = [future.result(60) for future in waiting]
         writer.write(batch_of(1))
     assert [reader.read_all().num_rows for reader in readers] == [3, 3, 3]
 
@@ -250,23 +250,23 @@ def test_a_failure_is_passed_on(client: Client, pool: ThreadPoolExecutor) -> Non
 
     def write() -> None:
         with client.create_stream(SCHEMA, name="f") as writer:
-            waiting.append(reading.result(10))
+            waiting.append(reading.result(60))
             writer.write(batch_of(0))
             assert number_of(waiting[0].read()) == 0
             waiting.append(pool.submit(waiting[0].read))
             raise ZeroDivisionError("division")
 
-    reading = pool.submit(client.open_stream, "f", timeout_s=10)
-    late = pool.submit(client.open_stream, "f", timeout_s=10)
+    reading = pool.submit(client.open_stream, "f", timeout_s=60)
+    late = pool.submit(client.open_stream, "f", timeout_s=60)
     with pytest.raises(ZeroDivisionError):
         write()
-    reader = late.result(10)
+    reader = late.result(60)
     assert number_of(reader.read()) == 0
     for _ in range(2):
         with pytest.raises(StreamFailedError, match="f failed: ZeroDivisionError: division"):
             reader.read()
     with pytest.raises(StreamFailedError):
-        waiting[1].result(10)
+        waiting[1].result(60)
     assert client.list_streams() == []
 
 
@@ -314,12 +314,12 @@ def test_drop(client: Client, pool: ThreadPoolExecutor) -> None:
     read = pool.submit(waiting_reader.read)
     writer.write(batch_of(2))
     writer_waits = pool.submit(writer.write, batch_of(3))
-    assert number_of(read.result(10)) == 2
+    assert number_of(read.result(60)) == 2
     read = pool.submit(waiting_reader.read)
     client.drop_stream("d")
     for future in (read, writer_waits):
         with pytest.raises(StreamFailedError, match="it was dropped"):
-            future.result(10)
+            future.result(60)
     for call in (reader.read, lambda: writer.write(batch_of(4)), writer.close):
         with pytest.raises(StreamFailedError, match="it was dropped"):
             call()
@@ -381,7 +381,7 @@ def test_a_dead_daemon(make_daemon: Callable[..., Any], pool: ThreadPoolExecutor
         daemon.kill()
         for future in (waiting, full):
             with pytest.raises(ConnectionLostError):
-                future.result(10)
+                future.result(60)
         for call in (reader.read, lambda: other.write(batch_of(1)), other.close):
             with pytest.raises(VineyardArrowError):
                 call()
@@ -687,10 +687,10 @@ def test_threads(client: Client) -> None:
         for k in range(3)
     ]
     for thread in writers:
-        thread.join(20)
+        thread.join(60)
     writer.close()
     for thread in readers:
-        thread.join(20)
+        thread.join(60)
     assert errors == []
     assert sorted(got) == [k * 100 + i for k in range(3) for i in range(40)]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import stopped
-from test_faults import Child, Doomed, Lines, helper, spawn, until  # noqa: F401  # fixtures
+from test_faults import Child, Doomed, Lines, forgotten, helper, spawn, until  # noqa: F401  # fixtures
 from test_fork import in_child
 
 from vineyard_arrow.client import Client, connect
@@ -49,7 +49,7 @@ def number_of(batch: pa.RecordBatch) -> int:
 def child_read(lines: Lines, path: str, name: str, hold: int = 0) -> None:
     """Say the number of each batch, and hold the last few; then how it ended."""
     client = connect(path, autostart=False)
-    reader = client.open_stream(name, timeout_s=10)
+    reader = client.open_stream(name, timeout_s=60)
     lines.say("opened")
     held: list[tuple[int, pa.RecordBatch]] = []
     got = []
@@ -85,6 +85,7 @@ def test_every_reader_gets_every_batch(
     for reader in readers:
         assert reader.hear() == ["end", list(range(60)), True]
         reader.wait()
+        forgotten(client, reader)
     status = client.status()
     assert (status.streams, status.deleted_pinned, status.memory_used) == (0, 0, 0)
 
@@ -141,7 +142,7 @@ def test_kill_of_a_writer_at_any_step(
     steps: list[str] = []
     for last in itertools.count():
         writer = spawn("test_streams_processes.write", str(daemon.socket), last)
-        reader = client.open_stream("doomed", timeout_s=10, batch_timeout_s=10)
+        reader = client.open_stream("doomed", timeout_s=60, batch_timeout_s=60)
         got: list[int] = []
         failed = False
         try:
@@ -182,7 +183,7 @@ def child_take(lines: Lines, path: str, last: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     client = connect(path, autostart=False)
-    reader = client.open_stream("taken", timeout_s=10)
+    reader = client.open_stream("taken", timeout_s=60)
     lines.say("there")
     lines.hear()
     step("opened")
@@ -228,7 +229,7 @@ def test_kill_of_a_reader_at_any_step(
             assert len(client.list_streams()[0].readers) == 2
             doomed.say("read")
             for i in range(6):  # no further than two batches while the doomed one lives
-                writer.write(build(client, i), timeout_s=10)
+                writer.write(build(client, i), timeout_s=60)
                 if i == 3:
                     (step,) = doomed.hear()
                     steps.append(step)
@@ -393,7 +394,7 @@ def test_a_dead_writer_whose_child_lives(
     spawn: Callable[..., Child],  # noqa: F811
 ) -> None:
     writer = spawn("test_streams_processes.fork_and_die", str(daemon.socket))
-    reader = client.open_stream("forked", timeout_s=10, batch_timeout_s=10)
+    reader = client.open_stream("forked", timeout_s=60, batch_timeout_s=60)
     assert number_of(reader.read()) == 1
     with pytest.raises(StreamFailedError, match="went away"):
         reader.read()

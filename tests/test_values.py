@@ -50,6 +50,6 @@ def test_all_values_come_back_in_another_process(client: Client, request: Any) -
         env={"PYTHONPATH": f"{request.path.parents[1]}:{request.path.parent}"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -261,7 +261,7 @@ def run_other_process(client: Any, code: str, *arguments: str) -> str:
         env={"PYTHONPATH": f"{here.parent}:{here}"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -165,6 +165,7 @@ def compute(clients: list[Any], folder: Path) -> None:
             n_workers=len(clients),
             threads_per_worker=1,
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else 8787, or a warning
             memory_limit="1GiB",
             local_directory=str(folder),
             silence_logs=logging.CRITICAL,
