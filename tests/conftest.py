@@ -184,7 +184,12 @@ def check_clean(daemon: Daemon, fds: int) -> None:
     status = daemon.status()
     if status.clients or status.memory_charged or daemon.fds > fds:
         gc.collect()  # what cycles hold is no leak; mostly there is none
-        status = daemon.status()
+        deadline = time.monotonic() + 10  # until the daemon has seen what that has closed
+        while status.clients or status.memory_charged or daemon.fds > fds:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+            status = daemon.status()
     assert not status.clients
     assert (status.objects, status.deleted_pinned, status.names) == (0, 0, 0)
     assert (status.memory_used, status.memory_charged) == (0, 0)

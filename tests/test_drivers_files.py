@@ -340,3 +340,53 @@ def test_partitioned_directories(client: Client, tmp_path: Path) -> None:
             client.write(table, tmp_path / "e", **options)
     with pytest.raises(ConfigError, match="tells no format"):
         client.write(table, tmp_path / "e")
+
+
+def test_columns_are_named_once(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    client.write(pa.table({"a": [1], "b": [2]}), path)
+    for columns in (["a", "a"], []):
+        for do in (client.read, client.scan):
+            with pytest.raises(ConfigError, match="columns="):
+                do(path, columns=columns)
+
+
+@pytest.mark.parametrize("column", ["../x", "_x", ".x", "a=b", "a/b", "%41", ""])
+def test_a_column_that_names_no_directory(client: Client, tmp_path: Path, column: str) -> None:
+    table = pa.table({column: [1, 2], "b": [1, 2]})
+    with pytest.raises(ConfigError, match="no directory can be called"):
+        client.write(table, tmp_path / "out", format="parquet", partition_by=[column])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hidden_files_are_not_replaced(client: Client, tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2, 3]})
+    out = tmp_path / "out"
+    client.write(table, out, format="parquet", file_rows=2)
+    (out / ".git").mkdir()
+    (out / ".git" / "HEAD.json").write_text("{}")
+    with pytest.raises(PathExistsError, match="no tables"):
+        client.write(table, out, format="parquet", file_rows=2, overwrite=True)
+    assert (out / ".git" / "HEAD.json").exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"file_rows": 1}])
+def test_of_two_writers_one_is_refused(client: Client, tmp_path: Path, options: Any) -> None:
+    table = pa.table({"a": [1]})
+    path = tmp_path / "t.parquet"
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        client.write(table, path, format="parquet", **options)  # another comes before
+        yield pa.record_batch({"a": [2]})
+
+    reader = pa.RecordBatchReader.from_batches(table.schema, batches())
+    with pytest.raises(PathExistsError):
+        client.write(reader, path, format="parquet", **options)
+    assert client.get(client.read(path, format="parquet")) == table
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_orc_file_needs_a_column(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(InvalidObjectError, match="needs a column"):
+        client.write(pa.table({"a": [1]}).select([]), tmp_path / "t.orc")
+    assert list(tmp_path.iterdir()) == []

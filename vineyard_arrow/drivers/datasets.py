@@ -337,7 +337,14 @@ def chosen(columns: Sequence[str] | None, schema: pa.Schema) -> list[str]:
             raise SchemaMismatchError(
                 f"there is no column {name!r}", f"there are {', '.join(schema.names)}"
             )
-    return list(columns)
+    names = list(columns)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        raise ConfigError(
+            f"columns={names!r} {f'names {twice[0]!r} twice' if twice else 'names none'}",
+            "name each column that is wanted, once",
+        )
+    return names
 
 
 def picked(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:

@@ -99,11 +99,26 @@ def _write_file(
                 write(table)
                 written += table.nbytes
                 request.done(written, written)
-        where.fs.move(beside, where.path)
+        _take_file_place(where, beside, overwrite)
     except BaseException:
         with contextlib.suppress(OSError, pa.ArrowException):
             where.fs.delete_file(beside)
         raise
+
+
+def _take_file_place(where: Place, beside: str, overwrite: bool) -> None:
+    """Move a file to its place; without ``overwrite`` not over what has come there meanwhile."""
+    if where.is_local and not overwrite:
+        try:
+            os.link(beside, where.path)
+        except FileExistsError:
+            raise _there_already(where) from None
+        except OSError:  # a file system without links
+            pass
+        else:
+            os.unlink(beside)
+            return
+    where.fs.move(beside, where.path)
 
 
 @contextlib.contextmanager
@@ -137,6 +152,8 @@ def _open_writer(
     elif name == "orc":
         from pyarrow import orc
 
+        if not schema.names:  # pyarrow 26 crashes
+            raise InvalidObjectError("an orc file needs a column", "arrow holds all that there is")
         with orc.ORCWriter(sink, compression=compression or "uncompressed") as writer:
             writer.write(schema.empty_table())
             yield writer.write
@@ -204,6 +221,11 @@ def _write_directory(
                 f"there is no column {column!r} to partition by",
                 f"there are {', '.join(reader.schema.names)}",
             )
+        if not column or column[0] in "._" or set("/=%") & set(column):
+            raise ConfigError(
+                f"no directory can be called {column!r}=...",
+                "the name of a column to partition by has no '/', '=' or '%', and no '.' or '_' first",
+            )
     _check_free(where, overwrite, pafs.FileType.Directory)
     format = ds._ensure_format(_IN_DATASETS[name])
     options = {"compression": compression} if compression and name != "csv" else {}
@@ -223,18 +245,20 @@ def _write_directory(
                 max_rows_per_group=min(rows, file_rows or rows),
             )
         where.fs.create_dir(beside)  # of no rows there are no files
-        _take_place(where, beside)
+        _take_place(where, beside, overwrite)
     except BaseException:
         with contextlib.suppress(OSError, pa.ArrowException):
             where.fs.delete_dir(beside)
         raise
 
 
-def _take_place(where: Place, beside: str) -> None:
+def _take_place(where: Place, beside: str, overwrite: bool) -> None:
     """Move a directory to its place; what was there goes."""
     if where.is_local:
         old = _beside(where)
         there = os.path.exists(where.path)
+        if there and not overwrite:  # it has come meanwhile
+            raise _there_already(where)
         if there:
             os.rename(where.path, old)
         try:
@@ -267,23 +291,29 @@ def _check_free(where: Place, overwrite: bool, kind: pafs.FileType) -> None:
     if info.type == pafs.FileType.NotFound:
         return
     if not overwrite:
-        raise PathExistsError(f"{where.name} is there already", "overwrite=True replaces it")
+        raise _there_already(where)
     if info.type != kind:
         raise PathExistsError(f"{where.name} is no {kind.name.lower()}", "take another path")
-    if kind == pafs.FileType.Directory and any(
-        format_of(file.path) is None for file in _files_in(where)
-    ):
+    if kind == pafs.FileType.Directory and _has_others(where):
         raise PathExistsError(
             f"{where.name} has files that are no tables",
             "it is left alone, overwrite=True or not: take another path",
         )
 
 
-def _files_in(where: Place) -> list[Any]:
+def _there_already(where: Place) -> PathExistsError:
+    return PathExistsError(f"{where.name} is there already", "overwrite=True replaces it")
+
+
+def _has_others(where: Place) -> bool:
+    """Whether a directory has files that `list_files` does not take for tables, hidden ones too."""
+    files = where.fs.get_file_info(pafs.FileSelector(where.path, recursive=True))
+    paths = {info.path for info in files if info.type == pafs.FileType.File}
     try:
-        return list_files(where)
-    except PathNotFoundError:  # empty
-        return []
+        tables = {file.path for file in list_files(where) if format_of(file.path) is not None}
+    except PathNotFoundError:  # none
+        tables = set()
+    return bool(paths - tables)
 
 
 def _beside(where: Place) -> str:
