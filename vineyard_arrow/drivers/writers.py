@@ -224,7 +224,7 @@ def _write_directory(
         if not column or column[0] in "._" or set("/=%") & set(column):
             raise ConfigError(
                 f"no directory can be called {column!r}=...",
-                "the name of a column to partition by has no '/', '=' or '%', and no '.' or '_' first",
+                "its name must have no '/', '=' or '%', and no '.' or '_' first",
             )
     _check_free(where, overwrite, pafs.FileType.Directory)
     format = ds._ensure_format(_IN_DATASETS[name])
