@@ -413,7 +413,7 @@ class Sharing:
         self._await(session, number, m, (m.id, m.name))
         record = self._catalog.get(m.id)
         check_name(m.name)
-        taken = self._cluster.name_item(m.name)
+        taken = self._cluster.name_item(m.name) if m.overwrite else None
         if not m.overwrite:
             self.check_free(m.name)
         if record is not None and not record.persisted:
