@@ -124,6 +124,33 @@ def test_what_does_not_fit_leaves_nothing(make_daemon: Callable[..., Any], tmp_p
         assert own.get(oid).num_rows == big.num_rows
 
 
+@pytest.mark.parametrize("ending", ["csv", "arrow"])
+def test_formats_that_do_not_fit(
+    make_daemon: Callable[..., Any], tmp_path: Path, ending: str
+) -> None:
+    """Arrow's CSV reader would end the process where it gets no memory."""
+    big = pa.table({"x": np.random.default_rng(1).random(3_000_000)})
+    path = tmp_path / f"a.{ending}"
+    with make_daemon("--memory-limit", "16MiB").connect() as own:
+        own.write(big, path)
+        pool = own.memory_pool.spilling()
+        with pytest.raises(StoreFullError):
+            own.read(path)
+        assert gone(lambda: own.memory_pool.bytes_allocated() + pool.bytes_allocated() == 0)
+        assert own.status().objects == 0
+        with own.scan(path) as reader:
+            assert sum(batch.num_rows for batch in reader) == big.num_rows
+
+
+def test_a_csv_file_that_just_fits(make_daemon: Callable[..., Any], tmp_path: Path) -> None:
+    """What is parsed needs room beside what comes out of it; the store has none for it."""
+    table = pa.table({"x": np.random.default_rng(1).random(1_800_000)})
+    with make_daemon("--memory-limit", "16MiB").connect() as own:
+        own.write(table, tmp_path / "a.csv")
+        assert own.get(own.read(tmp_path / "a.csv")) == table
+        assert own.memory_pool.spilling().spilled == 0
+
+
 class Flaky(MemoryFileSystem):
     """Of which each file breaks off ``breaks`` times."""
 

@@ -390,3 +390,48 @@ def test_an_orc_file_needs_a_column(client: Client, tmp_path: Path) -> None:
     with pytest.raises(InvalidObjectError, match="needs a column"):
         client.write(pa.table({"a": [1]}).select([]), tmp_path / "t.orc")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "orc", "arrow"])
+def test_a_file_that_names_a_column_twice(client: Client, tmp_path: Path, ending: str) -> None:
+    """What is meant cannot be told; columns beside it can be read."""
+    table = pa.table([[1, 2], [3, 4], [5, 6]], names=["a", "a", "b"])
+    path = tmp_path / f"a.{ending}"
+    writers = {
+        "parquet": lambda: pq.write_table(table, path),
+        "csv": lambda: pyarrow.csv.write_csv(table, path),
+        "orc": lambda: pyarrow.orc.write_table(table, path),
+        "arrow": lambda: write_ipc(table, path),
+    }
+    writers[ending]()
+    for asked in ({}, {"columns": ["a"]}, {"filter": pc.field("a") > 1}, {"schema": "unify"}):
+        for way in (client.read, client.scan):
+            with pytest.raises(SchemaMismatchError, match="more than one column 'a'"):
+                way(path, **asked)
+    oid = client.read(path, columns=["b"])
+    assert client.get(oid).to_pydict() == {"b": [5, 6]}
+    client.delete(oid)
+    with client.scan(path, columns=["b"]) as reader:
+        assert reader.read_all().to_pydict() == {"b": [5, 6]}
+
+
+@pytest.mark.parametrize("text", [b"", b" \n\n"])
+def test_json_of_no_lines(client: Client, tmp_path: Path, text: bytes) -> None:
+    """A table without rows as written; its columns are said by `schema=`."""
+    (tmp_path / "a.jsonl").write_bytes(text)
+    schema = pa.schema([("id", pa.int64()), ("s", pa.string())])
+    for columns, wanted in ((None, schema), (["s"], schema.remove(0))):
+        oid = client.read(tmp_path / "a.jsonl", schema=schema, columns=columns)
+        assert client.get(oid) == wanted.empty_table()
+        client.delete(oid)
+        with client.scan(tmp_path / "a.jsonl", schema=schema, columns=columns) as reader:
+            assert reader.read_all() == wanted.empty_table()
+    (tmp_path / "b.jsonl").write_bytes(b'{"id": 1, "s": "x"}\n')
+    with client.scan(tmp_path / "*.jsonl", schema=schema) as reader:
+        assert reader.read_all().to_pydict() == {"id": [1], "s": ["x"]}
+
+
+def test_batches_of_arrow_files_are_bounded(client: Client, tmp_path: Path) -> None:
+    client.write(TABLE, tmp_path / "a.arrow", row_group_rows=30_000)
+    with pa.ipc.open_file(tmp_path / "a.arrow") as reader:
+        assert reader.num_record_batches == 4

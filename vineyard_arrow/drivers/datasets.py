@@ -138,7 +138,9 @@ class Dataset:
     def with_types_of(self, tables: Sequence[tuple[str, pa.Table]], policy: Policy) -> Dataset:
         """This, with types that were found by reading."""
         schemas = [(name, table.schema) for name, table in tables]
-        if not self.every:
+        if self.every:
+            schemas = [(name, _with_names_once(found, None, name)) for name, found in schemas]
+        else:
             schemas = [
                 (name, picked(found, [n for n in self.names if n in found.names]))
                 for name, found in schemas
@@ -253,9 +255,11 @@ def open_dataset(
         scanning or expression is not None or isinstance(schema, pa.Schema)
     )
 
+    wanted = schema.names if columns is None and isinstance(schema, pa.Schema) else columns
+
     def look(file: File) -> pa.Schema:
-        with file_errors(shown(file.path)):
-            return format.schema(file, infers)
+        with file_errors(shown(file.path), _TYPES_HINT if format.infers else None):
+            return _with_names_once(format.schema(file, infers), wanted, shown(file.path))
 
     keys = _key_types(files)
     if infers and columns is None:  # reading tells
@@ -345,6 +349,21 @@ def chosen(columns: Sequence[str] | None, schema: pa.Schema) -> list[str]:
             "name each column that is wanted, once",
         )
     return names
+
+
+def _with_names_once(schema: pa.Schema, wanted: Sequence[str] | None, name: str) -> pa.Schema:
+    """The columns that a file names once, if all that are ``wanted`` are among them."""
+    names = schema.names
+    if len(set(names)) == len(names):
+        return schema
+    twice = {column for column in names if names.count(column) > 1}
+    asked = sorted(twice if wanted is None else twice & set(wanted))
+    if asked:
+        raise SchemaMismatchError(
+            f"{name} has more than one column {asked[0]!r}",
+            "columns=[...] chooses among the others",
+        )
+    return pa.schema([field for field in schema if field.name not in twice], schema.metadata)
 
 
 def picked(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:

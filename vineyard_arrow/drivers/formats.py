@@ -32,6 +32,7 @@ __all__ = [
 _ALL_ROWS = 1 << 30  # a batch: as many as there are
 _ORC_ROWS = 1 << 17  # ORC's reader takes memory for a whole batch before it has any
 _HEAD_NBYTES = 64 << 10  # of text, to find the names of columns in
+_SPILL_NBYTES = 32 << 20  # that CSV's reader may have beside a full pool, whatever it has there
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,35 @@ def _stream(file: File) -> Any:
     return file.fs.open_input_stream(file.path, compression=packing_of(shown(file.path)))
 
 
+@contextlib.contextmanager
+def _spilling(stream: Any, pool: Any) -> Iterator[tuple[Any, Any]]:
+    """A stream and a pool for Arrow's CSV reader, which aborts when it is refused memory.
+
+    So it is refused none: what the store has no room for is private, and a put that finds room
+    copies it. While types are guessed the reader holds all text that it has parsed, which may be
+    more than comes out of it. Beyond that the stream ends, and a MemoryError is raised.
+    """
+    if not hasattr(pool, "spilling"):  # private anyway
+        yield stream, pool
+        return
+    spilling = pool.spilling()
+    is_full = False
+
+    def guarded(block: pa.Buffer) -> pa.Buffer:
+        nonlocal is_full
+        spilled = spilling.spilled
+        is_full = is_full or spilled > _SPILL_NBYTES + 2 * (spilling.bytes_allocated() - spilled)
+        return block.slice(0, 0) if is_full else block
+
+    try:
+        yield pa.TransformInputStream(stream, guarded), spilling
+    except pa.ArrowInvalid:  # maybe for the row that it ends in
+        if not is_full:
+            raise
+    if is_full:
+        raise MemoryError("the store has no room for all columns")
+
+
 class _Csv(_Whole):
     infers = True
 
@@ -197,9 +227,9 @@ class _Csv(_Whole):
             return reader.schema
 
     def read(self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any) -> pa.Table:
-        with _stream(unit.file) as stream:
-            options = self._options(schema, names)
-            return self._csv.read_csv(stream, memory_pool=pool, **options)
+        options = self._options(schema, names)
+        with _stream(unit.file) as stream, _spilling(stream, pool) as (guarded, spilling):
+            return self._csv.read_csv(guarded, memory_pool=spilling, **options)
 
     def batches(
         self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any
@@ -207,7 +237,8 @@ class _Csv(_Whole):
         options = self._options(schema, names)
         with (
             _stream(unit.file) as stream,
-            self._csv.open_csv(stream, memory_pool=pool, **options) as reader,
+            _spilling(stream, pool) as (guarded, spilling),
+            self._csv.open_csv(guarded, memory_pool=spilling, **options) as reader,
         ):
             yield from reader
 
@@ -234,15 +265,25 @@ class _Json(_Whole):
     def schema(self, file: File, quick: bool = False) -> pa.Schema:
         import pyarrow.json
 
-        with _stream(file) as stream, pyarrow.json.open_json(stream) as reader:
-            return reader.schema
+        try:
+            with _stream(file) as stream, pyarrow.json.open_json(stream) as reader:
+                return reader.schema
+        except pa.ArrowInvalid:
+            if self._others == "error" or not _is_blank(file):  # nobody says what there should be
+                raise
+            return pa.schema([])
 
     def read(self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any) -> pa.Table:
         import pyarrow.json
 
-        with _stream(unit.file) as stream:
-            options = self._options(schema, names)
-            table = pyarrow.json.read_json(stream, memory_pool=pool, **options)
+        options = self._options(schema, names)
+        try:
+            with _stream(unit.file) as stream:
+                table = pyarrow.json.read_json(stream, memory_pool=pool, **options)
+        except pa.ArrowInvalid:
+            if schema is None or not _is_blank(unit.file):
+                raise
+            table = schema.empty_table()
         return table if names is None else table.select(list(names))
 
     def batches(
@@ -251,12 +292,22 @@ class _Json(_Whole):
         import pyarrow.json
 
         options = self._options(schema, names)
+        if _is_blank(unit.file):
+            return
         with (
             _stream(unit.file) as stream,
             pyarrow.json.open_json(stream, memory_pool=pool, **options) as reader,
         ):
             for batch in reader:
                 yield batch if names is None else batch.select(list(names))
+
+
+def _is_blank(file: File) -> bool:
+    """Whether there are no lines, which Arrow's reader takes for damage."""
+    with _stream(file) as stream:
+        while (block := stream.read(_HEAD_NBYTES)).isspace():
+            pass
+        return not block
 
 
 # ---- Arrow's own

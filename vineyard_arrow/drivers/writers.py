@@ -164,7 +164,7 @@ def _open_writer(
         )
         opener = pa.ipc.new_file if name == "arrow" else pa.ipc.new_stream
         with opener(sink, schema, options=options) as ipc:
-            yield ipc.write_table
+            yield lambda table: ipc.write_table(table, max_chunksize=rows)
 
 
 def _write_lines(sink: Any, table: pa.Table) -> None:

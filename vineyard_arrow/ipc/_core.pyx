@@ -81,7 +81,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         cbool allocate_extent(uint64_t, Range*) except +
         void trim()
     cdef cppclass CPool "vineyard::Pool"(CMemoryPool):
-        pass
+        int64_t spilled()
     cdef cppclass CAttachment "vineyard::Attachment":
         CAttachment(int, int) except +
         void ref()
@@ -103,7 +103,7 @@ cdef extern from "messages.h" namespace "vineyard" nogil:
         int64_t pin(uint64_t)
         int64_t find_name(const char*, uint64_t, uint64_t*)
         void set_cursor(uint32_t, uint64_t)
-        CPool pool, stream_pool
+        CPool pool, stream_pool, spilling_pool
         uint8_t* base
         uint64_t space
         IndexView index
@@ -466,9 +466,12 @@ cdef class Attachment:
 
     def make_pool(self, bint whole=False):
         """An Arrow memory pool over this attachment; `whole`: for streams, see `StreamWriter`."""
+        return self.pool_of(&self.a.stream_pool if whole else &self.a.pool)
+
+    cdef SharedMemoryPool pool_of(self, CPool* one):
         cdef SharedMemoryPool pool = SharedMemoryPool.__new__(SharedMemoryPool)
         pool.attachment = self
-        pool.init(&self.a.stream_pool if whole else &self.a.pool)
+        pool.init(one)
         return pool
 
     def set_table(self, int table_fd, int event_fd):
@@ -948,7 +951,8 @@ cdef class SharedMemoryPool(pal.MemoryPool):
     valid after the client is closed; the pool lives as long as the last of them.
 
     Raises `pyarrow.ArrowMemoryError` (a MemoryError) from the allocating call when the
-    store is full.
+    store is full. pyarrow's CSV reader ends the process instead: `Client.read` guards it,
+    and your own calls can by way of `spilling`.
     """
 
     cdef Attachment attachment
@@ -962,6 +966,15 @@ cdef class SharedMemoryPool(pal.MemoryPool):
         cdef CMemoryPool* pool = self.pool
         with nogil:
             pool.ReleaseUnused()
+
+    def spilling(self):
+        """The same pool, but one that never refuses: see `spilled`."""
+        return self.attachment.pool_of(&self.attachment.a.spilling_pool)
+
+    @property
+    def spilled(self):
+        """Bytes of blocks of 64 KiB and more in private memory, as the store had no room."""
+        return (<CPool*>self.pool).spilled()
 
     def __enter__(self):
         if self._previous is None:

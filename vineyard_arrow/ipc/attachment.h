@@ -30,8 +30,10 @@ class Attachment;
 class Pool final : public arrow::MemoryPool {
  public:
   // `whole`: large blocks have whole huge pages to themselves, see Lease::allocate.
-  Pool(Attachment* owner, bool whole)
-      : owner_(owner), whole_(whole), private_(arrow::default_memory_pool()) {}
+  // `spills`: once the store has no room, blocks come from private memory, for as long as there
+  // are any: being refused takes time.
+  Pool(Attachment* owner, bool whole, bool spills = false)
+      : owner_(owner), whole_(whole), spills_(spills), private_(arrow::default_memory_pool()) {}
 
   using arrow::MemoryPool::Allocate;
   using arrow::MemoryPool::Free;
@@ -46,11 +48,16 @@ class Pool final : public arrow::MemoryPool {
   int64_t total_bytes_allocated() const override { return stats_.total_bytes_allocated(); }
   int64_t num_allocations() const override { return stats_.num_allocations(); }
   std::string backend_name() const override { return "vineyard"; }
+  // Bytes of blocks that a put would gladly have shared, and that lie in private memory.
+  int64_t spilled() const { return spilled_.load(std::memory_order_relaxed); }
 
  private:
   bool is_shared(const uint8_t* p) const;
+  bool has_lease() const;
+  arrow::Status allocate_private(int64_t size, int64_t alignment, uint8_t** out);
   Attachment* owner_;
-  bool whole_;
+  bool whole_, spills_;
+  std::atomic<int64_t> spilled_{0};
   // Blocks below the seal threshold: a put gathers them by copy whatever they lie in.
   arrow::MemoryPool* private_;
   arrow::internal::MemoryPoolStats stats_;
@@ -58,7 +65,8 @@ class Pool final : public arrow::MemoryPool {
 
 class Attachment {
  public:
-  Attachment(int index_fd, int socket_fd) : pool(this, false), stream_pool(this, true), socket_fd_(socket_fd) {
+  Attachment(int index_fd, int socket_fd)
+      : pool(this, false), stream_pool(this, true), spilling_pool(this, false, true), socket_fd_(socket_fd) {
     watch_forks();
     generation_ = g_forks.load();
     struct Guard {  // unmaps what a failing constructor has mapped
@@ -224,7 +232,7 @@ class Attachment {
     return index.find_name(base, name, n, id);
   }
 
-  Pool pool, stream_pool;
+  Pool pool, stream_pool, spilling_pool;
   uint8_t* base = nullptr;
   uint64_t space = 0;
   IndexView index;
@@ -266,19 +274,28 @@ class Attachment {
 // ---- the pool ------------------------------------------------------------------------------
 
 inline bool Pool::is_shared(const uint8_t* p) const { return owner_->contains(p); }
+inline bool Pool::has_lease() const { return !owner_->in_child() && owner_->lease; }
+inline int64_t nbytes_spilled(int64_t size) { return size < kSealThreshold ? 0 : size; }
+
+inline arrow::Status Pool::allocate_private(int64_t size, int64_t alignment, uint8_t** out) {
+  ARROW_RETURN_NOT_OK(private_->Allocate(size, alignment, out));
+  spilled_ += nbytes_spilled(size);
+  return arrow::Status::OK();
+}
 
 inline arrow::Status Pool::Allocate(int64_t size, int64_t alignment, uint8_t** out) {
-  if (size < kSealThreshold || alignment > static_cast<int64_t>(kPage) || owner_->in_child() || !owner_->lease) {
-    ARROW_RETURN_NOT_OK(private_->Allocate(size, alignment, out));
-  } else {
-    uint8_t* block = owner_->lease->allocate(size, whole_);
-    if (!block)
-      return arrow::Status::OutOfMemory(
-          "the store has no room for ", size, " bytes",
-          owner_->daemon_alive() ? ": delete objects, drop arrays of deleted ones, or start the daemon with a "
-                                   "larger --memory-limit; `vineyard-arrow doctor` shows who holds what"
-                                 : " (its daemon is gone)");
+  if (size < kSealThreshold || alignment > static_cast<int64_t>(kPage) || !has_lease()) {
+    ARROW_RETURN_NOT_OK(allocate_private(size, alignment, out));
+  } else if (uint8_t* block = spilled() > 0 && spills_ ? nullptr : owner_->lease->allocate(size, whole_)) {
     *out = block;
+  } else if (spills_) {
+    ARROW_RETURN_NOT_OK(allocate_private(size, alignment, out));
+  } else {
+    return arrow::Status::OutOfMemory(
+        "the store has no room for ", size, " bytes",
+        owner_->daemon_alive() ? ": delete objects, drop arrays of deleted ones, or start the daemon with a "
+                                 "larger --memory-limit; `vineyard-arrow doctor` shows who holds what"
+                               : " (its daemon is gone)");
   }
   owner_->ref();
   stats_.DidAllocateBytes(size);
@@ -288,10 +305,11 @@ inline arrow::Status Pool::Allocate(int64_t size, int64_t alignment, uint8_t** o
 inline arrow::Status Pool::Reallocate(int64_t old_size, int64_t new_size, int64_t alignment,
                                       uint8_t** ptr) {
   bool shared = is_shared(*ptr);
-  if (!shared && (new_size < kSealThreshold || owner_->in_child() || !owner_->lease)) {
+  if (!shared && (new_size < kSealThreshold || !has_lease())) {
     ARROW_RETURN_NOT_OK(private_->Reallocate(old_size, new_size, alignment, ptr));
-  } else if (shared && new_size >= kSealThreshold && !owner_->in_child() && owner_->lease &&
-             owner_->lease->owns_block(*ptr) && owner_->lease->resize(*ptr, new_size)) {
+    spilled_ += nbytes_spilled(new_size) - nbytes_spilled(old_size);
+  } else if (shared && new_size >= kSealThreshold && has_lease() && owner_->lease->owns_block(*ptr) &&
+             owner_->lease->resize(*ptr, new_size)) {
     // It grew or shrank where it lies.
   } else {
     uint8_t* to;
@@ -308,7 +326,8 @@ inline arrow::Status Pool::Reallocate(int64_t old_size, int64_t new_size, int64_
 inline void Pool::Free(uint8_t* buffer, int64_t size, int64_t alignment) {
   if (!is_shared(buffer)) {
     private_->Free(buffer, size, alignment);
-  } else if (!owner_->in_child() && owner_->lease && owner_->lease->owns_block(buffer)) {
+    spilled_ -= nbytes_spilled(size);
+  } else if (has_lease() && owner_->lease->owns_block(buffer)) {
     owner_->lease->free(buffer);  // a block inherited from a parent is the parent's to free
   }
   stats_.DidFreeBytes(size);
@@ -316,7 +335,7 @@ inline void Pool::Free(uint8_t* buffer, int64_t size, int64_t alignment) {
 }
 
 inline void Pool::ReleaseUnused() {
-  if (!owner_->in_child() && owner_->lease) owner_->lease->trim();
+  if (has_lease()) owner_->lease->trim();
   private_->ReleaseUnused();
 }
 
