@@ -28,15 +28,18 @@ from ..errors import (
     StoreFullError,
     VineyardArrowError,
 )
+from .local_files import below
 from .registry import path_of, scheme_of, shown
 
 __all__ = [
+    "NULL",
     "READ_SCHEMES",
     "WRITE_SCHEMES",
     "File",
     "Place",
     "file_errors",
     "list_files",
+    "listed",
     "place",
     "version_of",
 ]
@@ -48,7 +51,7 @@ _GLOB = re.compile(r"[*?\[]")
 _FROM_REMOTE = {"aiohttp", "botocore", "google", "azure", "gcsfs", "s3fs", "adlfs", "fsspec"}
 _NO_ACCESS = ("ACCESS_DENIED", "InvalidAccessKeyId", "SignatureDoesNotMatch", "HTTP 403")
 _TAGS = ("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "LastModified", "last_modified")
-_NULL = "__HIVE_DEFAULT_PARTITION__"
+NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,8 @@ def place(url: str, filesystem: Any = None) -> Place:
     LibraryNotFoundError
         If a library for its scheme is not installed.
     """
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return Place(filesystem, os.path.abspath(url), url)
     if filesystem is not None:
         return Place(_wrapped(filesystem), url, url)
     scheme = scheme_of(url)
@@ -147,12 +152,15 @@ def list_files(where: Place) -> list[File]:
     """The files of a path, a directory with all that is below, or a glob; by their names.
 
     Names that begin with ``_`` or a dot are left out of directories and globs. ``**`` is any
-    number of directories.
+    number of directories. Links are followed, on this machine but for those to a directory that
+    they lie in; two that lead to one file make it two.
 
     Raises
     ------
     PathNotFoundError
         If there is none.
+    FileError
+        If the path is neither a file nor a directory.
     ConfigError
         If the directory is a Delta table: which of its files count, its log says alone.
     """
@@ -167,10 +175,12 @@ def list_files(where: Place) -> list[File]:
         elif _GLOB.search(where.path):
             base = where.path[: _GLOB.search(where.path).start()].rpartition("/")[0] or "/"  # type: ignore[union-attr]
             fits = _pattern(where.path)
+        elif info.type == pafs.FileType.Unknown:
+            raise FileError(f"{where.name} is neither a file nor a directory")
         else:
             raise PathNotFoundError(f"{where.name}: there is no such file or directory")
-        selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
-        infos = where.fs.get_file_info(selector)
+        inside = where.path[len(base) :].lstrip("/") if fits else "**"
+        infos = listed(where, base, None if "**" in inside else inside.count("/"))
         if fits is None and any(_below(i.path, base)[0] == "_delta_log" for i in infos):
             raise ConfigError(
                 f"{where.name} is a Delta table",
@@ -187,6 +197,18 @@ def list_files(where: Place) -> list[File]:
         what = "matches nothing" if fits else "has no files"
         raise PathNotFoundError(f"{where.name} {what}", "hidden files are not looked at")
     return sorted(found, key=lambda file: file.path)
+
+
+def listed(where: Place, base: str, deep: int | None = None) -> list[pafs.FileInfo]:
+    """What is in a directory of a place and in those below it, ``deep`` of them down at most.
+
+    On this machine hidden names are of an unknown type, see `local_files.below`.
+    """
+    if where.is_local:
+        return below(base, deep)
+    return where.fs.get_file_info(
+        pafs.FileSelector(base, recursive=deep != 0, allow_not_found=True)
+    )
 
 
 def _of_http(where: Place) -> File:
@@ -256,7 +278,7 @@ def _is_hidden(path: str, base: str) -> bool:
 
 def _keys(path: str, base: str) -> tuple[tuple[str, str | None], ...]:
     pairs = [part.partition("=") for part in _below(path, base)[:-1] if "=" in part]
-    return tuple((unquote(k), None if v == _NULL else unquote(v)) for k, _, v in pairs)
+    return tuple((unquote(k), None if v == NULL else unquote(v)) for k, _, v in pairs)
 
 
 # ---- errors
