@@ -65,7 +65,7 @@ def reader_of(request: Request) -> pa.RecordBatchReader:
     if isinstance(value, pa.RecordBatchReader):
         return value
     if hasattr(value, "__arrow_c_stream__"):
-        return pa.RecordBatchReader.from_stream(value)
+        return request.watched(pa.RecordBatchReader.from_stream(value))
     raise InvalidObjectError(
         f"a {type(value).__name__} is no table", "tables, frames and readers can be written"
     )
