@@ -206,9 +206,8 @@ def listed(where: Place, base: str, deep: int | None = None) -> list[pafs.FileIn
     """
     if where.is_local:
         return below(base, deep)
-    return where.fs.get_file_info(
-        pafs.FileSelector(base, recursive=deep != 0, allow_not_found=True)
-    )
+    selector = pafs.FileSelector(base, recursive=deep != 0, allow_not_found=True)
+    return list(where.fs.get_file_info(selector))
 
 
 def _of_http(where: Place) -> File:
@@ -307,7 +306,7 @@ def file_errors(what: str, hint: str | None = None) -> Iterator[None]:
             "choose columns, filter, or scan it: that holds little at a time",
         ) from error
     except FileNotFoundError as error:
-        raise PathNotFoundError(f"{what}: there is no such file or directory") from error
+        raise _not_found(what, error) from error
     except PermissionError as error:
         raise AccessDeniedError(f"{what}: permission denied") from error
     except FileExistsError as error:
@@ -315,16 +314,39 @@ def file_errors(what: str, hint: str | None = None) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         raise _said(what, hint, error) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in _FROM_REMOTE:
+        if not _is_remote(error):
             raise
-        raise FileError(f"{what}: {type(error).__name__}: {error}") from error
+        raise _of_server(what, error) from error
+
+
+def _is_remote(error: BaseException | None) -> bool:
+    return type(error).__module__.partition(".")[0] in _FROM_REMOTE
+
+
+def _not_found(what: str, error: FileNotFoundError) -> VineyardArrowError:
+    """Nothing is there, or nobody could be asked: fsspec says the same of both."""
+    why = error.__cause__
+    if _is_remote(why) and getattr(why, "status", None) not in (404, 410):
+        return _of_server(what, why)
+    return PathNotFoundError(f"{what}: there is no such file or directory")
+
+
+def _of_server(what: str, error: BaseException | None) -> VineyardArrowError:
+    """What a server says, or that it says nothing; by its number, as its url may have secrets."""
+    status = getattr(error, "status", None)
+    if status in (401, 403):
+        return AccessDeniedError(f"{what}: the server says HTTP {status}")
+    if status is not None:
+        return FileError(f"{what}: the server says HTTP {status}")
+    how = "the server cannot be reached" if isinstance(error, OSError) else type(error).__name__
+    return FileError(f"{what}: {how}: {error}")
 
 
 def _said(what: str, hint: str | None, error: Exception) -> VineyardArrowError:
     text = f"{what}: {str(error).strip()}"
     if any(word in text for word in _NO_ACCESS):
         return AccessDeniedError(text, "credentials come from where the service's tools look")
-    remote = "AWS Error" in text or type(error).__module__.partition(".")[0] in _FROM_REMOTE
+    remote = "AWS Error" in text or _is_remote(error)
     if isinstance(error, OSError) and (error.errno is not None or remote):
         made = FileError(text, hint)
         made.errno = error.errno

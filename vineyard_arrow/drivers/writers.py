@@ -8,15 +8,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import fs as pafs
 
 from ..errors import ConfigError, InvalidObjectError, PathExistsError, PathNotFoundError
-from .filesystems import WRITE_SCHEMES, Place, file_errors, list_files, listed, place
+from .filesystems import NULL, WRITE_SCHEMES, Place, file_errors, list_files, listed, place
 from .formats import FORMATS, packing_of
 from .local_files import exchange, move_new, partial
 from .registry import Request, driver, format_of, shown
@@ -51,12 +53,31 @@ def write_files(
             _write_file(where, reader, request, name, overwrite, compression, row_group_rows)
         else:
             by = [partition_by] if isinstance(partition_by, str) else list(partition_by)
+            _check_partitions(by, reader.schema)
+            told = pa.RecordBatchReader.from_batches(reader.schema, _told(reader, by, request))
             _write_directory(
-                where, reader, name, overwrite, compression, row_group_rows, by, file_rows
+                where, told, name, overwrite, compression, row_group_rows, by, file_rows
             )
 
 
 def reader_of(request: Request) -> pa.RecordBatchReader:
+    """The rows of a request; what their source raises, the caller gets as it is.
+
+    Raises
+    ------
+    InvalidObjectError
+        If it is no table, or several columns have one name.
+    """
+    reader = _reader_of(request)
+    twice = [name for name, count in Counter(reader.schema.names).items() if count > 1]
+    if twice:
+        raise InvalidObjectError(
+            f"several columns have the name {twice[0]!r}", "rename them before"
+        )
+    return reader
+
+
+def _reader_of(request: Request) -> pa.RecordBatchReader:
     value = request.value(as_=pa.Table) if request.key is not None else request.value()
     if isinstance(value, pa.RecordBatch):
         value = pa.Table.from_batches([value])
@@ -119,9 +140,13 @@ def _fits(name: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise InvalidObjectError(
-            f"a {name} file cannot hold this table: {error}", "arrow holds all that there is"
-        ) from error
+        raise _cannot_hold(name, error) from error
+
+
+def _cannot_hold(name: str, error: BaseException) -> InvalidObjectError:
+    return InvalidObjectError(
+        f"a {name} file cannot hold this table: {error}", "arrow holds all that there is"
+    )
 
 
 @contextlib.contextmanager
@@ -166,9 +191,14 @@ def _write_lines(sink: Any, table: pa.Table) -> None:
     import polars
 
     lines = io.BytesIO()
-    frame = polars.from_arrow(table)
-    assert isinstance(frame, polars.DataFrame)
-    frame.write_ndjson(lines)
+    numbered = table.rename_columns([str(n) for n in range(table.num_columns)])
+    try:
+        frame = polars.from_arrow(numbered)
+        assert isinstance(frame, polars.DataFrame)
+        frame.columns = table.column_names  # it would name what has no name
+        frame.write_ndjson(lines)
+    except (polars.exceptions.PolarsError, polars.exceptions.PanicException) as error:
+        raise _cannot_hold("json", error) from error
     sink.write(lines.getbuffer())
 
 
@@ -192,6 +222,46 @@ def _pieces(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
 # ---- a directory
 
 
+def _check_partitions(by: Sequence[str], schema: pa.Schema) -> None:
+    for column in by:
+        if schema.get_field_index(column) < 0:
+            raise ConfigError(
+                f"there is no column {column!r} to partition by",
+                f"there are {', '.join(schema.names)}",
+            )
+        if not column or column[0] in "._" or set("/=%") & set(column):
+            raise ConfigError(
+                f"no directory can be called {column!r}=...",
+                "its name must have no '/', '=' or '%', and no '.' or '_' first",
+            )
+
+
+def _told(
+    reader: pa.RecordBatchReader, by: Sequence[str], request: Request
+) -> Iterator[pa.RecordBatch]:
+    """Batches that can be told by directories, and of which `progress` is told."""
+    written = 0
+    for batch in reader:
+        for column in by:
+            if _says_null(batch.column(column)):
+                raise InvalidObjectError(
+                    f"column {column!r} has the text {NULL!r}",
+                    "as the name of a directory it stands for null: use another word",
+                )
+        yield batch
+        written += batch.nbytes
+        request.done(written, written)
+
+
+def _says_null(array: pa.Array) -> bool:
+    if isinstance(array, pa.DictionaryArray):
+        array = array.dictionary_decode()
+    type = array.type
+    if not (pa.types.is_string(type) or pa.types.is_large_string(type)):
+        return False
+    return bool(pc.any(pc.equal(array, NULL)).as_py())
+
+
 def _write_directory(
     where: Place,
     reader: pa.RecordBatchReader,
@@ -208,17 +278,6 @@ def _write_directory(
         raise ConfigError(
             f"no directories are written of {name}", f"of {', '.join(_IN_DATASETS)} they are"
         )
-    for column in by:
-        if reader.schema.get_field_index(column) < 0:
-            raise ConfigError(
-                f"there is no column {column!r} to partition by",
-                f"there are {', '.join(reader.schema.names)}",
-            )
-        if not column or column[0] in "._" or set("/=%") & set(column):
-            raise ConfigError(
-                f"no directory can be called {column!r}=...",
-                "its name must have no '/', '=' or '%', and no '.' or '_' first",
-            )
     where = _free(where, overwrite, pafs.FileType.Directory)
     format = ds._ensure_format(_IN_DATASETS[name])
     options = {"compression": compression} if compression and name != "csv" else {}
