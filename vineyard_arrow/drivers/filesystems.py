@@ -38,6 +38,7 @@ __all__ = [
     "File",
     "Place",
     "file_errors",
+    "is_hidden",
     "list_files",
     "listed",
     "place",
@@ -190,7 +191,7 @@ def list_files(where: Place) -> list[File]:
             File(where.fs, i.path, i.size or 0, _keys(i.path, base), i.mtime_ns)
             for i in infos
             if i.type == pafs.FileType.File
-            and not _is_hidden(i.path, base)
+            and not is_hidden(i.path, base)
             and (fits is None or fits.fullmatch(i.path.lstrip("/")))
         ]
     if not found:
@@ -271,7 +272,8 @@ def _below(path: str, base: str) -> list[str]:
     return path.lstrip("/").removeprefix(base.strip("/")).strip("/").split("/")
 
 
-def _is_hidden(path: str, base: str) -> bool:
+def is_hidden(path: str, base: str) -> bool:
+    """Whether a path, or a directory between it and ``base``, has a name that is left out."""
     return any(part[:1] in ("_", ".") for part in _below(path, base))
 
 

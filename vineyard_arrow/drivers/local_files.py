@@ -22,6 +22,7 @@ from pyarrow import fs as pafs
 __all__ = ["below", "exchange", "move_new", "partial"]
 
 _NO_RENAMEAT2 = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+_LOOKS = 10  # at a directory that is replaced all the while
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2
 
@@ -30,7 +31,7 @@ _NOREPLACE, _EXCHANGE = 1, 2
 
 
 def below(base: str, deep: int | None = None) -> list[pafs.FileInfo]:
-    """What is in a directory and in those below it; nothing, if it is not there.
+    """What is in a directory and in those below it, as of one time; nothing, if it is not there.
 
     Links are followed, as by ``find -L``: what several links lead to is there by each path, and a
     link to a directory that it lies in is left out. Hidden names are told as of an unknown type,
@@ -42,28 +43,41 @@ def below(base: str, deep: int | None = None) -> list[pafs.FileInfo]:
         A path.
     deep : int, optional
         How many directories to go down; by default any number.
+
+    Raises
+    ------
+    OSError
+        Such as a PermissionError: nothing is left out for that.
     """
-    found: list[pafs.FileInfo] = []
+    for _ in range(_LOOKS):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            before = _identity(base)
+            found = list(_walked(base, deep))
+            if before == _identity(base):
+                return found
+        if not os.path.isdir(base):
+            return []
+    raise FileNotFoundError(errno.ENOENT, "it changes all the time", base)
+
+
+def _walked(base: str, deep: int | None) -> Iterator[pafs.FileInfo]:
     ahead: list[tuple[str, tuple[tuple[int, int], ...]]] = [(base, ())]
     while ahead:
         folder, above = ahead.pop()
-        try:
-            about = os.stat(folder)
-            entries = os.scandir(folder)
-        except (FileNotFoundError, NotADirectoryError):
-            if above:  # it went meanwhile
-                raise
-            return found
-        known = (about.st_dev, about.st_ino)
+        known = _identity(folder)
         if known in above:
             continue
-        with entries:
+        with os.scandir(folder) as entries:
             for entry in entries:
                 info = _info(entry)
-                found.append(info)
+                yield info
                 if info.type == pafs.FileType.Directory and (deep is None or len(above) < deep):
                     ahead.append((entry.path, (*above, known)))
-    return found
+
+
+def _identity(path: str) -> tuple[int, int]:
+    about = os.stat(path)
+    return about.st_dev, about.st_ino
 
 
 def _info(entry: os.DirEntry[str]) -> pafs.FileInfo:
