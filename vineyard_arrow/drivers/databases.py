@@ -219,32 +219,28 @@ class _Session:
     def write(
         self, rows: pa.RecordBatchReader, table: TableName, mode: str, request: Request
     ) -> None:
-        """Write all rows; what the source of rows raises is raised as it is."""
-        failed: list[BaseException] = []
-
+        """Write all rows."""
         wanted = self._run(lambda: self.database.wanted(rows.schema, table, mode))
 
-        def watched() -> Iterator[pa.RecordBatch]:
+        def fitted_rows() -> Iterator[pa.RecordBatch]:
             written, pool = 0, pa.default_memory_pool()
-            try:
-                for batch in rows:
-                    if self._stopped.is_set():
-                        raise DatabaseError("the write was broken off")
-                    one = pa.Table.from_batches([batch])
-                    yield from _fitting(one, wanted, pool, table[-1]).to_batches()
-                    written += batch.nbytes
-                    request.done(written, written)
-            except SchemaMismatchError as error:
-                failed.append(InvalidObjectError(error.message, "convert it before"))
-                raise
-            except Exception as error:
-                failed.append(error)
-                raise
+            for batch in rows:
+                if self._stopped.is_set():
+                    raise DatabaseError("the write was broken off")
+                one = pa.Table.from_batches([batch])
+                with request.as_raised(), _convertible():
+                    fitting = _fitting(one, wanted, pool, table[-1])
+                yield from fitting.to_batches()
+                written += batch.nbytes
+                request.done(written, written)
 
-        reader = pa.RecordBatchReader.from_batches(wanted, watched())
-        try:
-            self._run(lambda: self.database.write(reader, table, mode))
-        except Exception:
-            if failed:
-                raise failed.pop() from None
-            raise
+        reader = pa.RecordBatchReader.from_batches(wanted, fitted_rows())
+        self._run(lambda: self.database.write(reader, table, mode))
+
+
+@contextlib.contextmanager
+def _convertible() -> Iterator[None]:
+    try:
+        yield
+    except SchemaMismatchError as error:
+        raise InvalidObjectError(error.message, "convert it before") from None

@@ -28,15 +28,19 @@ from ..errors import (
     StoreFullError,
     VineyardArrowError,
 )
+from .local_files import below
 from .registry import path_of, scheme_of, shown
 
 __all__ = [
+    "NULL",
     "READ_SCHEMES",
     "WRITE_SCHEMES",
     "File",
     "Place",
     "file_errors",
+    "is_hidden",
     "list_files",
+    "listed",
     "place",
     "version_of",
 ]
@@ -48,7 +52,7 @@ _GLOB = re.compile(r"[*?\[]")
 _FROM_REMOTE = {"aiohttp", "botocore", "google", "azure", "gcsfs", "s3fs", "adlfs", "fsspec"}
 _NO_ACCESS = ("ACCESS_DENIED", "InvalidAccessKeyId", "SignatureDoesNotMatch", "HTTP 403")
 _TAGS = ("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "LastModified", "last_modified")
-_NULL = "__HIVE_DEFAULT_PARTITION__"
+NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,8 @@ def place(url: str, filesystem: Any = None) -> Place:
     LibraryNotFoundError
         If a library for its scheme is not installed.
     """
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return Place(filesystem, os.path.abspath(url), url)
     if filesystem is not None:
         return Place(_wrapped(filesystem), url, url)
     scheme = scheme_of(url)
@@ -147,12 +153,15 @@ def list_files(where: Place) -> list[File]:
     """The files of a path, a directory with all that is below, or a glob; by their names.
 
     Names that begin with ``_`` or a dot are left out of directories and globs. ``**`` is any
-    number of directories.
+    number of directories. Links are followed, on this machine but for those to a directory that
+    they lie in; two that lead to one file make it two.
 
     Raises
     ------
     PathNotFoundError
         If there is none.
+    FileError
+        If the path is neither a file nor a directory.
     ConfigError
         If the directory is a Delta table: which of its files count, its log says alone.
     """
@@ -167,10 +176,12 @@ def list_files(where: Place) -> list[File]:
         elif _GLOB.search(where.path):
             base = where.path[: _GLOB.search(where.path).start()].rpartition("/")[0] or "/"  # type: ignore[union-attr]
             fits = _pattern(where.path)
+        elif info.type == pafs.FileType.Unknown:
+            raise FileError(f"{where.name} is neither a file nor a directory")
         else:
             raise PathNotFoundError(f"{where.name}: there is no such file or directory")
-        selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
-        infos = where.fs.get_file_info(selector)
+        inside = where.path[len(base) :].lstrip("/") if fits else "**"
+        infos = listed(where, base, None if "**" in inside else inside.count("/"))
         if fits is None and any(_below(i.path, base)[0] == "_delta_log" for i in infos):
             raise ConfigError(
                 f"{where.name} is a Delta table",
@@ -180,13 +191,24 @@ def list_files(where: Place) -> list[File]:
             File(where.fs, i.path, i.size or 0, _keys(i.path, base), i.mtime_ns)
             for i in infos
             if i.type == pafs.FileType.File
-            and not _is_hidden(i.path, base)
+            and not is_hidden(i.path, base)
             and (fits is None or fits.fullmatch(i.path.lstrip("/")))
         ]
     if not found:
         what = "matches nothing" if fits else "has no files"
         raise PathNotFoundError(f"{where.name} {what}", "hidden files are not looked at")
     return sorted(found, key=lambda file: file.path)
+
+
+def listed(where: Place, base: str, deep: int | None = None) -> list[pafs.FileInfo]:
+    """What is in a directory of a place and in those below it, ``deep`` of them down at most.
+
+    On this machine hidden names are of an unknown type, see `local_files.below`.
+    """
+    if where.is_local:
+        return below(base, deep)
+    selector = pafs.FileSelector(base, recursive=deep != 0, allow_not_found=True)
+    return list(where.fs.get_file_info(selector))
 
 
 def _of_http(where: Place) -> File:
@@ -250,13 +272,14 @@ def _below(path: str, base: str) -> list[str]:
     return path.lstrip("/").removeprefix(base.strip("/")).strip("/").split("/")
 
 
-def _is_hidden(path: str, base: str) -> bool:
+def is_hidden(path: str, base: str) -> bool:
+    """Whether a path, or a directory between it and ``base``, has a name that is left out."""
     return any(part[:1] in ("_", ".") for part in _below(path, base))
 
 
 def _keys(path: str, base: str) -> tuple[tuple[str, str | None], ...]:
     pairs = [part.partition("=") for part in _below(path, base)[:-1] if "=" in part]
-    return tuple((unquote(k), None if v == _NULL else unquote(v)) for k, _, v in pairs)
+    return tuple((unquote(k), None if v == NULL else unquote(v)) for k, _, v in pairs)
 
 
 # ---- errors
@@ -285,7 +308,7 @@ def file_errors(what: str, hint: str | None = None) -> Iterator[None]:
             "choose columns, filter, or scan it: that holds little at a time",
         ) from error
     except FileNotFoundError as error:
-        raise PathNotFoundError(f"{what}: there is no such file or directory") from error
+        raise _not_found(what, error) from error
     except PermissionError as error:
         raise AccessDeniedError(f"{what}: permission denied") from error
     except FileExistsError as error:
@@ -293,16 +316,39 @@ def file_errors(what: str, hint: str | None = None) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         raise _said(what, hint, error) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in _FROM_REMOTE:
+        if not _is_remote(error):
             raise
-        raise FileError(f"{what}: {type(error).__name__}: {error}") from error
+        raise _of_server(what, error) from error
+
+
+def _is_remote(error: BaseException | None) -> bool:
+    return type(error).__module__.partition(".")[0] in _FROM_REMOTE
+
+
+def _not_found(what: str, error: FileNotFoundError) -> VineyardArrowError:
+    """Nothing is there, or nobody could be asked: fsspec says the same of both."""
+    why = error.__cause__
+    if _is_remote(why) and getattr(why, "status", None) not in (404, 410):
+        return _of_server(what, why)
+    return PathNotFoundError(f"{what}: there is no such file or directory")
+
+
+def _of_server(what: str, error: BaseException | None) -> VineyardArrowError:
+    """What a server says, or that it says nothing; by its number, as its url may have secrets."""
+    status = getattr(error, "status", None)
+    if status in (401, 403):
+        return AccessDeniedError(f"{what}: the server says HTTP {status}")
+    if status is not None:
+        return FileError(f"{what}: the server says HTTP {status}")
+    how = "the server cannot be reached" if isinstance(error, OSError) else type(error).__name__
+    return FileError(f"{what}: {how}: {error}")
 
 
 def _said(what: str, hint: str | None, error: Exception) -> VineyardArrowError:
     text = f"{what}: {str(error).strip()}"
     if any(word in text for word in _NO_ACCESS):
         return AccessDeniedError(text, "credentials come from where the service's tools look")
-    remote = "AWS Error" in text or type(error).__module__.partition(".")[0] in _FROM_REMOTE
+    remote = "AWS Error" in text or _is_remote(error)
     if isinstance(error, OSError) and (error.errno is not None or remote):
         made = FileError(text, hint)
         made.errno = error.errno

@@ -24,12 +24,15 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
 
 from ..errors import ConfigError, DriverNotFoundError
 from ..objects import ObjectID
@@ -93,10 +96,35 @@ class Request:
     progress: Progress | None = None
     _value: Any = field(default=None, repr=False)
     _after: list[Callable[[], Any]] = field(default_factory=list, repr=False)
+    _raised: list[BaseException] = field(default_factory=list, repr=False)
 
     def value(self, as_: Any = None) -> Any:
         """What to write or to cut up, mapped; in another form, as `Client.get` has it."""
-        return self._value if self.key is None else self.client.get(self.key, as_=as_)
+        if self.key is not None:
+            return self.client.get(self.key, as_=as_)
+        is_reader = isinstance(self._value, pa.RecordBatchReader)
+        return self.watched(self._value) if is_reader else self._value
+
+    @contextmanager
+    def as_raised(self) -> Iterator[None]:
+        """What the block raises, the caller gets as it is, whatever a library makes of it."""
+        try:
+            yield
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if not self._raised:
+                self._raised.append(error)
+            raise
+
+    def watched(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        """A reader of the same batches; the caller gets what the source raises as it is."""
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with self.as_raised():
+                yield from reader
+
+        return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
     @property
     def path(self) -> str:
@@ -115,7 +143,8 @@ class Request:
     def done(self, done: int, total: int) -> None:
         """Tell `progress`, if anybody listens."""
         if self.progress is not None:
-            self.progress(done, total)
+            with self.as_raised():
+                self.progress(done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +371,8 @@ def run(kind: str, request: Request, options: dict[str, Any]) -> Any:
     DriverNotFoundError
     ConfigError
         If the driver takes no such option.
+    Exception
+        Whatever the source of rows or `progress` raises, as it is.
     """
     found = find_driver(kind, request)
     try:
@@ -349,4 +380,10 @@ def run(kind: str, request: Request, options: dict[str, Any]) -> Any:
     except TypeError as error:
         taken = ", ".join(found.options) or "no options"
         raise ConfigError(f"{found!r}: {error}", f"it takes {taken}") from None
-    return found.function(request, **options)
+    try:
+        return found.function(request, **options)
+    except Exception:
+        if not request._raised:
+            raise
+    # Not while that is handled: it would be the context of what is none of its business.
+    raise request._raised.pop()

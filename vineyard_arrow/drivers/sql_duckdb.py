@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
-from ..errors import QueryFailedError
+from ..errors import InvalidObjectError, QueryFailedError
 from .sql import Database, Parameters, TableName, empty, library, path_of
 
 __all__ = ["open_duckdb"]
@@ -39,6 +39,17 @@ class _DuckDB(Database):
         reader = to_reader(_BATCH_ROWS)
         yield empty(reader.schema)
         yield from reader
+
+    def wanted(self, schema: pa.Schema, table: TableName, mode: str) -> pa.Schema:
+        known: set[str] = set()
+        for name in schema.names:
+            if not name or name.lower() in known:  # it would call them otherwise, and not say so
+                raise InvalidObjectError(
+                    f"DuckDB has no column {name!r} here",
+                    "rename it: names are not empty, and differ by more than case",
+                )
+            known.add(name.lower())
+        return schema
 
     def write(self, rows: pa.RecordBatchReader, table: TableName, mode: str) -> None:
         name = self.name_of(table)

@@ -195,10 +195,8 @@ def stored_schema(
     Raises
     ------
     InvalidObjectError
-        If it has no type for a column, or several columns have one name.
+        If it has no type for a column.
     """
-    if len(set(schema.names)) < len(schema.names):
-        raise InvalidObjectError("several columns have one name", "rename them before")
     fields = []
     for column in schema:
         found = stored(column.type)

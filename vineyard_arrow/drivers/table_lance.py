@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InvalidObjectError
 from .pieces import PIECE_BYTES
 from .schemas import needed_for
 from .table_delta import object_store_options, remove_empty
@@ -109,6 +109,8 @@ class LanceTable(Table):
     def write(self, writing: Writing) -> None:
         if writing.partition_by:
             raise ConfigError("tables of Lance have no partitions", "leave partition_by out")
+        if "" in writing.rows.schema.names:  # it could not be read
+            raise InvalidObjectError("columns of Lance have names", "rename the one without")
         if writing.widened and writing.mode == "append":
             raise ConfigError(
                 f"{self.place.name} gets no columns by rows",

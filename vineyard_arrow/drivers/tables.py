@@ -110,29 +110,23 @@ def write_table(
     if schema not in ("strict", "unify"):
         raise ConfigError(f"schema={schema!r}", "'strict', or 'unify', which adds columns")
     by = [partition_by] if isinstance(partition_by, str) else list(partition_by)
-    rows, failed = reader_of(request), list[Exception]()
-    place = _place(request, storage_options)
-    try:
-        with (
-            table_errors(place, writing=True),
-            contextlib.closing(_table(request, place)) as table,
-        ):
-            there = table.open()
-            if there and mode in ("fail", "create"):
-                raise TableExistsError(
-                    f"{place.name} already exists",
-                    "mode='append' adds to it, mode='replace' replaces it",
-                )
-            wanted = _wanted(table, rows.schema, there, mode, schema == "unify")
-            _check_partitions(table, by, wanted, there, mode)
-            widened = there and any(n not in table.schema.names for n in wanted.names)
-            _Written(rows, wanted, request, place.name, failed).by(
-                lambda given: table.write(Writing(given, mode, by, widened))
+    rows, place = reader_of(request), _place(request, storage_options)
+    with (
+        table_errors(place, writing=True),
+        contextlib.closing(_table(request, place)) as table,
+    ):
+        there = table.open()
+        if there and mode in ("fail", "create"):
+            raise TableExistsError(
+                f"{place.name} already exists",
+                "mode='append' adds to it, mode='replace' replaces it",
             )
-    except Exception:
-        if failed:  # what the source of rows raises is raised as it is
-            raise failed.pop() from None
-        raise
+        wanted = _wanted(table, rows.schema, there, mode, schema == "unify")
+        _check_partitions(table, by, wanted, there, mode)
+        widened = there and any(n not in table.schema.names for n in wanted.names)
+        _Written(rows, wanted, request, place.name).by(
+            lambda given: table.write(Writing(given, mode, by, widened))
+        )
 
 
 # ---- where
@@ -286,21 +280,12 @@ def _check_partitions(
 
 
 class _Written:
-    """Rows on their way to a library that writes them, by a thread that an interrupt breaks off.
-
-    ``failed`` gets what their source raises, since libraries make texts of it.
-    """
+    """Rows on their way to a library that writes them, by a thread that an interrupt breaks off."""
 
     def __init__(
-        self,
-        rows: pa.RecordBatchReader,
-        wanted: pa.Schema,
-        request: Request,
-        name: str,
-        failed: list[Exception],
+        self, rows: pa.RecordBatchReader, wanted: pa.Schema, request: Request, name: str
     ) -> None:
         self._rows, self._wanted, self._request, self._name = rows, wanted, request, name
-        self._failed = failed
         self._stopped = threading.Event()
 
     def by(self, write: Callable[[pa.RecordBatchReader], None]) -> None:
@@ -315,18 +300,21 @@ class _Written:
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         written, pool = 0, pa.default_memory_pool()
-        try:
-            # By a thread of ours: in theirs, which run a loop, not all sources work.
-            for batch in ahead(iter(self._rows)):
-                if self._stopped.is_set():
-                    raise RuntimeError("the write was broken off")
-                one = pa.Table.from_batches([batch])
-                yield from fitted(one, self._wanted, {}, pool, self._name).to_batches()
-                written += batch.nbytes
-                self._request.done(written, written)
-        except SchemaMismatchError as error:
-            self._failed.append(SchemaMismatchError(error.message, "convert it before"))
-            raise
-        except Exception as error:
-            self._failed.append(error)
-            raise
+        # By a thread of ours: in theirs, which run a loop, not all sources work.
+        for batch in ahead(iter(self._rows)):
+            if self._stopped.is_set():
+                raise RuntimeError("the write was broken off")
+            one = pa.Table.from_batches([batch])
+            with self._request.as_raised(), _convertible():
+                fitting = fitted(one, self._wanted, {}, pool, self._name)
+            yield from fitting.to_batches()
+            written += batch.nbytes
+            self._request.done(written, written)
+
+
+@contextlib.contextmanager
+def _convertible() -> Iterator[None]:
+    try:
+        yield
+    except SchemaMismatchError as error:
+        raise SchemaMismatchError(error.message, "convert it before") from None

@@ -8,15 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import fs as pafs
 
 from ..errors import ConfigError, InvalidObjectError, PathExistsError, PathNotFoundError
-from .filesystems import WRITE_SCHEMES, Place, file_errors, list_files, place
+from .filesystems import NULL, WRITE_SCHEMES, Place, file_errors, is_hidden, listed, place
 from .formats import FORMATS, packing_of
+from .local_files import exchange, move_new, partial
 from .registry import Request, driver, format_of, shown
 
 _IN_DATASETS = {"parquet": "parquet", "csv": "csv", "arrow": "ipc", "orc": "orc"}
@@ -49,12 +53,31 @@ def write_files(
             _write_file(where, reader, request, name, overwrite, compression, row_group_rows)
         else:
             by = [partition_by] if isinstance(partition_by, str) else list(partition_by)
+            _check_partitions(by, reader.schema)
+            told = pa.RecordBatchReader.from_batches(reader.schema, _told(reader, by, request))
             _write_directory(
-                where, reader, name, overwrite, compression, row_group_rows, by, file_rows
+                where, told, name, overwrite, compression, row_group_rows, by, file_rows
             )
 
 
 def reader_of(request: Request) -> pa.RecordBatchReader:
+    """The rows of a request; what their source raises, the caller gets as it is.
+
+    Raises
+    ------
+    InvalidObjectError
+        If it is no table, or several columns have one name.
+    """
+    reader = _reader_of(request)
+    twice = [name for name, count in Counter(reader.schema.names).items() if count > 1]
+    if twice:
+        raise InvalidObjectError(
+            f"several columns have the name {twice[0]!r}", "rename them before"
+        )
+    return reader
+
+
+def _reader_of(request: Request) -> pa.RecordBatchReader:
     value = request.value(as_=pa.Table) if request.key is not None else request.value()
     if isinstance(value, pa.RecordBatch):
         value = pa.Table.from_batches([value])
@@ -63,7 +86,7 @@ def reader_of(request: Request) -> pa.RecordBatchReader:
     if isinstance(value, pa.RecordBatchReader):
         return value
     if hasattr(value, "__arrow_c_stream__"):
-        return pa.RecordBatchReader.from_stream(value)
+        return request.watched(pa.RecordBatchReader.from_stream(value))
     raise InvalidObjectError(
         f"a {type(value).__name__} is no table", "tables, frames and readers can be written"
     )
@@ -81,15 +104,14 @@ def _write_file(
     compression: str | None,
     rows: int,
 ) -> None:
-    _check_free(where, overwrite, pafs.FileType.File)
     packing = packing_of(where.path)
     if packing and format_of(where.path) not in ("csv", "tsv", "json"):
         raise ConfigError(f"{where.name}: only text is packed whole", "compression= for the rest")
     if name in ("csv", "tsv", "json") and compression is not None:
         packing, compression = compression, None
-    beside = _beside(where)
+    where = _free(where, overwrite, pafs.FileType.File)
     written = 0
-    try:
+    with _beside(where, pafs.FileType.File) as beside:
         with (
             where.fs.open_output_stream(beside, compression=packing) as sink,
             _fits(name),
@@ -100,25 +122,17 @@ def _write_file(
                 written += table.nbytes
                 request.done(written, written)
         _take_file_place(where, beside, overwrite)
-    except BaseException:
-        with contextlib.suppress(OSError, pa.ArrowException):
-            where.fs.delete_file(beside)
-        raise
 
 
 def _take_file_place(where: Place, beside: str, overwrite: bool) -> None:
     """Move a file to its place; without ``overwrite`` not over what has come there meanwhile."""
-    if where.is_local and not overwrite:
-        try:
-            os.link(beside, where.path)
-        except FileExistsError:
-            raise _there_already(where) from None
-        except OSError:  # a file system without links
-            pass
-        else:
-            os.unlink(beside)
-            return
-    where.fs.move(beside, where.path)
+    if overwrite or not where.is_local:
+        where.fs.move(beside, where.path)
+        return
+    try:
+        move_new(beside, where.path)
+    except FileExistsError:
+        raise _there_already(where) from None
 
 
 @contextlib.contextmanager
@@ -126,9 +140,13 @@ def _fits(name: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise InvalidObjectError(
-            f"a {name} file cannot hold this table: {error}", "arrow holds all that there is"
-        ) from error
+        raise _cannot_hold(name, error) from error
+
+
+def _cannot_hold(name: str, error: BaseException) -> InvalidObjectError:
+    return InvalidObjectError(
+        f"a {name} file cannot hold this table: {error}", "arrow holds all that there is"
+    )
 
 
 @contextlib.contextmanager
@@ -173,9 +191,14 @@ def _write_lines(sink: Any, table: pa.Table) -> None:
     import polars
 
     lines = io.BytesIO()
-    frame = polars.from_arrow(table)
-    assert isinstance(frame, polars.DataFrame)
-    frame.write_ndjson(lines)
+    numbered = table.rename_columns([str(n) for n in range(table.num_columns)])
+    try:
+        frame = polars.from_arrow(numbered)
+        assert isinstance(frame, polars.DataFrame)
+        frame.columns = table.column_names  # it would name what has no name
+        frame.write_ndjson(lines)
+    except (polars.exceptions.PolarsError, polars.exceptions.PanicException) as error:
+        raise _cannot_hold("json", error) from error
     sink.write(lines.getbuffer())
 
 
@@ -199,6 +222,46 @@ def _pieces(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:
 # ---- a directory
 
 
+def _check_partitions(by: Sequence[str], schema: pa.Schema) -> None:
+    for column in by:
+        if schema.get_field_index(column) < 0:
+            raise ConfigError(
+                f"there is no column {column!r} to partition by",
+                f"there are {', '.join(schema.names)}",
+            )
+        if not column or column[0] in "._" or set("/=%") & set(column):
+            raise ConfigError(
+                f"no directory can be called {column!r}=...",
+                "its name must have no '/', '=' or '%', and no '.' or '_' first",
+            )
+
+
+def _told(
+    reader: pa.RecordBatchReader, by: Sequence[str], request: Request
+) -> Iterator[pa.RecordBatch]:
+    """Batches that can be told by directories, and of which `progress` is told."""
+    written = 0
+    for batch in reader:
+        for column in by:
+            if _says_null(batch.column(column)):
+                raise InvalidObjectError(
+                    f"column {column!r} has the text {NULL!r}",
+                    "as the name of a directory it stands for null: use another word",
+                )
+        yield batch
+        written += batch.nbytes
+        request.done(written, written)
+
+
+def _says_null(array: pa.Array) -> bool:
+    if isinstance(array, pa.DictionaryArray):
+        array = array.dictionary_decode()
+    type = array.type
+    if not (pa.types.is_string(type) or pa.types.is_large_string(type)):
+        return False
+    return bool(pc.any(pc.equal(array, NULL)).as_py())
+
+
 def _write_directory(
     where: Place,
     reader: pa.RecordBatchReader,
@@ -215,23 +278,11 @@ def _write_directory(
         raise ConfigError(
             f"no directories are written of {name}", f"of {', '.join(_IN_DATASETS)} they are"
         )
-    for column in by:
-        if reader.schema.get_field_index(column) < 0:
-            raise ConfigError(
-                f"there is no column {column!r} to partition by",
-                f"there are {', '.join(reader.schema.names)}",
-            )
-        if not column or column[0] in "._" or set("/=%") & set(column):
-            raise ConfigError(
-                f"no directory can be called {column!r}=...",
-                "its name must have no '/', '=' or '%', and no '.' or '_' first",
-            )
-    _check_free(where, overwrite, pafs.FileType.Directory)
+    where = _free(where, overwrite, pafs.FileType.Directory)
     format = ds._ensure_format(_IN_DATASETS[name])
     options = {"compression": compression} if compression and name != "csv" else {}
     keys = pa.schema([reader.schema.field(column) for column in by])
-    beside = _beside(where)
-    try:
+    with _beside(where, pafs.FileType.Directory) as beside:
         with _fits(name):
             ds.write_dataset(
                 reader,
@@ -245,35 +296,30 @@ def _write_directory(
                 max_rows_per_group=min(rows, file_rows or rows),
             )
         where.fs.create_dir(beside)  # of no rows there are no files
-        _take_place(where, beside, overwrite)
-    except BaseException:
-        with contextlib.suppress(OSError, pa.ArrowException):
-            where.fs.delete_dir(beside)
-        raise
+        if where.is_local:
+            _take_place(where, beside, overwrite)
+        else:
+            _move_each(where, beside)
 
 
 def _take_place(where: Place, beside: str, overwrite: bool) -> None:
-    """Move a directory to its place; what was there goes."""
-    if where.is_local:
-        old = _beside(where)
-        there = os.path.exists(where.path)
-        if there and not overwrite:  # it has come meanwhile
-            raise _there_already(where)
-        if there:
-            os.rename(where.path, old)
+    """Move a directory of this machine to its place; what was there is then beside it."""
+    while True:
         try:
-            os.rename(beside, where.path)
-        except BaseException:
-            if there:
-                os.rename(old, where.path)
-            raise
-        if there:
-            where.fs.delete_dir(old)
-        return
+            move_new(beside, where.path)
+            return
+        except FileExistsError:  # maybe since it was looked for
+            _check_replaceable(where, overwrite, pafs.FileType.Directory)
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # another was faster
+            exchange(beside, where.path)
+            return
+
+
+def _move_each(where: Place, beside: str) -> None:
+    """Move all files of a directory to its place; those that were there go."""
     # Object stores move no directories: each file appears whole, the former ones go last.
-    selector = pafs.FileSelector(where.path, recursive=True, allow_not_found=True)
-    former = [i.path for i in where.fs.get_file_info(selector) if i.type == pafs.FileType.File]
-    for info in where.fs.get_file_info(pafs.FileSelector(beside, recursive=True)):
+    former = [i.path for i in listed(where, where.path) if i.type == pafs.FileType.File]
+    for info in listed(where, beside):
         if info.type == pafs.FileType.File:
             target = where.path + info.path[len(beside) :]
             where.fs.create_dir(target.rpartition("/")[0], recursive=True)
@@ -283,16 +329,26 @@ def _take_place(where: Place, beside: str, overwrite: bool) -> None:
     where.fs.delete_dir(beside)
 
 
-def _check_free(where: Place, overwrite: bool, kind: pafs.FileType) -> None:
-    info = where.fs.get_file_info(where.path)
+def _free(where: Place, overwrite: bool, kind: pafs.FileType) -> Place:
+    """Where to write: the place, or what it is a link to, if that is to be replaced."""
+    if where.is_local and overwrite:
+        where = replace(where, path=os.path.realpath(where.path))
     parent = where.path.rstrip("/").rpartition("/")[0] or "/"
     if where.is_local and not os.path.isdir(parent):
         raise PathNotFoundError(f"{parent}: there is no such directory", "make it first")
-    if info.type == pafs.FileType.NotFound:
+    _check_replaceable(where, overwrite, kind)
+    return where
+
+
+def _check_replaceable(where: Place, overwrite: bool, kind: pafs.FileType) -> None:
+    found = where.fs.get_file_info(where.path).type
+    if not overwrite and where.is_local and os.path.islink(where.path):  # to nothing, maybe
+        raise _there_already(where)
+    if found == pafs.FileType.NotFound:
         return
     if not overwrite:
         raise _there_already(where)
-    if info.type != kind:
+    if found != kind:
         raise PathExistsError(f"{where.name} is no {kind.name.lower()}", "take another path")
     if kind == pafs.FileType.Directory and _has_others(where):
         raise PathExistsError(
@@ -306,20 +362,29 @@ def _there_already(where: Place) -> PathExistsError:
 
 
 def _has_others(where: Place) -> bool:
-    """Whether a directory has files that `list_files` does not take for tables, hidden ones too."""
-    files = where.fs.get_file_info(pafs.FileSelector(where.path, recursive=True))
-    paths = {info.path for info in files if info.type == pafs.FileType.File}
-    try:
-        tables = {file.path for file in list_files(where) if format_of(file.path) is not None}
-    except PathNotFoundError:  # none
-        tables = set()
-    return bool(paths - tables)
-
-
-def _beside(where: Place) -> str:
-    parent, _, _ = where.path.rpartition("/")
-    return (
-        f"{parent}/.{secrets.token_hex(8)}.partial"
-        if parent
-        else f".{secrets.token_hex(8)}.partial"
+    """Whether a directory has what `list_files` does not take for tables, hidden files too."""
+    return any(
+        info.type == pafs.FileType.Unknown
+        or is_hidden(info.path, where.path)
+        or format_of(info.path) is None
+        for info in listed(where, where.path)
+        if info.type != pafs.FileType.Directory
     )
+
+
+@contextlib.contextmanager
+def _beside(where: Place, kind: pafs.FileType) -> Iterator[str]:
+    """The hidden path to write to; nothing is left there."""
+    if where.is_local:
+        with partial(where.path, directory=kind == pafs.FileType.Directory) as path:
+            yield path
+        return
+    parent = where.path.rpartition("/")[0]
+    path = f"{parent}{parent and '/'}.{secrets.token_hex(8)}.partial"
+    try:
+        yield path
+    except BaseException:
+        remove = where.fs.delete_file if kind == pafs.FileType.File else where.fs.delete_dir
+        with contextlib.suppress(OSError, pa.ArrowException):
+            remove(path)
+        raise
