@@ -323,6 +323,19 @@ def test_put_and_get_a_file(cli: Cli, parquet: Path) -> None:
     assert "990 more rows" in text
 
 
+def test_put_moves_a_name(cli: Cli, parquet: Path) -> None:
+    old = put(cli, 1, "t")
+    (done,) = cli.json_call("put", str(parquet), "--name", "t", "--overwrite")
+    assert done["names"] == ["t"]
+    assert [o["names"] for o in cli.json_call("ls")["objects"] if o["id"] == old] == [[]]
+
+
+def test_hints_name_options(cli: Cli, parquet: Path, tmp_path: Path) -> None:
+    put(cli, 1, "t")
+    cli.call("export", "t", str(tmp_path / "out"))
+    assert "--names keep" in cli.fails("import", str(tmp_path / "out"))
+
+
 def test_put_builds_in_shared_memory(cli: Cli, tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": pa.array(range(100_000))}), tmp_path / "big.parquet")
     (done,) = cli.json("put", str(tmp_path / "big.parquet"))
@@ -423,10 +436,11 @@ def test_errors_of_values(cli: Cli, tmp_path: Path, parquet: Path) -> None:
     assert "no name 'nope'" in cli.fails("rm", "taken", "nope")
     said = cli.fails("put", str(parquet), "--name", "taken")
     assert "is taken" in said
-    assert "rm it, which deletes the object" in said
+    assert "--overwrite moves it" in said
     assert "it is damaged, or of another format" in cli.fails("put", str(parquet), str(bad))
     assert "none.csv does not exist" in cli.fails("put", str(tmp_path / "none.csv"))
     assert "tell a format" in cli.fails("put", __file__)
+    assert "--name" in cli.fails("put", str(parquet), "--overwrite", status=2)
     assert "--name is for one file" in cli.fails("put", "a", "b", "--name", "n", status=2)
     assert cli.json_call("ls")["total"] == 1
 

@@ -120,6 +120,8 @@ def test_a_driver_may_put_by_itself(client: Client) -> None:
     with pytest.raises(ObjectExistsError):
         client.read("x://", name="n")
     assert client.status().objects == 1
+    moved = client.read("x://", name="n", overwrite=True)
+    assert client.get_name("n") == moved != oid
 
 
 def test_partition_goes_by_typename(client: Client) -> None:

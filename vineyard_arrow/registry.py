@@ -340,7 +340,7 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
             raise AccessDeniedError(
                 f"{ObjectID(self.id)} holds a pickle made by {maker}, and loading one runs"
                 " whatever code it names",
-                "if you trust who made it: get(..., trusted=True), or connect(trusted=True)",
+                "if you trust who made it: trusted=True, of get or connect",
             )
 
     def resolve(self, index: int = 0, as_: Form | None = None) -> Any:
@@ -785,8 +785,9 @@ def _load(module: str | None) -> None:
     try:
         importlib.import_module(f"{__package__}.types.{module}")
     except ModuleNotFoundError as error:
+        library = (error.name or module).partition(".")[0]
         raise ResolverNotFoundError(
-            f"{error.name} is needed for this, but it is not installed", f"pip install {error.name}"
+            f"{error.name} is needed for this, but it is not installed", f"pip install {library}"
         ) from error
 
 

@@ -149,7 +149,8 @@ def _add_values(command: object) -> None:
     put.add_argument(
         "file", nargs="+", help=f"path, glob, directory or url: {FORMATS}; text also {PACKED}"
     )
-    put.add_argument("--name", help="a free name to point to it")
+    put.add_argument("--name", help="a name to point to it: a free one, or with --overwrite any")
+    put.add_argument("--overwrite", action="store_true", help="move the name if it is taken")
     put.add_argument(
         "--resume",
         metavar="NAME",

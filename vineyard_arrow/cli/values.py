@@ -48,22 +48,25 @@ def put(args: Namespace) -> Report:
     """Read files into shared memory and publish them, all or none."""
     if args.name is not None and len(args.file) > 1:
         raise UsageError(f"--name is for one file, not for {len(args.file)}")
+    if args.overwrite and args.name is None:
+        raise UsageError("--overwrite moves a name", "say which by --name")
     if args.resume is not None and len(args.file) > 1:
         raise UsageError("--resume is for one path, which may be a directory or a glob")
-    options = {} if args.resume is None else {"resume": args.resume}
+    options = {"name": args.name, "overwrite": args.overwrite}
+    options |= {} if args.resume is None else {"resume": args.resume}
     for file in args.file:  # before a daemon is started for it
         if "://" not in file and not any(c in file for c in "*?[") and not os.path.exists(file):
             raise PathNotFoundError(f"{file} does not exist")
     with Client(attach(client_config(socket=args.socket))) as client:
-        if args.name is not None and client.exists(args.name):
+        if args.name is not None and not args.overwrite and client.exists(args.name):
             raise ObjectExistsError(
-                f"name {args.name!r} is taken", "choose another, or rm it, which deletes the object"
+                f"name {args.name!r} is taken", "overwrite=True moves it, or choose another"
             )
         ids: list[ObjectID] = []
         try:
             for file in args.file:
                 with progress_bar(os.path.basename(file)) as tell:
-                    ids.append(client.read(file, name=args.name, progress=tell, **options))
+                    ids.append(client.read(file, progress=tell, **options))
         except BaseException:
             client.delete(ids)
             raise
