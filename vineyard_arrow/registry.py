@@ -713,6 +713,8 @@ class Registry:
             hint += "; a column can be had as numpy, and integrations.torch.Dataset takes a table"
         elif "vineyard.chunked_array" in names and wanted == "torch":
             hint += "; torch.from_dlpack takes a handle of numbers, of get_object"
+        elif typename.startswith("vineyard.global_"):
+            hint = f"client.concat makes one object of its partitions; {hint}"
         return ResolverNotFoundError(f"no resolver gives {typename!r} as {_form_name(as_)}", hint)
 
 
