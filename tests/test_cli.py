@@ -334,6 +334,22 @@ def test_hints_name_options(cli: Cli, parquet: Path, tmp_path: Path) -> None:
     put(cli, 1, "t")
     cli.call("export", "t", str(tmp_path / "out"))
     assert "--names keep" in cli.fails("import", str(tmp_path / "out"))
+    assert "is no export" in cli.fails("import", str(parquet))
+    assert "--format " in cli.fails("put", __file__)
+
+
+def test_tables_of_databases_and_formats_are_named(cli: Cli, tmp_path: Path) -> None:
+    put(cli, TABLE, "t")
+    file = str(tmp_path / "a.db")
+    assert "'table'" in cli.fails("get", "t", "--to", file)
+    for _ in range(2):  # what is there is replaced
+        cli.call("get", "t", "--to", file, "--table", "rows")
+    assert "--table" in cli.fails("put", file)
+    assert cli.json_call("put", file, "--table", "rows")[0]["rows"] == 1000
+    query = "SELECT n FROM rows WHERE n < 7"
+    assert cli.json_call("put", f"sqlite:///{file}", "--query", query)[0]["rows"] == 7
+    cli.call("get", "t", "--to", str(tmp_path / "odd"), "--format", "csv")
+    assert cli.json_call("put", str(tmp_path / "odd"), "--format", "csv")[0]["rows"] == 1000
 
 
 def test_put_builds_in_shared_memory(cli: Cli, tmp_path: Path) -> None:

@@ -32,4 +32,4 @@ def test_notes_are_lines_of_their_own() -> None:
     error = VineyardArrowError("it failed")
     error.add_note("2 fragments are kept under resume='n'")
     assert said(error, OPTIONS) == "it failed\n2 fragments are kept under --resume n"
-    assert said(OSError(2, "gone"), OPTIONS) == "[Errno 2] gone"
+    assert said(OSError(2, "gone", "a.py"), OPTIONS) == "a.py: gone"

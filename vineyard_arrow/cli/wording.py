@@ -26,6 +26,8 @@ def said(error: Exception, options: Container[str]) -> str:
     'x' is taken (hint: --overwrite moves it)
     """
     text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
     if isinstance(error, VineyardArrowError) and error.hint:
         hint = "; ".join(_clause(clause, options) for clause in error.hint.split("; "))
         text = f"{error.message} (hint: {hint})"

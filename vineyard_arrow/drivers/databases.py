@@ -168,8 +168,8 @@ def _query_of(
 ) -> str:
     if (query is None) == (table is None):
         raise ConfigError(
-            "of a database a table is read, or what a query finds",
-            "table='name', or query='SELECT ...'",
+            "of a database one table is read, or what one query finds",
+            "table= names it, or query= says it in SQL",
         )
     if table is not None:
         if parameters:
