@@ -937,7 +937,8 @@ def test_arguments_of_a_wrong_type_are_not_sent(client: Client, daemon: Daemon) 
         ("timeout_s is a number", lambda: client.get("absent", timeout_s="1")),
         ("timeout_s is a number", lambda: client.get_name("absent", wait=True, timeout_s="1")),
         ("timeout_s is a number", lambda: client.open_stream("absent", timeout_s="1")),
-        ("schema is a pyarrow.Schema or what makes one", lambda: client.create_stream(5)),
+        ("this int makes no schema", lambda: client.create_stream(5)),
+        ("this dict makes no schema", lambda: client.create_stream({"a": "int"})),
         ("keep: expected bool", lambda: client.create_stream(pa.schema([]), keep="no")),
         ("nbytes is an int", lambda: client.create_blob("5")),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
@@ -14,6 +15,7 @@ from .config_values import rpc_address
 from .contexts import current_registry
 from .describing import catalogued_meta, unreadable_meta
 from .errors import (
+    ConfigError,
     DeadlineExceededError,
     InvalidObjectError,
     ObjectNotFoundError,
@@ -888,7 +890,15 @@ def _is_strict(seal: str) -> bool:
     return seal == "strict"
 
 
+_HOST = re.compile(r"localhost|\d+(\.\d+){3}|\[[0-9a-f:]+\]", re.IGNORECASE)
+
+
 def _is_address(text: str) -> bool:
+    """Whether it is ``host:port``; ConfigError if it is a host alone."""
+    if _HOST.fullmatch(text):
+        raise ConfigError(
+            f"{text} names no port", f"such as {text}:7070; a socket in this folder is ./{text}"
+        )
     try:
         rpc_address(text)
     except ValueError:
