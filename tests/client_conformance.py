@@ -138,6 +138,19 @@ class ClientConformance:
         with pytest.raises(ObjectExistsError):
             client.put(2, name="uno")
 
+    def test_a_put_moves_a_name(self, client: Client, other: Client) -> None:
+        old = client.put(1, name="latest")
+        new = client.put({"x": TABLE}, name="latest", overwrite=True, labels={"a": "b"})
+        assert other.get_name("latest") == new
+        assert client.get_meta(new).names == ("latest",)
+        assert other.get(old) == 1  # it stays
+        assert client.get_meta(old).names == ()
+        assert client.list_names() == {"latest": new}
+        strict = client.put(TABLE, name="latest", overwrite=True, seal="strict")
+        assert client.get_name("latest") == strict
+        free = other.put(3, name="free", overwrite=True)
+        assert client.list_names() == {"free": free, "latest": strict}
+
     def test_waits(self, client: Client, other: Client) -> None:
         with pytest.raises(DeadlineExceededError):
             client.get("later", timeout_s=0.01)

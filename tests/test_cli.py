@@ -323,6 +323,35 @@ def test_put_and_get_a_file(cli: Cli, parquet: Path) -> None:
     assert "990 more rows" in text
 
 
+def test_put_moves_a_name(cli: Cli, parquet: Path) -> None:
+    old = put(cli, 1, "t")
+    (done,) = cli.json_call("put", str(parquet), "--name", "t", "--overwrite")
+    assert done["names"] == ["t"]
+    assert [o["names"] for o in cli.json_call("ls")["objects"] if o["id"] == old] == [[]]
+
+
+def test_hints_name_options(cli: Cli, parquet: Path, tmp_path: Path) -> None:
+    put(cli, 1, "t")
+    cli.call("export", "t", str(tmp_path / "out"))
+    assert "--names keep" in cli.fails("import", str(tmp_path / "out"))
+    assert "is no export" in cli.fails("import", str(parquet))
+    assert "--format " in cli.fails("put", __file__)
+
+
+def test_tables_of_databases_and_formats_are_named(cli: Cli, tmp_path: Path) -> None:
+    put(cli, TABLE, "t")
+    file = str(tmp_path / "a.db")
+    assert "'table'" in cli.fails("get", "t", "--to", file)
+    for _ in range(2):  # what is there is replaced
+        cli.call("get", "t", "--to", file, "--table", "rows")
+    assert "--table" in cli.fails("put", file)
+    assert cli.json_call("put", file, "--table", "rows")[0]["rows"] == 1000
+    query = "SELECT n FROM rows WHERE n < 7"
+    assert cli.json_call("put", f"sqlite:///{file}", "--query", query)[0]["rows"] == 7
+    cli.call("get", "t", "--to", str(tmp_path / "odd"), "--format", "csv")
+    assert cli.json_call("put", str(tmp_path / "odd"), "--format", "csv")[0]["rows"] == 1000
+
+
 def test_put_builds_in_shared_memory(cli: Cli, tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": pa.array(range(100_000))}), tmp_path / "big.parquet")
     (done,) = cli.json("put", str(tmp_path / "big.parquet"))
@@ -423,10 +452,11 @@ def test_errors_of_values(cli: Cli, tmp_path: Path, parquet: Path) -> None:
     assert "no name 'nope'" in cli.fails("rm", "taken", "nope")
     said = cli.fails("put", str(parquet), "--name", "taken")
     assert "is taken" in said
-    assert "rm it, which deletes the object" in said
+    assert "--overwrite moves it" in said
     assert "it is damaged, or of another format" in cli.fails("put", str(parquet), str(bad))
     assert "none.csv does not exist" in cli.fails("put", str(tmp_path / "none.csv"))
     assert "tell a format" in cli.fails("put", __file__)
+    assert "--name" in cli.fails("put", str(parquet), "--overwrite", status=2)
     assert "--name is for one file" in cli.fails("put", "a", "b", "--name", "n", status=2)
     assert cli.json_call("ls")["total"] == 1
 

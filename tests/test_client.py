@@ -86,6 +86,8 @@ def test_round_trips_of_a_writer(client: Client, requests: list[str]) -> None:
     assert client.get("t7").equals(table_of(7))
     assert client.get_name("t7") == ids[7]
     assert requests == []
+    client.put(0, name="t7", overwrite=True)
+    assert requests == ["Put"]
 
 
 def test_round_trips_of_a_reader(daemon: Daemon, requests: list[str]) -> None:
@@ -387,6 +389,11 @@ def test_a_full_index_still_moves_names(make_daemon) -> None:
             client.put_name(one, "more")
         assert client.put_name(two, "it", overwrite=True) == one
         assert client.get("it") == 2
+        client.drop_name("0")
+        assert client.get(client.put(3, name="it", overwrite=True)) == client.get("it") == 3
+        with pytest.raises(StoreFullError):
+            client.put(4, name="it", overwrite=True)
+        assert client.get("it") == 3
 
 
 @pytest.mark.parametrize("name", ["", "x" * 4097, "é" * 2049, "\ud800", "a\udfffb"])
@@ -930,7 +937,8 @@ def test_arguments_of_a_wrong_type_are_not_sent(client: Client, daemon: Daemon) 
         ("timeout_s is a number", lambda: client.get("absent", timeout_s="1")),
         ("timeout_s is a number", lambda: client.get_name("absent", wait=True, timeout_s="1")),
         ("timeout_s is a number", lambda: client.open_stream("absent", timeout_s="1")),
-        ("schema is a pyarrow.Schema or what makes one", lambda: client.create_stream(5)),
+        ("this int makes no schema", lambda: client.create_stream(5)),
+        ("this dict makes no schema", lambda: client.create_stream({"a": "int"})),
         ("keep: expected bool", lambda: client.create_stream(pa.schema([]), keep="no")),
         ("nbytes is an int", lambda: client.create_blob("5")),
     ]
@@ -954,13 +962,28 @@ def test_hints_of_names(client: Client) -> None:
         client.get("fligths")
     with pytest.raises(ObjectNotFoundError, match="nearest: 'airports'"):
         client.drop_name("airport")
-    with pytest.raises(ObjectExistsError, match="'flights', overwrite=True"):
+    with pytest.raises(ObjectExistsError, match="overwrite=True"):
         client.put(1, name="flights")
     with client.create_stream(pa.schema([]), name="live") as writer:
         for key in ("live", writer.id):
             with pytest.raises(ObjectNotFoundError, match=rf"'{key}' is a stream: open_stream"):
                 client.get(key)
+        with pytest.raises(ObjectNotFoundError, match="nearest: 'live'"):
+            client.open_stream("alive")
     client.drop_stream(writer.id)
+
+
+def test_hints_of_streams(client: Client) -> None:
+    oid = client.put(1, name="flights")
+    for key in ("flights", str(oid)):
+        with pytest.raises(ObjectNotFoundError, match=rf"'{key}' is an object: get\('{key}'\)"):
+            client.open_stream(key)
+    with pytest.raises(ObjectNotFoundError, match=rf"'{oid}' is an object"):
+        client.open_stream(oid)
+    with pytest.raises(ObjectNotFoundError, match=r"timeout_s=\) waits"):
+        client.open_stream("later")
+    with pytest.raises(ObjectNotFoundError, match="goes with its last reader"):
+        client.open_stream(int(oid) + 1000)
 
 
 def test_what_is_larger_than_the_store_says_so(client: Client) -> None:

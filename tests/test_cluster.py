@@ -209,6 +209,19 @@ class TestNames:
         b.delete(theirs)
         assert (a.get("x"), b.get_name("x")) == (1, ours)
 
+    def test_a_put_moves_no_name_of_a_persisted_object(self, pair) -> None:
+        a, b = pair
+        shared = a.put(1, name="x")
+        a.persist(shared)
+        heard(b, shared)
+        own = a.put(2, name="y")
+        for client in pair:
+            with pytest.raises(ObjectExistsError, match="persisted"):
+                client.put(3, name="x", overwrite=True)
+            assert client.get_name("x") == shared
+        assert a.get(a.put(4, name="y", overwrite=True)) == a.get("y") == 4
+        assert a.get(own) == 2
+
     def test_two_move_it_at_once(self, pair) -> None:
         a, b = pair
         ids = [a.put(0, name="x"), a.put(1), b.put(2)]

@@ -241,8 +241,8 @@ def test_sql_that_fails(client: Client, place: Place) -> None:
 def test_what_makes_no_sense(client: Client, place: Place) -> None:
     place.fill(client, TABLE.slice(0, 1))
     for options, said in (
-        ({}, "query= or table="),
-        ({"query": "SELECT 1", "table": "t"}, "query= or table="),
+        ({}, "table=.*query="),
+        ({"query": "SELECT 1", "table": "t"}, "table=.*query="),
         ({"query": " "}, "it is SQL"),
         ({"query": "SELECT 1", "columns": ["a"]}, "names its columns itself"),
         ({"table": "t", "parameters": [1]}, "a table has no parameters"),
@@ -318,6 +318,23 @@ def test_values_of_sqlite_that_change_their_type(client: Client, tmp_path: Path)
         reader.read_all()
     with pytest.raises(QueryFailedError, match="column 'a' has values of float, str"):
         client.read(f"sqlalchemy+sqlite:///{path}", table="t")
+
+
+# ---- paths
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_the_path_of_a_file_is_its_url(client: Client, tmp_path: Path, kind: str) -> None:
+    new, old = tmp_path / f"50% new?.{kind}", tmp_path / "old.db"
+    client.write(TABLE[:9], new, table="t")
+    client.write(TABLE[:9], f"{kind}:///{old}", table="t")
+    for path in (new, old):  # what is in it tells what it is
+        assert got(client, path, table="t") == TABLE[:9]
+    assert client.scan(old, query="SELECT id FROM t").read_all().num_rows == 9
+    with pytest.raises(ConfigError, match=r"table=.*query="):
+        client.read(old)
+    with pytest.raises(PathNotFoundError, match=r"none\.db"):
+        client.read(tmp_path / "none.db", table="t")
 
 
 # ---- SQLAlchemy

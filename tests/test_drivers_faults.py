@@ -216,7 +216,7 @@ def test_http(client: Client, tmp_path: Path) -> None:
             with pytest.raises(PathNotFoundError) as none:
                 client.read(f"{url}/b.parquet?token=secret")
             assert "secret" not in str(none.value)
-            with pytest.raises(DriverNotFoundError, match="write scheme 'http'"):
+            with pytest.raises(DriverNotFoundError, match=r"write .*to http:"):
                 client.write(TABLE, f"{url}/b.parquet")
         finally:
             server.shutdown()

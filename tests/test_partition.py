@@ -25,6 +25,7 @@ from vineyard_arrow.errors import (
     InvalidObjectError,
     ObjectExistsError,
     ObjectNotFoundError,
+    ResolverNotFoundError,
     StoreFullError,
 )
 from vineyard_arrow.graph import GlobalGraph, Graph
@@ -174,6 +175,8 @@ def test_readers_and_large_numbers(client: Client) -> None:
     assert [p.place.bounds for p in whole.partitions] == [(1, 2), (1 << 63, (1 << 64) - 1)]
     batch = table.to_batches()[0]
     assert client.get(client.concat([batch, batch])) == pa.concat_tables([table, table])
+    with pytest.raises(ResolverNotFoundError, match=r"client\.concat"):
+        client.get(client.partition(table, 2), as_="polars")
     other = pa.table({"d": pa.array(["x", "y"]).dictionary_encode()})
     codes = client.concat([other, pa.table({"d": pa.array(["z", "y"]).dictionary_encode()})])
     assert client.get(codes)["d"].to_pylist() == ["x", "y", "z", "y"]

@@ -477,6 +477,11 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delitem(sys.modules, "vineyard_arrow.types.duckdb", raising=False)
     with pytest.raises(ResolverNotFoundError, match=r"duckdb is needed.*pip install duckdb"):
         form(TABLE, "duckdb")
+    monkeypatch.setitem(sys.modules, "pandas.api.internals", None)
+    monkeypatch.delitem(sys.modules, "vineyard_arrow.types.pandas", raising=False)
+    with pytest.raises(ResolverNotFoundError) as caught:
+        form(TABLE, "pandas")
+    assert caught.value.hint == "pip install pandas"
 
 
 # ---- entry points

@@ -353,12 +353,18 @@ def test_a_forked_child_is_told(served: Served, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_a_host_without_a_port_is_no_socket(host: str) -> None:
+    with pytest.raises(ConfigError, match="names no port"):
+        connect(host, autostart=False)
+
+
 def test_a_store_that_was_never_there() -> None:
     from vineyard_arrow import ConnectionLostError
 
-    with pytest.raises(ConnectionLostError, match="gone") as caught:
+    with pytest.raises(ConnectionLostError, match=r"no store answers.*refused") as caught:
         connect("127.0.0.1:1", timeout_s=60)
-    assert caught.value.hint
+    assert "vineyard-arrow start --rpc 127.0.0.1:1" in str(caught.value)
 
 
 def test_nothing_is_found_by_a_wrong_id(served: Served) -> None:

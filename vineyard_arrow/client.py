@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
@@ -14,6 +15,7 @@ from .config_values import rpc_address
 from .contexts import current_registry
 from .describing import catalogued_meta, unreadable_meta
 from .errors import (
+    ConfigError,
     DeadlineExceededError,
     InvalidObjectError,
     ObjectNotFoundError,
@@ -98,6 +100,7 @@ class Client(ClusterCalls, PartitionCalls):
         value: Any,
         *,
         name: str | None = None,
+        overwrite: bool = False,
         labels: Mapping[str, str] | None = None,
         seal: Literal["shared", "strict"] = "shared",
     ) -> ObjectID:
@@ -112,6 +115,9 @@ class Client(ClusterCalls, PartitionCalls):
             Anything: docs/concepts.md says what comes back exactly; the rest is pickled.
         name : str, optional
             A free name to point to it, set in the same step.
+        overwrite : bool
+            Or one that is taken, which moves in that step, as by `put_name`. The object that it
+            pointed to stays, until it is deleted.
         labels : mapping, optional
             Its first labels, set in the same step; see `label`.
         seal : {"shared", "strict"}
@@ -123,11 +129,12 @@ class Client(ClusterCalls, PartitionCalls):
         StoreFullError
             If it does not fit. Nothing is kept.
         ObjectExistsError
-            If the name is taken.
+            If the name is taken; with ``overwrite``, only if it is that of a persisted object.
         InvalidObjectError
             If the value cannot be stored.
         """
-        return self._put([value], [_checked(name)], _is_strict(seal), _checked_labels(labels))[0]
+        names, known = [_checked(name)], _checked_labels(labels)
+        return self._put([value], names, _is_strict(seal), known, overwrite)[0]
 
     def put_many(
         self,
@@ -167,13 +174,14 @@ class Client(ClusterCalls, PartitionCalls):
         names: list[str | None],
         strict: bool,
         labels: Mapping[str, str] | None = None,
+        overwrite: bool = False,
     ) -> list[ObjectID]:
         encoders = [self._encoded(value) for value in values]
         while True:
             drafts: list[Draft] = []
             last = []  # places of the values themselves: their members come before
             for encoder, name in zip(encoders, names, strict=True):
-                drafts += _drafts(encoder, name, labels or {})
+                drafts += _drafts(encoder, name, labels or {}, overwrite)
                 last.append(len(drafts) - 1)
             try:
                 ids = self._a.put(drafts, strict=strict)
@@ -491,6 +499,7 @@ class Client(ClusterCalls, PartitionCalls):
         *,
         format: str | None = None,
         name: str | None = None,
+        overwrite: bool = False,
         labels: Mapping[str, str] | None = None,
         progress: Progress | None = None,
         **options: Any,
@@ -507,7 +516,7 @@ class Client(ClusterCalls, PartitionCalls):
             file, a directory, or a glob.
         format : str, optional
             What the url's ending tells by default.
-        name : str, optional
+        name, overwrite
             As in `put`.
         labels : mapping, optional
             First labels, see `label`.
@@ -534,6 +543,7 @@ class Client(ClusterCalls, PartitionCalls):
             url,
             format=format,
             name=name,
+            overwrite=overwrite,
             labels=labels,
             progress=progress,
             options=options,
@@ -833,12 +843,15 @@ class Client(ClusterCalls, PartitionCalls):
         return client_html(self)
 
 
-def _drafts(encoder: Encoder, name: str | None, labels: Mapping[str, str]) -> list[Draft]:
+def _drafts(
+    encoder: Encoder, name: str | None, labels: Mapping[str, str], overwrite: bool
+) -> list[Draft]:
     """What to put: members that are new, then the value."""
     if not encoder.members:
-        return [Draft(encoder.parts, name, labels=labels)]
+        return [Draft(encoder.parts, name, labels=labels, overwrite=overwrite)]
     drafts = [_draft(o.parts, o.members, None, id=int(o.id)) for o in encoder.objects]
-    return [*drafts, _draft(encoder.parts, encoder.members, name, labels=labels)]
+    whole = _draft(encoder.parts, encoder.members, name, labels=labels, overwrite=overwrite)
+    return [*drafts, whole]
 
 
 def _draft(
@@ -848,10 +861,11 @@ def _draft(
     signature: int = 0,
     id: int | None = None,
     labels: Mapping[str, str] | None = None,
+    overwrite: bool = False,
 ) -> Draft:
     ids = [int(member.id) for member in members.values()]
     parts = [*parts, members_part(members)] if members else parts
-    return Draft(parts, name, ids, signature, id, labels or {})
+    return Draft(parts, name, ids, signature, id, labels or {}, overwrite=overwrite)
 
 
 _Name = TypeVar("_Name", str, str | None)
@@ -876,7 +890,15 @@ def _is_strict(seal: str) -> bool:
     return seal == "strict"
 
 
+_HOST = re.compile(r"localhost|\d+(\.\d+){3}|\[[0-9a-f:]+\]", re.IGNORECASE)
+
+
 def _is_address(text: str) -> bool:
+    """Whether it is ``host:port``; ConfigError if it is a host alone."""
+    if _HOST.fullmatch(text):
+        raise ConfigError(
+            f"{text} names no port", f"such as {text}:7070; a socket in this folder is ./{text}"
+        )
     try:
         rpc_address(text)
     except ValueError:

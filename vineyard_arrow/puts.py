@@ -174,7 +174,7 @@ class Puts:
                 if item.stream:
                     self._streaming.check_append(item.stream, writer)
             self.make_room(
-                sum(1 if item.name is None else 2 for item in items),
+                sum(1 + self._is_fresh(item) for item in items),
                 sum(2 * len(item.streams) + MAX_NAME_NBYTES for item in items),
             )
             self._put(session, writer, items)
@@ -186,14 +186,21 @@ class Puts:
         if writer.allowed < ALLOWANCE // 2:
             self.allow(writer)
 
+    def _is_fresh(self, item: p.PutItem) -> bool:
+        """Whether an object brings a name that takes up room of its own."""
+        return item.name is not None and self._catalog.find_name(item.name) is None
+
     def _put(self, session: Session, writer: Writer, items: list[p.PutItem]) -> None:
         for item in items:
             if not any(item.id in ids for ids in session.ids):
                 raise InvalidObjectError(f"id {item.id:#x} is not one of the caller's")
             if item.stream and (item.name is not None or item.members or item.strict is not None):
                 raise InvalidObjectError("a batch of a stream is no object by itself")
+        named = [(i.name, i.overwrite) for i in items if i.name is not None]
         self._catalog.check_new(
-            [i.id for i in items], [i.name for i in items if i.name is not None]
+            [i.id for i in items],
+            [name for name, overwrite in named if not overwrite],
+            [name for name, overwrite in named if overwrite],
         )
         for i, item in enumerate(items):
             check_labels(item.labels)

@@ -340,7 +340,7 @@ class StoredObject(msgspec.Struct, eq=False, gc=False):
             raise AccessDeniedError(
                 f"{ObjectID(self.id)} holds a pickle made by {maker}, and loading one runs"
                 " whatever code it names",
-                "if you trust who made it: get(..., trusted=True), or connect(trusted=True)",
+                "if you trust who made it: trusted=True, of get or connect",
             )
 
     def resolve(self, index: int = 0, as_: Form | None = None) -> Any:
@@ -713,6 +713,8 @@ class Registry:
             hint += "; a column can be had as numpy, and integrations.torch.Dataset takes a table"
         elif "vineyard.chunked_array" in names and wanted == "torch":
             hint += "; torch.from_dlpack takes a handle of numbers, of get_object"
+        elif typename.startswith("vineyard.global_"):
+            hint = f"client.concat makes one object of its partitions; {hint}"
         return ResolverNotFoundError(f"no resolver gives {typename!r} as {_form_name(as_)}", hint)
 
 
@@ -785,8 +787,9 @@ def _load(module: str | None) -> None:
     try:
         importlib.import_module(f"{__package__}.types.{module}")
     except ModuleNotFoundError as error:
+        library = (error.name or module).partition(".")[0]
         raise ResolverNotFoundError(
-            f"{error.name} is needed for this, but it is not installed", f"pip install {error.name}"
+            f"{error.name} is needed for this, but it is not installed", f"pip install {library}"
         ) from error
 
 

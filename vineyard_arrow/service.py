@@ -455,7 +455,11 @@ class Service:
 
     def _put(self, session: Session, _: int, m: p.Put) -> tuple[Any, list[int]]:
         for item in m.items:
-            if item.name is not None and item.name in self.cluster.names:
+            if item.name is None or item.name not in self.cluster.names:
+                continue
+            if item.overwrite:
+                self.sharing.check_movable(item.name, item.id)
+            else:
                 self.sharing.check_free(item.name)
         self.puts.put(session, m.items)
         return p.Done(), []

@@ -31,7 +31,14 @@ from .errors import (
 from .ipc import protocol as p
 from .metadata import records as r
 from .metadata.backend import TIMEOUT_S, Changes, Conflict, Transaction
-from .metadata.catalog import Catalog, Record, check_labels, check_name, matches
+from .metadata.catalog import (
+    TAKEN_HINT,
+    Catalog,
+    Record,
+    check_labels,
+    check_name,
+    matches,
+)
 from .objects import ObjectID
 from .sessions import NoReply, Session
 from .waits import MAX_WAIT_S, Timer
@@ -405,7 +412,18 @@ class Sharing:
         if points_to is not None:
             raise ObjectExistsError(
                 f"name {name!r} is taken (it points to {ObjectID(points_to)})",
-                f"move it by put_name(..., {name!r}, overwrite=True), or choose another",
+                TAKEN_HINT,
+            )
+
+    def check_movable(self, name: str, object_id: int) -> None:
+        """Raise ObjectExistsError if a name is that of the cluster, not hidden by one from here.
+
+        Such a name can only move to an object that the cluster knows, which this one is not.
+        """
+        if self._catalog.find_name(name) in (None, self._cluster.names.get(name)):
+            raise ObjectExistsError(
+                f"name {name!r} is of a persisted object, {ObjectID(object_id)} is not persisted",
+                "persist it before it gets the name, so that all instances find the same object",
             )
 
     def put_name(self, session: Session, number: int, m: p.PutName) -> Reply | None:
@@ -417,12 +435,8 @@ class Sharing:
         if not m.overwrite:
             self.check_free(m.name)
         if record is not None and not record.persisted:
-            hiding = self._catalog.find_name(m.name) not in (None, self._cluster.names.get(m.name))
-            if taken is not None and not hiding:
-                raise ObjectExistsError(
-                    f"name {m.name!r} is of a persisted object, {ObjectID(m.id)} is not persisted",
-                    "persist it first, so that all instances find the same object by the name",
-                )
+            if taken is not None:
+                self.check_movable(m.name, m.id)
             return None
         known = self._cluster.find(m.id)
         if known is None and record is not None and self._cluster.member.fenced:

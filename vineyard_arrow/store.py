@@ -30,6 +30,7 @@ class Draft(msgspec.Struct, frozen=True, eq=False):
     id: int | None = None  # if it was taken already (`Store.take_id`)
     labels: Mapping[str, str] = {}  # its first labels
     vouched: bool = True  # if not, its pickles are nobody's own
+    overwrite: bool = False  # its name moves to it if it is taken
 
 
 class Raw(Protocol):

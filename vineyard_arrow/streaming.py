@@ -29,7 +29,8 @@ from .ipc import protocol as p
 from .ipc.memory import Writer
 from .ipc.streams import Reader, Stream
 from .machine import counted
-from .metadata.catalog import Catalog, Record, check_name
+from .metadata.catalog import Catalog, Record, check_name, nearest
+from .objects import ObjectID
 from .sessions import Session
 from .waits import Key, Timer, Wait, Waits
 
@@ -196,10 +197,19 @@ class Streaming:
         return key in self._streams or key in self._named
 
     def _missing(self, m: p.OpenStream | p.DropStream) -> ObjectNotFoundError:
-        shown = repr(m.name) if m.name is not None else f"o{m.id or 0:016x}"
-        return ObjectNotFoundError(
-            f"no stream {shown}", "one that has ended goes with its last reader"
-        )
+        shown = repr(str(ObjectID(m.id or 0)) if m.name is None else m.name)
+        if self._is_object(m):
+            return ObjectNotFoundError(f"no stream {shown}", f"{shown} is an object: get({shown})")
+        hint = "one that has ended goes with its last reader"
+        if m.name is not None:
+            near = nearest(m.name, self._named)
+            later = "open_stream(..., timeout_s=) waits for one"
+            hint = "; ".join(filter(None, [near, hint, later]))
+        return ObjectNotFoundError(f"no stream {shown}", hint)
+
+    def _is_object(self, m: p.OpenStream | p.DropStream) -> bool:
+        named = None if m.name is None else self._catalog.find_name(m.name)
+        return any(self._catalog.get(i) for i in (m.id, named) if i is not None)
 
     def drop(self, _session: Session, _: int, m: p.DropStream) -> Any:
         """Take a stream away from whoever writes or reads it."""

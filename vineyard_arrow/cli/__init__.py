@@ -19,6 +19,7 @@ from typing import cast
 from ..errors import VineyardArrowError
 from .parser import build_parser
 from .report import NoDaemonError, Report, UsageError, show
+from .wording import said
 
 __all__ = ["main"]
 
@@ -70,8 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except (VineyardArrowError, OSError) as error:
-        notes = getattr(error, "__notes__", ())
-        print(f"vineyard-arrow: {error}", *notes, sep="\n", file=sys.stderr)
+        print(f"vineyard-arrow: {said(error, vars(args))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 3 if isinstance(error, NoDaemonError) else 1
 
 

@@ -143,13 +143,17 @@ def _add_values(command: object) -> None:
     get = command("get", "show a value, or write a table to a file")
     get.add_argument("key", help="id or name")
     get.add_argument("--to", metavar="FILE", help=f"{FORMATS}; one that is there is replaced")
+    _add_place(get)
     get.add_argument("--head", type=_count, default=10, metavar="N", help="rows to show (10)")
     get.add_argument("--trusted", action="store_true", help="load pickles of other users, too")
     put = command("put", "store tables from files, all or none")
     put.add_argument(
         "file", nargs="+", help=f"path, glob, directory or url: {FORMATS}; text also {PACKED}"
     )
-    put.add_argument("--name", help="a free name to point to it")
+    _add_place(put)
+    put.add_argument("--query", metavar="SQL", help="what of a database, instead of a table")
+    put.add_argument("--name", help="a name to point to it: a free one, or with --overwrite any")
+    put.add_argument("--overwrite", action="store_true", help="move the name if it is taken")
     put.add_argument(
         "--resume",
         metavar="NAME",
@@ -179,6 +183,11 @@ def _add_values(command: object) -> None:
     rm.add_argument("--all", action="store_true", help=ALL)
     rm.add_argument("--force", action="store_true", help="members of other objects too")
     rm.add_argument("-y", "--yes", action="store_true", help="do not ask (only --all asks)")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", help="of the file, if its name does not tell")
+    parser.add_argument("--table", metavar="NAME", help="which one of a database")
 
 
 def _count(text: str) -> int:

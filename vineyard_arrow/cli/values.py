@@ -48,27 +48,35 @@ def put(args: Namespace) -> Report:
     """Read files into shared memory and publish them, all or none."""
     if args.name is not None and len(args.file) > 1:
         raise UsageError(f"--name is for one file, not for {len(args.file)}")
+    if args.overwrite and args.name is None:
+        raise UsageError("--overwrite moves a name", "say which by --name")
     if args.resume is not None and len(args.file) > 1:
         raise UsageError("--resume is for one path, which may be a directory or a glob")
-    options = {} if args.resume is None else {"resume": args.resume}
+    options = {"overwrite": args.overwrite}
+    options |= _given(args, "name", "format", "table", "query", "resume")
     for file in args.file:  # before a daemon is started for it
         if "://" not in file and not any(c in file for c in "*?[") and not os.path.exists(file):
             raise PathNotFoundError(f"{file} does not exist")
     with Client(attach(client_config(socket=args.socket))) as client:
-        if args.name is not None and client.exists(args.name):
+        if args.name is not None and not args.overwrite and client.exists(args.name):
             raise ObjectExistsError(
-                f"name {args.name!r} is taken", "choose another, or rm it, which deletes the object"
+                f"name {args.name!r} is taken", "overwrite=True moves it, or choose another"
             )
         ids: list[ObjectID] = []
         try:
             for file in args.file:
                 with progress_bar(os.path.basename(file)) as tell:
-                    ids.append(client.read(file, name=args.name, progress=tell, **options))
+                    ids.append(client.read(file, progress=tell, **options))
         except BaseException:
             client.delete(ids)
             raise
         metas = [client.get_meta(i) for i in ids]
         return _put_report(args.file, metas, [_rows_of(client, i) for i in ids])
+
+
+def _given(args: Namespace, *names: str) -> dict[str, Any]:
+    """Options of a call that were given to the command."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def _rows_of(client: Client, object_id: ObjectID) -> int:
@@ -111,7 +119,7 @@ def get(args: Namespace) -> Report:
         meta = client.get_meta(args.key)
         value = client.get(str(meta.id), trusted=args.trusted or None)
         if args.to is not None:
-            return _write(client, meta, value, args.to)
+            return _write(client, meta, value, args.to, _given(args, "format", "table"))
         lines, data = _preview(value, args.head)
         rows = [
             ("id", str(meta.id)),
@@ -130,14 +138,17 @@ def get(args: Namespace) -> Report:
         return Report([Pairs(rows), *lines], head | data)
 
 
-def _write(client: Client, meta: ObjectMeta, value: Any, url: str) -> Report:
+def _write(
+    client: Client, meta: ObjectMeta, value: Any, url: str, options: dict[str, Any]
+) -> Report:
     table = as_table(value)
     if table is None:
         raise InvalidObjectError(
             f"{meta.id} is a {kind(meta.typename)}, not a table", "only tables go to files"
         )
     with progress_bar(os.path.basename(url), table.nbytes) as tell:
-        client.write(table, url, progress=tell, **_replacing(client, url))
+        options |= _replacing(client, url, options.get("format"))
+        client.write(table, url, progress=tell, **options)
     data: dict[str, Any] = {"id": str(meta.id), "file": url, "rows": table.num_rows}
     told = f"wrote {table.num_rows:,} rows to {url}"
     if os.path.isfile(url):
@@ -146,9 +157,9 @@ def _write(client: Client, meta: ObjectMeta, value: Any, url: str) -> Report:
     return Report([Line(told)], data)
 
 
-def _replacing(client: Client, url: str) -> dict[str, Any]:
+def _replacing(client: Client, url: str, format: str | None) -> dict[str, Any]:
     """The option by which a driver replaces what is there."""
-    taken = find_driver("write", request_of(client, url)).options
+    taken = find_driver("write", request_of(client, url, format)).options
     return {"mode": "replace"} if "mode" in taken else {"overwrite": True}
 
 

@@ -48,13 +48,14 @@ def read(
     *,
     format: str | None,
     name: str | None,
+    overwrite: bool,
     labels: Mapping[str, str] | None,
     progress: Progress | None,
     options: dict[str, Any],
 ) -> ObjectID:
     """See `Client.read`."""
     request = request_of(client, url, format, progress)
-    kept = _kept(client, run("read", request, options), name, labels)
+    kept = _kept(client, run("read", request, options), name, labels, overwrite)
     request.stored()
     return kept
 
@@ -145,16 +146,20 @@ def scan(
 
 
 def _kept(
-    client: Client, made: Any, name: str | None, labels: Mapping[str, str] | None
+    client: Client,
+    made: Any,
+    name: str | None,
+    labels: Mapping[str, str] | None,
+    overwrite: bool = False,
 ) -> ObjectID:
     """The id of what a driver made: put, unless it is one already; or nothing is left."""
     if not isinstance(made, ObjectID):
-        return client.put(made, name=name, labels=labels)
+        return client.put(made, name=name, overwrite=overwrite, labels=labels)
     try:
-        if name is not None:
-            client.put_name(made, name)
         if labels:
             client.label(made, labels)
+        if name is not None:  # last: a name that has moved is not moved back
+            client.put_name(made, name, overwrite=overwrite)
     except BaseException:
         client.delete(made)
         raise

@@ -8,13 +8,16 @@ break it off, and so that a batch is fetched while the one before it is copied.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from itertools import chain
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -45,9 +48,46 @@ SCHEMES = (
     *sorted({"sqlalchemy", "mysql", "mariadb", "oracle", "mssql", *_DIALECTS} - set(_ADBC)),
 )
 _Table = str | Sequence[str]
+_Files = tuple[str, bytes, int, tuple[str, ...]]
+_FILES: tuple[_Files, ...] = (  # of one database: how they begin, from which byte on; their names
+    ("sqlite", b"SQLite format 3\0", 0, (".sqlite", ".sqlite3", ".db")),
+    ("duckdb", b"DUCK", 8, (".duckdb", ".ddb")),
+)
 
 
-@driver("read", scheme=SCHEMES)
+def _register(kind: Any) -> Callable[[Any], Any]:
+    """For urls of databases, and for paths of their files."""
+
+    def register(function: Any) -> Any:
+        for each in _FILES:
+            marker = partial(_is_database, each)
+            driver(kind, scheme="file", format=each[0], marker=marker)(function)
+        return driver(kind, scheme=SCHEMES)(function)
+
+    return register
+
+
+def _is_database(files: _Files, path: str) -> bool:
+    """Whether a file is one of a database; one that is not there yet: by its name."""
+    _, magic, at, endings = files
+    if not os.path.exists(path):
+        return path.lower().endswith(endings)
+    with contextlib.suppress(OSError):
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                return file.read(at + len(magic)).endswith(magic)
+    return False
+
+
+def _url_of(request: Request) -> str:
+    """The url of a database, or that for the path of its file."""
+    if request.scheme != "file":
+        return request.url
+    path = os.path.abspath(os.path.expanduser(request.path))
+    return f"{request.format}:///{quote(path)}"
+
+
+@_register("read")
 def read_database(
     request: Request,
     *,
@@ -58,10 +98,11 @@ def read_database(
     schema: pa.Schema | None = None,
 ) -> pa.Table:
     """Read a table of a database, or what a query finds, into the shared pool."""
-    pool, name = request.client.memory_pool, shown(request.url)
+    url, pool = _url_of(request), request.client.memory_pool
+    name = shown(url)
     tables: list[pa.Table] = []
     done = 0
-    with database_errors(request.url), _Session(request.url) as session:
+    with database_errors(url), _Session(url) as session:
         sql = _query_of(session.database, query, table, columns, parameters)
         for held in pieces(session.batches(sql, parameters)):
             # Copied once, while the next is fetched: drivers allocate memory of their own.
@@ -74,7 +115,7 @@ def read_database(
         return pa.concat_tables([_fitting(each, one, pool, name) for each in tables])
 
 
-@driver("scan", scheme=SCHEMES)
+@_register("scan")
 def scan_database(
     request: Request,
     *,
@@ -85,11 +126,12 @@ def scan_database(
     schema: pa.Schema | None = None,
 ) -> pa.RecordBatchReader:
     """Scan a table of a database, or what a query finds: a batch at a time."""
-    name, pool = shown(request.url), pa.default_memory_pool()
+    url, pool = _url_of(request), pa.default_memory_pool()
+    name = shown(url)
 
     def batches() -> Iterator[pa.RecordBatch]:
         done = 0
-        with database_errors(request.url), _Session(request.url) as session:
+        with database_errors(url), _Session(url) as session:
             sql = _query_of(session.database, query, table, columns, parameters)
             for batch in session.batches(sql, parameters):
                 yield batch
@@ -107,13 +149,13 @@ def scan_database(
     return pa.RecordBatchReader.from_batches(one, fitting())
 
 
-@driver("write", scheme=SCHEMES)
+@_register("write")
 def write_database(request: Request, *, table: _Table, mode: str = "fail") -> None:
     """Write a table to one of a database, in one transaction."""
     if mode not in MODES:
         raise ConfigError(f"mode={mode!r}", f"it is one of {', '.join(MODES)}")
-    name = _name_of(table)
-    with database_errors(request.url), _Session(request.url, writing=True) as session:
+    url, name = _url_of(request), _name_of(table)
+    with database_errors(url), _Session(url, writing=True) as session:
         session.write(reader_of(request), name, mode, request)
 
 
@@ -125,7 +167,10 @@ def _query_of(
     parameters: Parameters,
 ) -> str:
     if (query is None) == (table is None):
-        raise ConfigError("it is a table or a query that is read", "query= or table=")
+        raise ConfigError(
+            "of a database one table is read, or what one query finds",
+            "table= names it, or query= says it in SQL",
+        )
     if table is not None:
         if parameters:
             raise ConfigError("a table has no parameters", "query= with parameters=")

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from ..errors import ConfigError, StoreFullError, VineyardArrowError
+from ..errors import ConfigError, VineyardArrowError
 from ..objects import ObjectID
 from .kafka_link import Options, topic_of
 from .kafka_sink import Sink
 from .kafka_source import Batch, Size, Source, point_of
+from .libraries import fits
 from .messages import FORMATS, Decoder, Outgoing, encoder
 from .registry import Request, driver
 from .schemas import Policy
@@ -28,6 +29,7 @@ from .writers import reader_of
 
 _BATCH_ROWS = 1 << 16
 _BATCH_BYTES = 16 << 20
+_LESS = "take less by start= and end="
 
 
 def _register(kind: Any) -> Callable[[Any], Any]:
@@ -60,7 +62,7 @@ def read_kafka(
     offsets: dict[int, int] = {}
     tables, done = [], 0
     with (
-        _fits(topic.url),
+        fits(topic.url, _LESS),
         Source(
             topic, options, timeout_s, group=group, start=first, partitions=partitions
         ) as source,
@@ -170,7 +172,7 @@ def _closing(
     source: Source, name: str, tables: Iterator[pa.Table], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """Batches of tables; the first of all, and those while nothing comes, have no rows."""
-    with source, _fits(name):
+    with source, fits(name, _LESS):
         yield empty(schema)
         for table in tables:
             yield from table.combine_chunks().to_batches() or [empty(schema)]
@@ -198,16 +200,3 @@ def write_kafka(
             request.done(nbytes, nbytes)
 
     Sink(topic, options, timeout_s, transactional_id).write(messages())
-
-
-@contextmanager
-def _fits(name: str) -> Iterator[None]:
-    try:
-        yield
-    except VineyardArrowError:
-        raise
-    except MemoryError as error:
-        raise StoreFullError(
-            f"what {name} sends does not fit in the store: {error}",
-            "start= and end= take less, or scan it: that holds little at a time",
-        ) from None

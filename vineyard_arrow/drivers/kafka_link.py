@@ -21,11 +21,11 @@ from ..errors import (
     BrokerError,
     BrokerUnavailableError,
     ConfigError,
-    LibraryNotFoundError,
     PathNotFoundError,
     TopicNotFoundError,
     VineyardArrowError,
 )
+from .libraries import library
 from .registry import shown
 
 __all__ = ["LOOK_S", "OPTIONS_FILE", "Link", "Options", "Topic", "topic_of"]
@@ -98,7 +98,9 @@ def _options_in(path: str | os.PathLike[str]) -> dict[str, Any]:
         if text and not text.startswith(("#", "!")):
             name, sign, value = text.partition("=")
             if not sign:
-                raise ConfigError(f"{path}, line {number} is no option", "name=value")
+                raise ConfigError(
+                    f"{path}, line {number} is no option", "it is a name, =, and a value"
+                )
             options[name.strip()] = value.strip()
     return options
 
@@ -127,13 +129,8 @@ class Link:
         self.down_since: float | None = None
 
     def _opened(self, kind: str, defaults: Mapping[str, Any], ours: Mapping[str, Any]) -> Any:
-        try:
+        with library("kafka"):
             import confluent_kafka
-        except ImportError as error:
-            raise LibraryNotFoundError(
-                f"the library for Kafka is not installed: {error}",
-                "pip install 'vineyard-arrow[kafka]'",
-            ) from None
         settings = {
             **defaults,
             **self._options,

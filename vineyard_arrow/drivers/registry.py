@@ -21,10 +21,11 @@ points of the group `GROUP`, and all are loaded when a driver is first asked for
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -58,6 +59,7 @@ GROUP = "vineyard_arrow.drivers"
 
 Kind = Literal["read", "scan", "write", "partition", "repartition", "concat"]
 Progress = Callable[[int, int], Any]
+Marker = str | Callable[[str], bool]
 _KINDS = ("read", "scan", "write", "partition", "repartition", "concat")
 
 
@@ -157,7 +159,7 @@ class Driver:
     typename: str | None
     endings: tuple[str, ...]
     function: Callable[..., Any]
-    marker: str | None = None
+    marker: Marker | None = None
 
     def __repr__(self) -> str:
         parts = [self.kind]
@@ -205,7 +207,7 @@ def driver(
     format: str | Iterable[str] | None = None,
     typename: str | None = None,
     endings: Iterable[str] = (),
-    marker: str | None = None,
+    marker: Marker | None = None,
 ) -> Callable[[_F], _F]:
     """Register a function as a driver; may be stacked.
 
@@ -221,8 +223,9 @@ def driver(
         Of the objects that it writes or cuts up.
     endings : iterable of str
         Such as ``".parquet"``: names that end so are of ``format`` (its first, if several).
-    marker : str, optional
-        Such as ``"_delta_log"``: directories of this machine that hold one are of ``format``.
+    marker : str or callable, optional
+        Such as ``"_delta_log"``: directories of this machine that hold one are of ``format``; or
+        a function that says so of a path whose ending tells nothing.
 
     Examples
     --------
@@ -300,12 +303,16 @@ def format_of(url: str) -> str | None:
 
 
 def _marked(url: str) -> str | None:
-    """The format of a directory of this machine, by what marks it."""
+    """The format of what is at a path of this machine, by what marks it."""
     if scheme_of(url) != "file":
         return None
     path = os.path.expanduser(path_of(url))
     marks = dict.fromkeys((d.marker, d.formats[0]) for d in drivers() if d.marker and d.formats)
-    return next((name for mark, name in marks if os.path.exists(os.path.join(path, mark))), None)
+    return next((name for mark, name in marks if _is_marked(path, mark)), None)
+
+
+def _is_marked(path: str, mark: Marker) -> bool:
+    return mark(path) if callable(mark) else os.path.exists(os.path.join(path, mark))
 
 
 def request_of(
@@ -328,7 +335,7 @@ def find_driver(kind: str, request: Request) -> Driver:
     Raises
     ------
     DriverNotFoundError
-        If none does. The hint lists those for the scheme, for the format, or all there are.
+        If none does. The hint lists the formats for the scheme, or all schemes.
     """
     best: tuple[tuple[int, int, int], Driver] | None = None
     for each in drivers(kind):
@@ -341,26 +348,37 @@ def find_driver(kind: str, request: Request) -> Driver:
 
 
 def _no_driver(kind: str, request: Request) -> DriverNotFoundError:
-    there = drivers(kind)
-    schemes = _schemes_of(request.scheme)
-    near = [d for d in there if d.schemes and set(schemes) & set(d.schemes)]
-    near += [d for d in there if d.formats and request.format in d.formats]
-    near += [d for d in there if d.typename and d.typename == request.typename]
-    others = {d.kind for d in drivers() if d.typename and d.typename == request.typename}
-    about = [f"scheme {request.scheme!r}"] if request.scheme else []
-    about += [f"format {request.format!r}"] if request.format else []
-    about += [f"typename {request.typename!r}"] if request.typename else []
-    if near:
-        hint = "near it: " + "; ".join(repr(d)[8:-1] for d in dict.fromkeys(near))
-    elif others:
-        hint = f"there are drivers to {' and '.join(sorted(others))} it"
-    elif kind in ("read", "scan", "write"):
-        known = sorted({name for d in there for name in d.schemes or ()})
-        hint = f"there are drivers to {kind} for the schemes {', '.join(known) or '(none)'}"
+    in_store = f"{request.typename!r}" if request.typename else ""
+    there = [d for d in drivers(kind) if d.typename in (None, request.typename)]
+    if kind in ("read", "scan", "write"):
+        text = f"{in_store} to {_place_of(request)}" if in_store else _place_of(request)
+        hint = _urls_there(there, request)
     else:
-        known = sorted({d.typename for d in there if d.typename})
-        hint = f"there are drivers to {kind} {', '.join(known) or 'nothing'}"
-    return DriverNotFoundError(f"no driver can {kind} {' of '.join(about) or 'this'}", hint)
+        text = in_store or "this"
+        others = {d.kind for d in drivers() if d.typename and d.typename == request.typename}
+        known = sorted({d.typename for d in drivers(kind) if d.typename})
+        hint = f"it takes {', '.join(known) or 'nothing yet'}"
+        if others:
+            hint = f"client.{' and client.'.join(sorted(others))} take it"
+    return DriverNotFoundError(f"no driver can {kind} {text}", hint)
+
+
+def _place_of(request: Request) -> str:
+    """What kind of place a url is, as errors say it."""
+    place = "files" if request.scheme == "file" else f"{request.scheme}:// urls"
+    return f"{place} of format {request.format!r}" if request.format else place
+
+
+def _urls_there(there: Sequence[Driver], request: Request) -> str:
+    """What urls could be instead."""
+    schemes = set(_schemes_of(request.scheme))
+    formats = {name for d in there if schemes & set(d.schemes or ()) for name in d.formats or ()}
+    if formats:
+        return f"format= says which it is of {', '.join(sorted(formats))}"
+    known = sorted({name for d in there for name in d.schemes or ()})
+    near = difflib.get_close_matches(request.scheme, known)
+    hint = f"urls may begin with {', '.join(f'{name}://' for name in known) or 'nothing yet'}"
+    return f"nearest: {', '.join(f'{name}://' for name in near)}; {hint}" if near else hint
 
 
 def run(kind: str, request: Request, options: dict[str, Any]) -> Any:
@@ -378,8 +396,8 @@ def run(kind: str, request: Request, options: dict[str, Any]) -> Any:
     try:
         inspect.signature(found.function).bind(request, **options)
     except TypeError as error:
-        taken = ", ".join(found.options) or "no options"
-        raise ConfigError(f"{found!r}: {error}", f"it takes {taken}") from None
+        about = _place_of(request) if request.url else repr(request.typename)
+        raise ConfigError(f"to {kind} {about}: {error}", _options_there(found, options)) from None
     try:
         return found.function(request, **options)
     except Exception:
@@ -387,3 +405,15 @@ def run(kind: str, request: Request, options: dict[str, Any]) -> Any:
             raise
     # Not while that is handled: it would be the context of what is none of its business.
     raise request._raised.pop()
+
+
+def _options_there(found: Driver, options: Iterable[str]) -> str:
+    """What options could be instead."""
+    near = [
+        n
+        for o in options
+        if o not in found.options
+        for n in difflib.get_close_matches(o, found.options)
+    ]
+    hint = f"it takes {', '.join(found.options) or 'no options'}"
+    return f"nearest: {', '.join(near)}; {hint}" if near else hint

@@ -20,13 +20,12 @@ from ..errors import (
     ConfigError,
     DatabaseError,
     DatabaseUnavailableError,
-    LibraryNotFoundError,
     PathNotFoundError,
     QueryFailedError,
-    StoreFullError,
     TableExistsError,
     VineyardArrowError,
 )
+from .libraries import fits
 from .registry import shown
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "TableName",
     "database_errors",
     "empty",
-    "library",
     "path_of",
 ]
 
@@ -119,18 +117,6 @@ def path_of(url: str, *, writing: bool) -> str:
     return path
 
 
-@contextmanager
-def library(extra: str) -> Iterator[None]:
-    """Say which extra of this package is missing, if an import in the block fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise LibraryNotFoundError(
-            f"a library for this database is not installed: {error}",
-            f"pip install vineyard-arrow[{extra}], and what the url names after a plus",
-        ) from None
-
-
 # ---- errors
 
 
@@ -145,20 +131,16 @@ def database_errors(url: str) -> Iterator[None]:
     StoreFullError
         For what the pool says.
     """
-    try:
-        yield
-    except VineyardArrowError:
-        raise
-    except MemoryError as error:
-        raise StoreFullError(
-            f"what {shown(url)} sends does not fit in the store: {error}",
-            "choose columns, filter, or scan it: that holds little at a time",
-        ) from None
-    except Exception as error:
-        if not _is_of_database(error):
+    with fits(shown(url)):
+        try:
+            yield
+        except (VineyardArrowError, MemoryError):
             raise
-        # Not chained: what the library said itself may have the password.
-        raise _said(url, error) from None
+        except Exception as error:
+            if not _is_of_database(error):
+                raise
+            # Not chained: what the library said itself may have the password.
+            raise _said(url, error) from None
 
 
 def _is_of_database(error: Exception) -> bool:

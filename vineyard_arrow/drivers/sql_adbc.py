@@ -10,8 +10,9 @@ from urllib.parse import quote, urlsplit
 import pyarrow as pa
 
 from ..errors import ConfigError, InvalidObjectError, QueryFailedError
+from .libraries import library
 from .pieces import PIECE_BYTES
-from .sql import Database, Parameters, TableName, empty, library, path_of
+from .sql import Database, Parameters, TableName, empty, path_of
 
 __all__ = ["open_postgresql", "open_sqlite"]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import ConfigError, InvalidObjectError, QueryFailedError
-from .sql import Database, Parameters, TableName, library
+from ..errors import ConfigError, InvalidObjectError, LibraryNotFoundError, QueryFailedError
+from .libraries import library
+from .sql import Database, Parameters, TableName
 
 __all__ = ["open_sqlalchemy"]
 
@@ -22,17 +23,21 @@ def open_sqlalchemy(url: str, *, writing: bool) -> Database:
     """A connection by a url of SQLAlchemy, ``sqlalchemy+`` before it or not."""
     with library("sqlalchemy"):
         import sqlalchemy
-
-        try:
-            engine = sqlalchemy.create_engine(
-                url.removeprefix("sqlalchemy+"), poolclass=sqlalchemy.pool.NullPool
-            )
-        except sqlalchemy.exc.NoSuchModuleError as error:
-            raise ConfigError(f"{error}", "pip install what knows this database") from None
-        except (sqlalchemy.exc.ArgumentError, ValueError):
-            raise ConfigError(
-                "this is no url of SQLAlchemy", "dialect+library://user@host/database"
-            ) from None
+    try:
+        engine = sqlalchemy.create_engine(
+            url.removeprefix("sqlalchemy+"), poolclass=sqlalchemy.pool.NullPool
+        )
+    except sqlalchemy.exc.NoSuchModuleError as error:
+        raise ConfigError(f"{error}", "pip install what knows this database") from None
+    except ImportError as error:
+        raise LibraryNotFoundError(
+            f"a library that this database needs is not installed: {error}",
+            "pip install it, or name another in the url: mysql+pymysql://... takes PyMySQL",
+        ) from None
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise ConfigError(
+            "this is no url of SQLAlchemy", "dialect+library://user@host/database"
+        ) from None
     return _Alchemy(engine.connect())
 
 

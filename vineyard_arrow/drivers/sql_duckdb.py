@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pyarrow as pa
 
 from ..errors import InvalidObjectError, QueryFailedError
-from .sql import Database, Parameters, TableName, empty, library, path_of
+from .libraries import library
+from .sql import Database, Parameters, TableName, empty, path_of
 
 __all__ = ["open_duckdb"]
 

@@ -13,6 +13,7 @@ import pyarrow.dataset as ds
 from pyarrow import fs as pafs
 
 from ..errors import ConfigError
+from .libraries import library
 from .table_formats import (
     Table,
     TablePlace,
@@ -22,7 +23,6 @@ from .table_formats import (
     nested,
     no_version,
     plain,
-    table_library,
 )
 
 __all__ = ["DeltaTable", "object_store_options"]
@@ -48,7 +48,7 @@ class DeltaTable(Table):
     kind = "Delta"
 
     def __init__(self, place: TablePlace) -> None:
-        with table_library("delta"):
+        with library("delta"):
             import deltalake
         self._library: Any = deltalake
         if place.url.startswith(("s3://", "s3a://")):

@@ -24,13 +24,12 @@ from ..errors import (
     DamagedFileError,
     FileError,
     InvalidObjectError,
-    LibraryNotFoundError,
     PathNotFoundError,
-    StoreFullError,
     TableExistsError,
     VersionNotFoundError,
     VineyardArrowError,
 )
+from .libraries import fits
 
 __all__ = [
     "Table",
@@ -44,7 +43,6 @@ __all__ = [
     "plain",
     "stored_schema",
     "table_errors",
-    "table_library",
 ]
 
 _SECRET = re.compile(r"pass|secret|token|key|credential|sas", re.IGNORECASE)
@@ -273,18 +271,6 @@ def lake_type(type: pa.DataType) -> pa.DataType | None:
 
 
 @contextmanager
-def table_library(extra: str) -> Iterator[None]:
-    """Say which extra of this package is missing, if an import in the block fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise LibraryNotFoundError(
-            f"a library for this format is not installed: {error}",
-            f"pip install 'vineyard-arrow[{extra}]'",
-        ) from None
-
-
-@contextmanager
 def table_errors(place: TablePlace, *, writing: bool = False) -> Iterator[None]:
     """Say what goes wrong with a table in the block, as errors of our tree.
 
@@ -295,20 +281,16 @@ def table_errors(place: TablePlace, *, writing: bool = False) -> Iterator[None]:
     StoreFullError
         For what the pool says.
     """
-    try:
-        yield
-    except VineyardArrowError:
-        raise
-    except MemoryError as error:
-        raise StoreFullError(
-            f"{place.name} does not fit in the store: {error}",
-            "choose columns, filter, or scan it: that holds little at a time",
-        ) from None
-    except Exception as error:
-        if not _is_of_library(error):
+    with fits(place.name):
+        try:
+            yield
+        except (VineyardArrowError, MemoryError):
             raise
-        # Not chained: what the library said itself may have secrets.
-        raise _said(place, error, writing) from None
+        except Exception as error:
+            if not _is_of_library(error):
+                raise
+            # Not chained: what the library said itself may have secrets.
+            raise _said(place, error, writing) from None
 
 
 def _is_of_library(error: Exception) -> bool:

@@ -19,6 +19,7 @@ from ..errors import (
     PathNotFoundError,
     SchemaMismatchError,
 )
+from .libraries import library
 from .schemas import may_hold
 from .table_formats import (
     Table,
@@ -29,7 +30,6 @@ from .table_formats import (
     nested,
     no_version,
     plain,
-    table_library,
 )
 
 __all__ = ["IcebergTable"]
@@ -47,7 +47,7 @@ class IcebergTable(Table):
     _snapshot: int | None = None
 
     def __init__(self, place: TablePlace) -> None:
-        with table_library("iceberg"):
+        with library("iceberg"):
             import pyiceberg.catalog
             import pyiceberg.exceptions
             import pyiceberg.io.pyarrow

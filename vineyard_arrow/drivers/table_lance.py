@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from ..errors import ConfigError, InvalidObjectError
+from .libraries import library
 from .pieces import PIECE_BYTES
 from .schemas import needed_for
 from .table_delta import object_store_options, remove_empty
-from .table_formats import Table, TablePlace, Writing, no_version, table_library
+from .table_formats import Table, TablePlace, Writing, no_version
 
 __all__ = ["LanceTable"]
 
@@ -25,7 +26,7 @@ class LanceTable(Table):
     kind = "Lance"
 
     def __init__(self, place: TablePlace) -> None:
-        with table_library("lance"):
+        with library("lance"):
             import lance
         self._library: Any = lance
         if place.url.startswith("s3://"):

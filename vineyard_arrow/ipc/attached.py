@@ -81,6 +81,7 @@ def _item(
         draft.signature,
         labels=draft.labels,
         vouched=draft.vouched,
+        overwrite=draft.overwrite,
     )
 
 

@@ -94,6 +94,7 @@ class PutItem(_Message, tag="item"):
     stream: Id = 0  # append it to this stream; it is then no object by itself
     labels: Mapping[str, str] = {}  # its first labels, there as soon as it is
     vouched: bool = True  # if not, it counts as put by several users
+    overwrite: bool = False  # its name moves to it if it is taken
 
 
 class Put(_Message, tag="put"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 
 from msgspec import Struct
@@ -32,6 +32,7 @@ MAX_NAME_NBYTES = 4096
 MAX_LABELS_NBYTES = 64 << 10
 MAX_COMPARED = 50  # names: with more, a miss would take milliseconds
 OURS = "vineyard."
+TAKEN_HINT = "overwrite=True moves it (of put, read and put_name), or choose another"
 _ID = re.compile("o[0-9a-fA-F]{16}")
 
 
@@ -131,8 +132,13 @@ class Catalog:
 
     # ---- objects
 
-    def check_new(self, ids: Iterable[int], names: Iterable[str]) -> None:
-        """Raise unless all of these ids and names can be published together."""
+    def check_new(
+        self, ids: Iterable[int], names: Iterable[str], moving: Iterable[str] = ()
+    ) -> None:
+        """Raise unless all of these ids and names can be published together.
+
+        ``moving``: names that may be taken.
+        """
         fresh: set[int | str] = set()
         for object_id in ids:
             if object_id in self._objects or object_id in self._unlisted or object_id in fresh:
@@ -143,6 +149,12 @@ class Catalog:
             if name in self._names or name in fresh:
                 raise self._taken(name)
             fresh.add(name)
+        for name in moving:
+            check_name(name)
+            if name in fresh:
+                raise self._taken(name)
+            if name not in self._names:  # its room in the index is enough
+                fresh.add(name)
         if len(fresh) > self.room:
             raise self.full()
 
@@ -158,7 +170,7 @@ class Catalog:
         to = f" (it points to {ObjectID(current.id)})" if current else ""
         return ObjectExistsError(
             f"name {name!r} is taken{to}",
-            f"move it by put_name(..., {name!r}, overwrite=True), or choose another",
+            TAKEN_HINT,
         )
 
     def store(
@@ -199,14 +211,14 @@ class Catalog:
             self._arena.free(*record.name_place)
 
     def publish(self, record: Record, name: str | None) -> None:
-        """Make a checked and stored object visible, and its name. Cannot fail."""
+        """Make a checked and stored object visible, and its name: moved, if taken. Cannot fail."""
         for member in record.members:
             self._objects[member].parents += 1
         offset, nbytes = record.place
         record.slot = self._index.insert(record.id, _core.KIND_OBJECT, self._base + offset, nbytes)
         self._objects[record.id] = record
         if name is not None and record.name_place is not None:
-            self._insert_name(name, record, record.name_place)
+            self._move_name(name, record, record.name_place)
 
     def publish_unlisted(self, record: Record) -> None:
         """Make a checked and stored batch of a stream readable. Cannot fail.
@@ -304,7 +316,7 @@ class Catalog:
                 others = record.parents - inside[record.id]
                 raise ObjectInUseError(
                     f"{ObjectID(record.id)} is a member of {counted(others, 'other object')}",
-                    "delete those first (deep=True takes their members along), or use force=True",
+                    "delete those first, which takes their members along, or use force=True",
                 )
 
     def _remove(self, record: Record, deep: bool) -> None:
@@ -382,22 +394,15 @@ class Catalog:
 
     def put_name(self, name: str, object_id: int, *, overwrite: bool = False) -> None:
         """Point a name to an object: a free one, or any if ``overwrite``."""
-        check_name(name)
-        taken = name in self._names
-        if taken and not overwrite:
-            raise self._taken(name)
+        self.check_new([], [] if overwrite else [name], [name] if overwrite else [])
         record = self._objects.get(object_id)
         if record is None:
             raise ObjectNotFoundError(f"no object {ObjectID(object_id)}")
-        if taken:  # its room in the index is enough
-            place = self._store_name(name)
-            self.drop_name(name)
-        else:
-            self.check_new([], [name])
-            place = self._store_name(name)
-        self._insert_name(name, record, place)
+        self._move_name(name, record, self._store_name(name))
 
-    def _insert_name(self, name: str, record: Record, place: tuple[int, int]) -> None:
+    def _move_name(self, name: str, record: Record, place: tuple[int, int]) -> None:
+        if name in self._names:
+            self.drop_name(name)
         offset, nbytes = place
         slot = self._index.insert(
             _core.name_key(name.encode()),
@@ -419,11 +424,11 @@ class Catalog:
         """The error for a name that is not there; its hint has the nearest names."""
         near = self._near.get(name)
         if near is None:  # who waits for a name by asking again and again must cost little
-            few = self._names if len(self._names) <= MAX_COMPARED else ()
-            near = ", ".join(map(repr, difflib.get_close_matches(name, few)))
+            near = nearest(name, self._names)
             self._near = {name: near}
-        hint = "; ".join(filter(None, [near and f"nearest: {near}", advice]))
-        return ObjectNotFoundError(f"no name {name!r}", hint or None)
+        return ObjectNotFoundError(
+            f"no name {name!r}", "; ".join(filter(None, [near, advice])) or None
+        )
 
     def drop_name(self, name: str) -> None:
         """Free a name."""
@@ -448,6 +453,12 @@ def matches(pattern: str, typename: str, names: Iterable[str]) -> bool:
     return pattern == "*" or any(
         fnmatchcase(s, pattern) for s in (typename, typename.removeprefix(OURS), *names)
     )
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """What a hint says of names that are like one that is not there; empty if none is."""
+    near = difflib.get_close_matches(name, names if len(names) <= MAX_COMPARED else ())
+    return f"nearest: {', '.join(map(repr, near))}" if near else ""
 
 
 def check_name(name: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -64,6 +65,7 @@ class Line:
         self._place = place
         self._timeout_s = timeout_s
         self._late = False
+        self._heard = False  # anything at all
         self.lost = False
         with self._translated():
             descriptor = flight.FlightDescriptor.for_command(m.LINE)
@@ -91,6 +93,7 @@ class Line:
                 self._await(self._timeout_s if timeout_s is None else timeout_s)
                 chunk = self._reader.read_chunk()
                 reply, nbytes, here = m.decode(chunk.app_metadata, requests=False)
+                self._heard = True
                 payload = self._receive(nbytes, here or chunk.data)
             finally:
                 self._watch.clear(self)
@@ -142,6 +145,7 @@ class Line:
                 told, *_ = m.decode(said, requests=False)
                 return from_code(told.code, told.message, told.hint)
         why = str(error).partition(". gRPC client debug")[0].partition(". Detail:")[0]
+        why = re.sub(r"^Flight returned .*?, with message: |.*last error: UNKNOWN: ", "", why)
         if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
             return AccessDeniedError(
                 f"{self._place} refuses this client: {why}", "connect(..., token=...) with its own"
@@ -149,9 +153,14 @@ class Line:
         return self._gone(why or "it ended the call")
 
     def _gone(self, why: str) -> ConnectionLostError:
+        if not self._heard:
+            return ConnectionLostError(
+                f"no store answers at {self._place} ({why})",
+                f"on its host: vineyard-arrow start --rpc {self._place}; or has one end TLS alone?",
+            )
         return ConnectionLostError(
             f"the store at {self._place} is gone ({why})",
-            "data already got stays readable; is it serving there, with TLS on both ends or none?",
+            "data already got stays readable; connect() anew once it serves again",
         )
 
     def close(self) -> None:

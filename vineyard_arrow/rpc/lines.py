@@ -210,6 +210,7 @@ class LineEnd:
                     draft.id,
                     draft.labels,
                     draft.vouched,
+                    draft.overwrite,
                 )
             )
         return m.Sealed(self._a.put(drafts, strict=message.strict)), NO_CHUNKS

@@ -45,6 +45,7 @@ class DraftHead(_Message):
     id: p.Id | None = None
     labels: dict[str, str] = {}
     vouched: bool = True
+    overwrite: bool = False
 
 
 # ---- requests

@@ -221,6 +221,7 @@ class Remote:
                     draft.id,
                     dict(draft.labels),
                     draft.vouched,
+                    draft.overwrite,
                 )
             )
         return list(self.call(m.Put(heads, strict), chunks)[0].ids)

@@ -76,7 +76,7 @@ def translated(what: str) -> Iterator[None]:
         yield
     except VineyardArrowError:
         raise
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise PathNotFoundError(f"{what}: {error.strerror or error}") from None
     except OSError as error:
         raise FileError(f"{what}: {error.strerror or error}") from None
@@ -171,7 +171,7 @@ class Source:
         except PathNotFoundError:
             raise PathNotFoundError(
                 f"{self._path} is no export: it has no {NAME}",
-                "the export has not ended, or it is another folder",
+                "it is the folder that export has made, once that has ended; `put` stores files",
             ) from None
 
     def check(self, file: File) -> None:

@@ -103,7 +103,8 @@ def deserialize(
     taken = _taken(client, content)
     if taken and names == "error":
         raise ObjectExistsError(
-            f"name {next(iter(taken))!r} is taken", "import with names='keep' or 'replace'"
+            f"name {next(iter(taken))!r} is taken",
+            "names='keep' leaves it where it is, names='replace' moves it",
         )
     for saved in content.objects:
         for file in saved.files:

@@ -240,9 +240,10 @@ def as_schema(schema: Any) -> pa.Schema:
         return schema
     try:
         return pa.schema(schema)
-    except TypeError:
+    except (TypeError, ValueError) as error:
         raise InvalidObjectError(
-            f"schema is a pyarrow.Schema or what makes one, not {type(schema).__name__}"
+            f"this {type(schema).__name__} makes no schema: {error}",
+            "a stream has a pyarrow.Schema, such as that of a table: table.schema",
         ) from None
 
 
