@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
@@ -9,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from conftest import Daemon
 from drivers_harness import end_scans, gone
 
 import vineyard_arrow
@@ -245,3 +249,43 @@ def test_a_scan_that_nobody_reads_ends(client: Client) -> None:
     assert gone(lambda: not client.list_streams())
     with pytest.raises(ObjectNotFoundError):
         client.open_stream(reader.id)
+
+
+def test_what_a_scan_leaves_unread_goes(client: Client, daemon: Daemon) -> None:
+    scanner(lambda: iter(TABLE.to_batches() * 5))
+    client.scan("x://").close()
+    assert gone(lambda: not client.list_streams())
+    reader = client.scan("x://")
+    reader.read()
+    end_scans()  # all is written
+    with daemon.connect() as other:
+        late = other.open_stream(reader.id)
+        reader.close()
+        assert late.read_all().num_rows == 12
+        assert not client.list_streams()
+    client.scan("x://", name="s")
+    assert gone(lambda: not client.list_streams())
+
+
+SCANS = """
+import os, signal, sys, vineyard_arrow
+reader = vineyard_arrow.connect(sys.argv[1], autostart=False).scan(sys.argv[2], max_bytes=1)
+reader.read()
+others = vineyard_arrow.connect(sys.argv[1], autostart=False).scan(sys.argv[2])
+others.read()
+if sys.argv[3] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["", "killed"])
+def test_of_a_process_that_scans_nothing_is_left(
+    client: Client, daemon: Daemon, tmp_path: Any, end: str
+) -> None:
+    path = tmp_path / "a.arrows"
+    with pa.ipc.new_stream(path, TABLE.schema) as writer:
+        for _ in range(5):
+            writer.write_table(TABLE)
+    command = [sys.executable, "-c", SCANS, str(daemon.socket), str(path), end]
+    assert subprocess.run(command).returncode == (-signal.SIGKILL if end else 0)
+    assert gone(lambda: not client.list_streams())

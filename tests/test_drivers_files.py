@@ -226,6 +226,28 @@ def drifting(folder: Path, ending: str) -> None:
             pl.from_arrow(table).write_ndjson(path)
 
 
+def test_many_small_files_make_few_chunks(client: Client, tmp_path: Path) -> None:
+    rows = range(300)
+    small = pa.table(
+        {
+            "a": rows,
+            "s": [f"text {n}" for n in rows],
+            "d": pa.array([f"key {n // 2}" for n in rows]).dictionary_encode(),
+        }
+    )
+    union = pa.UnionArray.from_sparse(pa.array([0] * 300, pa.int8()), [pa.array(rows)])
+    large = pa.concat_tables([small] * 50).combine_chunks()
+    for folder, whole in (("a", small), ("b", small.append_column("u", union))):  # not to be joined
+        (tmp_path / folder).mkdir()
+        for n in range(30):
+            write_ipc(whole[n * 10 : n * 10 + 10], tmp_path / folder / f"{n:02}.arrow")
+    write_ipc(large, tmp_path / "a" / "large.arrow")
+    table = client.get(client.read(tmp_path / "a"))
+    assert table.equals(pa.concat_tables([small, large]))
+    assert [column.num_chunks for column in table.columns] == [2, 2, 2]
+    assert client.get(client.read(tmp_path / "b"))["a"].to_pylist() == list(rows)
+
+
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
 def test_schemas_that_drift(client: Client, tmp_path: Path, ending: str) -> None:
     drifting(tmp_path, ending)

@@ -278,14 +278,83 @@ def test_garbage_with_the_right_checksum(there: Client, out: Path) -> None:
     assert outcomes == {"refused", "taken"}
 
 
-def test_a_file_that_another_writer_made(there: Client, out: Path) -> None:
-    """Buffers that lie at odd places are moved to 64 bytes, in the store's memory."""
-    table = pa.table({f"c{i}": np.arange(20_001, dtype=np.int32) for i in range(3)})
+def _offsets(*numbers: int) -> pa.Buffer:
+    return pa.py_buffer(np.array(numbers, np.int32))
+
+
+def _texts(text: bytes, *offsets: int) -> pa.Array:
+    return pa.Array.from_buffers(
+        pa.string(), len(offsets) - 1, [None, _offsets(*offsets), pa.py_buffer(text)]
+    )
+
+
+_KEYS = pa.array(["a", "b"])
+OUT_OF_BOUNDS = {
+    "offset of text": _texts(b"abc", 0, 3 << 20, 3),
+    "offset of text in lists": pa.ListArray.from_arrays(
+        pa.array([0, 2, 2], pa.int32()), _texts(b"abc", 0, -5, 3)
+    ),
+    "offset of a list": pa.Array.from_buffers(
+        pa.list_(pa.int64()), 2, [None, _offsets(0, 1 << 30, 2)], children=[pa.array([1, 2])]
+    ),
+    "index": pa.DictionaryArray.from_arrays(pa.array([0, 2, 1]), _KEYS, safe=False),
+    "negative index": pa.DictionaryArray.from_arrays(pa.array([0, -1, 1]), _KEYS, safe=False),
+    "index of bad text": pa.DictionaryArray.from_arrays(pa.array([0]), _texts(b"a\xff", 0, 2)),
+    "view": pa.Array.from_buffers(
+        pa.string_view(),
+        1,
+        [None, pa.py_buffer(np.array([40, 0, 0, 1 << 28], np.int32)), pa.py_buffer(b"x" * 40)],
+    ),
+    "no UTF-8": _texts(b"a\xffc", 0, 2, 3),
+    "cut letters": _texts("é".encode(), 0, 1, 2),
+}
+
+
+@pytest.mark.parametrize("what", OUT_OF_BOUNDS)
+def test_values_that_would_crash_readers(there: Client, out: Path, what: str) -> None:
+    batch = pa.record_batch({"a": OUT_OF_BOUNDS[what]})
+    replace_file(out, "vineyard.table", ipc_file(pa.Table.from_batches([batch])))
+    refused(out, there, "of the export makes no sense")
+
+
+def test_sound_values_of_another_writer(there: Client, out: Path) -> None:
+    table = pa.table(
+        {
+            "text": ["a", None, "é"],
+            "ascii": pa.array(["a", None, "b"], pa.large_string()),
+            "key": pa.DictionaryArray.from_arrays(pa.array([1, None, 0], pa.uint8()), _KEYS),
+            "no key": pa.array([None] * 3, pa.dictionary(pa.int8(), pa.string())),
+            "list": [["é", None], [], None],
+        }
+    )
+    for each in (table, table[:0]):
+        replace_file(out, "vineyard.table", ipc_file(each))
+        deserialize(out, client=there)
+        assert there.get("table").equals(each)
+        there.clear()
+
+
+def test_who_trusts_takes_values_as_they_are(there: Client, out: Path) -> None:
+    odd = pa.Array.from_buffers(pa.date64(), 2, [None, pa.py_buffer(np.array([1, 2]))])
+    replace_file(out, "vineyard.table", ipc_file(pa.table({"a": odd})))
+    refused(out, there, "trusted=True")
+    deserialize(out, client=there, trusted=True)
+    assert there.get("table")["a"].chunk(0).equals(odd)
+
+
+def ipc_file(table: pa.Table) -> bytes:
+    """A file of an export with the batches of a table."""
     metadata = {"vineyard.type": "vineyard.table", "vineyard.params": "{}"}
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema.with_metadata(metadata)) as writer:
         writer.write_table(table.replace_schema_metadata(metadata))
-    replace_file(out, "vineyard.table", bytes(sink.getvalue()))
+    return bytes(sink.getvalue())
+
+
+def test_a_file_that_another_writer_made(there: Client, out: Path) -> None:
+    """Buffers that lie at odd places are moved to 64 bytes, in the store's memory."""
+    table = pa.table({f"c{i}": np.arange(20_001, dtype=np.int32) for i in range(3)})
+    replace_file(out, "vineyard.table", ipc_file(table))
     deserialize(out, client=there)
     assert there.get("table").equals(table)
     assert there.get_meta("table").copied == 0

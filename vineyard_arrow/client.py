@@ -586,7 +586,7 @@ class Client(ClusterCalls, PartitionCalls):
             self,
             url,
             format=format,
-            name=name,
+            name=_checked(name),
             max_bytes=max_bytes,
             progress=progress,
             options=options,

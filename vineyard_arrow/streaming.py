@@ -139,6 +139,7 @@ class Streaming:
             owner,
             time.time_ns(),
             tell,
+            m.ephemeral,
         )
         self._streams[stream.id] = stream
         if m.name is not None:
@@ -385,6 +386,7 @@ class Streaming:
     def _tidy(self, stream: Stream) -> None:
         if stream.finished:
             self._remove(stream)
+            self._withdraw(stream.empty())
 
     def _role(self, session: Session, *, writer: bool) -> _Role:
         role = self._roles.get(session)

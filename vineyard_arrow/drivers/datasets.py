@@ -27,12 +27,14 @@ from .registry import Request, format_of, shown
 from .resuming import key_of
 from .schemas import Policy, expression_of, fitted, may_hold, merged, needed_for, rows_where
 
-__all__ = ["Dataset", "chosen", "in_order", "open_dataset", "picked", "retried"]
+__all__ = ["Dataset", "chosen", "in_order", "joined", "open_dataset", "picked", "retried"]
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")
 _THREADS = min(8, os.cpu_count() or 1)
 _RETRY_S = 0.1  # before the second attempt; twice as long before each further one
+_SMALL_BYTES = 64 << 10  # what is smaller, a put copies anyway
+_JOINED_BYTES = 1 << 20
 _NUMBER = re.compile(r"-?\d{1,18}")
 _TYPES_HINT = "schema=pa.schema(...) says what the columns are; or it is damaged"
 
@@ -207,6 +209,30 @@ def in_order(
     finally:
         waiting.clear()
         pool.shutdown(cancel_futures=True)
+
+
+def joined(tables: list[pa.Table], pool: Any) -> list[pa.Table]:
+    """The same rows, small tables side by side made one, so that many files make few chunks.
+
+    ``tables`` is emptied as it goes, so that little of it is there twice.
+    """
+    rest, out = deque(tables), list[pa.Table]()
+    tables.clear()
+    while rest:
+        held, nbytes = [rest.popleft()], 0
+        while rest and (nbytes := nbytes + held[-1].nbytes) < _JOINED_BYTES:
+            if max(held[-1].nbytes, rest[0].nbytes) >= _SMALL_BYTES:
+                break
+            held.append(rest.popleft())
+        out.append(held[0] if len(held) == 1 else _combined(pa.concat_tables(held), pool))
+    return out
+
+
+def _combined(table: pa.Table, pool: Any) -> pa.Table:
+    try:
+        return table.combine_chunks(memory_pool=pool)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # types that Arrow cannot put together
+        return table
 
 
 def retried(function: Callable[[], _T], file: File, retries: int) -> _T:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .datasets import Dataset, in_order, open_dataset
+from .datasets import Dataset, in_order, joined, open_dataset
 from .filesystems import READ_SCHEMES, file_errors
 from .formats import FORMATS, PACKINGS, Unit
 from .registry import Request, driver, shown
@@ -75,6 +75,8 @@ def read_files(
         )
         tables = [data.finished(t, unit, pool) for t, unit in zip(tables, units, strict=True)]
     with file_errors(shown(request.url)):
+        if resume is None:  # else it is made of what is kept
+            tables = joined(tables, pool)
         return pa.concat_tables(tables) if tables else data.result.empty_table()
 
 

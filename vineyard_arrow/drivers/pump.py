@@ -32,7 +32,15 @@ def pumped(
     client: Client, batches: pa.RecordBatchReader, name: str | None, max_bytes: int
 ) -> StreamReader:
     """A reader of a new stream, into which ``batches`` flow."""
-    writer = client.create_stream(batches.schema, name=name, max_bytes=max_bytes)
+    writer = client._make_writer(
+        batches.schema,
+        name=name,
+        max_bytes=max_bytes,
+        max_batches=None,
+        keep=False,
+        timeout_s=None,
+        ephemeral=True,  # whatever becomes of this process and of its readers
+    )
     try:
         reader = client.open_stream(writer.id)
     except BaseException:

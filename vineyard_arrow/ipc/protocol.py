@@ -213,7 +213,7 @@ class CreateStream(_Message, tag="create-stream"):
 
     `client`: the number of the client that will put its batches; `words`: where in its table
     it is told how many batches and bytes were let go, or `LOST` when the stream was dropped.
-    Comes as `Opened`.
+    `ephemeral`: once it is over, its last reader leaves nothing. Comes as `Opened`.
     """
 
     client: int
@@ -223,6 +223,7 @@ class CreateStream(_Message, tag="create-stream"):
     max_batches: Figure | None
     max_nbytes: Figure | None
     keep: bool
+    ephemeral: bool = False
 
 
 class OpenStream(_Message, tag="open-stream"):

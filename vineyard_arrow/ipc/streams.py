@@ -48,6 +48,7 @@ class Stream:
     owner: Writer  # the client that puts its batches
     created_ns: int
     tell: Callable[[int, int], None]  # its writer how many batches and bytes were let go
+    ephemeral: bool = False  # what nobody reads any more is for nobody, once it is over
     batches: dict[int, Record] = field(default_factory=dict)
     written: int = 0  # batches ever
     written_nbytes: int = 0
@@ -76,7 +77,9 @@ class Stream:
     @property
     def finished(self) -> bool:
         """Whether nobody will miss it: it is over, and was read by whoever came."""
-        return self.over and self.was_read and not (self.keep or self.batches or self.readers)
+        if self.keep or self.readers or not (self.over and self.was_read):
+            return False
+        return self.ephemeral or not self.batches
 
     def facts(self) -> tuple[Any, ...]:
         """What is told of it, in the order of the message `StreamState`."""

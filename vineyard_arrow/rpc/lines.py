@@ -252,6 +252,7 @@ class LineEnd:
             max_batches=message.max_batches,
             keep=message.keep,
             timeout_s=None,
+            ephemeral=message.ephemeral,
         )
         return p.Opened(self._writer.id, message.name, b"", 0), NO_CHUNKS
 

@@ -103,6 +103,7 @@ class NewStream(_Message, tag="new-stream"):
     max_batches: p.Figure | None
     max_nbytes: p.Figure | None
     keep: bool
+    ephemeral: bool = False
 
 
 class Write(_Message, tag="write"):

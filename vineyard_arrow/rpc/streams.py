@@ -91,6 +91,7 @@ class RemoteWriter(StreamWriter):
         max_batches: int | None,
         keep: bool,
         timeout_s: float | None,
+        ephemeral: bool = False,
     ) -> None:
         self.schema = as_schema(schema)
         check_bounds(max_bytes, max_batches, keep)
@@ -102,6 +103,7 @@ class RemoteWriter(StreamWriter):
             None if keep else max_batches,
             None if keep else max_bytes,
             keep,
+            ephemeral,
         )
         try:
             reply, _ = line.connection.request(message)

@@ -29,6 +29,7 @@ from ..partitioning.reach import Reach, numbers_of
 from ..registry import Part
 from ..store import Draft
 from . import manifest as m
+from .checking import check
 from .dealing import Deal, all_here, dealt
 from .export import PARAMS, TYPE, Progress
 from .files import Source, Told
@@ -64,7 +65,8 @@ def deserialize(
         What becomes of a name that is taken: nothing is imported, it stays with the object that
         has it, or it points to the imported one from then on. That other object stays.
     trusted : bool
-        Whether pickles among it may be loaded like one's own: who made them may run any code.
+        Whether pickles among it may be loaded like one's own: who made them may run any code. Their
+        offsets, indices and texts are then believed, too.
     over : instances, optional
         In a cluster, the instances over which partitions of global objects are dealt out, by
         bytes: numbers or records of `Client.instances`, or clients. By default those that were
@@ -148,9 +150,9 @@ def _teller(total: int, progress: Progress | None) -> Told:
     return told
 
 
-def _parts(source: Source, saved: m.Saved, pool: Any, told: Told) -> list[Part]:
+def _parts(source: Source, saved: m.Saved, pool: Any, told: Told, trusted: bool) -> list[Part]:
     """The parts of an object."""
-    parts = [_part(source, files, pool, told) for files in saved.parts]
+    parts = [_part(source, files, pool, told, trusted) for files in saved.parts]
     if parts[0].typename != saved.typename:
         raise InvalidObjectError(
             f"the files of {saved.id} in the export are of another object", "export it anew"
@@ -158,11 +160,12 @@ def _parts(source: Source, saved: m.Saved, pool: Any, told: Told) -> list[Part]:
     return parts
 
 
-def _part(source: Source, files: list[m.File], pool: Any, told: Told) -> Part:
+def _part(source: Source, files: list[m.File], pool: Any, told: Told, trusted: bool) -> Part:
     """A part of its files, over the blocks of ``pool`` that they were read to."""
     part: Part | None = None
     for file in files:
         schema, batches = _read(file, source.read(file, pool, told), pool)
+        _check(file, batches, trusted)
         found = _unnamed(file, schema, batches)
         if part is None:
             part = found
@@ -182,14 +185,26 @@ def _read(file: m.File, block: pa.Buffer, pool: Any) -> tuple[pa.Schema, list[pa
     try:
         with pa.ipc.open_file(block, options=options, memory_pool=pool) as reader:
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-            for batch in batches:
-                batch.validate()
             return reader.schema, batches
     except MemoryError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidObjectError(
             f"the file {file.name} of the export is no Arrow file: {error}"
+        ) from None
+
+
+def _check(file: m.File, batches: list[pa.RecordBatch], trusted: bool) -> None:
+    """Refuse what might crash its readers. Who is trusted may crash them by a pickle as well."""
+    try:
+        for batch in batches:
+            batch.validate()
+            for column in () if trusted else batch.columns:
+                check(column)
+    except (pa.ArrowInvalid, IndexError) as error:
+        raise InvalidObjectError(
+            f"the file {file.name} of the export makes no sense: {error}",
+            "export it anew; trusted=True looks no closer than at lengths",
         ) from None
 
 
@@ -257,9 +272,7 @@ class _Load:
         drafts = []
         for saved in self._deal.objects[number]:
             try:
-                draft = self._draft(
-                    saved, number, _parts(self._source, saved, store.pool, self._told)
-                )
+                draft = self._draft(saved, number, self._parts(saved, store.pool))
             except MemoryError as error:
                 if isinstance(error, VineyardArrowError):
                     raise
@@ -269,6 +282,9 @@ class _Load:
             else:
                 self._reach.note(store.put([draft]))
         return drafts
+
+    def _parts(self, saved: m.Saved, pool: Any) -> list[Part]:
+        return _parts(self._source, saved, pool, self._told, self._trusted)
 
     def _draft(self, saved: m.Saved, number: int, own: list[Part]) -> Draft:
         """An object as it is to be put."""
@@ -307,7 +323,7 @@ class _Load:
                     await_known(client, at.get_meta(each), client._a.timeout_s)
 
     def _global(self, saved: m.Saved, ids: dict[str, ObjectID]) -> ObjectID:
-        (part,) = _parts(self._source, saved, pa.default_memory_pool(), self._told)
+        (part,) = self._parts(saved, pa.default_memory_pool())
         if part.batches or not part.params.keys() <= {VALUES}:
             raise InvalidObjectError(f"the global object {saved.id} has data", "export it anew")
         meta = ObjectMeta(saved.typename, part.params.get(VALUES))

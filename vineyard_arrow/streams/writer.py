@@ -48,6 +48,7 @@ class StreamWriter:
         max_batches: int | None,
         keep: bool,
         timeout_s: float | None,
+        ephemeral: bool = False,
     ) -> None:
         self.schema = as_schema(schema)
         check_bounds(max_bytes, max_batches, keep)
@@ -62,6 +63,7 @@ class StreamWriter:
             None if keep else max_batches,
             None if keep else max_bytes,
             keep,
+            ephemeral,
         )
         self._let_go = self._line.end_with(self, lambda: attached.give_room(words))
         try:
