@@ -10,13 +10,14 @@ import pytest
 from graph_oracle import LOCAL, Slow, examples, fast, multigraphs
 from hypothesis import given
 from hypothesis import strategies as st
+from lazily import lazily
 
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import InvalidGraphError, LabelNotFoundError
 from vineyard_arrow.graph import Graph
 from vineyard_arrow.graph.adapters import from_pyg, to_pyg, to_pyg_hetero, to_tensors
 
-torch = pytest.importorskip("torch")
+torch = lazily("torch")
 NAMES: Any = {"vertex_label": "v", "edge_label": "e", "client": LOCAL}
 TRIPLE = ("v", "e", "v")
 pytestmark = pytest.mark.filterwarnings(

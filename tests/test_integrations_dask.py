@@ -13,16 +13,15 @@ from cluster_harness import daemons as daemons
 from cluster_harness import pair as pair
 from cluster_harness import persisted, rows
 from conftest import Daemon
+from lazily import lazily
 
 import vineyard_arrow
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import ObjectExistsError
 
-dask = pytest.importorskip("dask")
-pytest.importorskip("dask.dataframe")
-distributed = pytest.importorskip("distributed")
-
-from vineyard_arrow.integrations import dask as vd  # noqa: E402
+dask = lazily("dask")
+distributed = lazily("distributed")
+vd = lazily("vineyard_arrow.integrations.dask", "dask")
 
 
 def attach(socket: str) -> int:

@@ -10,6 +10,7 @@ import pickle
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pytest
 from cluster_harness import rows
 from conftest import Daemon
+from lazily import lazily
 
 import vineyard_arrow
 from vineyard_arrow.client import Client
@@ -24,12 +26,8 @@ from vineyard_arrow.errors import ConfigError, InvalidObjectError, ObjectExistsE
 from vineyard_arrow.metadata.etcd.server import EtcdServers
 from vineyard_arrow.objects import ObjectID
 
-ray = pytest.importorskip("ray")
-pytest.importorskip("ray.data")
-
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
-
-from vineyard_arrow.integrations import ray as vr  # noqa: E402
+ray = lazily("ray")
+vr = lazily("vineyard_arrow.integrations.ray", "ray")
 
 SMALL = ("--memory-limit", "128MiB", "--pages", "small")
 # Of Ray's own: it leaves pipes and logs of its processes to the collector.
@@ -96,7 +94,9 @@ def whole_of(*parts: tuple[Client, object]) -> ObjectID:
     return parts[0][0].create_global(ids).id
 
 
-def beside(client: Client) -> NodeAffinitySchedulingStrategy:
+def beside(client: Client) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     return NodeAffinitySchedulingStrategy(vr._nodes()[client.instance], soft=False)
 
 

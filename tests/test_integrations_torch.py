@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from conftest import Daemon
+from lazily import lazily
 from rpc_harness import serve
 from test_fork import in_child
 from types_harness import place_of
@@ -21,10 +22,9 @@ from types_harness import place_of
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import InvalidObjectError, ObjectNotFoundError
 
-torch = pytest.importorskip("torch")
+torch = lazily("torch")
+vt = lazily("vineyard_arrow.integrations.torch", "torch")
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-
-from vineyard_arrow.integrations.torch import Dataset  # noqa: E402
 
 N = 10_000
 TABLE = pa.table(
@@ -56,7 +56,7 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("make", [lambda: TABLE, chunked, lambda: TABLE.slice(0, N)])
 def test_samples_of_a_table(client: Client, make: Any) -> None:
-    data = Dataset(client.put(make()), NUMBERS, client)
+    data = vt.Dataset(client.put(make()), NUMBERS, client)
     assert len(data) == N
     for i in (0, 7, 2999, 3000, N - 1, -1):
         at = i % N
@@ -110,7 +110,7 @@ VALUES = {
 def test_samples_of_tensors(client: Client, kind: str) -> None:
     make, expected = VALUES[kind]
     columns = ["labels", "inputs"] if kind == "dict" else None
-    data = Dataset(client.put(make()), columns, client)
+    data = vt.Dataset(client.put(make()), columns, client)
     assert len(data) == N
     for i in (0, 17, N - 1):
         assert same(data[i], expected(i))
@@ -129,17 +129,17 @@ def test_nothing_is_copied_and_writing_is_private(client: Client) -> None:
         client.put(torch.from_numpy(IMAGES)),
         client.put((IMAGES, torch.arange(N))),
     ):
-        data = Dataset(key, None, client)
+        data = vt.Dataset(key, None, client)
         for sample in (data[5], data[3:9]):
             assert {place_of(client, address) for address in addresses(sample)} == {"private map"}
-    data = Dataset(client.put(chunked()), ["x"], client)
+    data = vt.Dataset(client.put(chunked()), ["x"], client)
     inside, across = (
         place_of(client, data[at]["x"].data_ptr()) for at in (slice(3000, None), slice(2999, None))
     )
     assert (inside, across) == ("private map", "own")
     with pytest.raises(ValueError, match="step"):
         data[::-1]
-    data = Dataset(client.put(IMAGES), None, client)
+    data = vt.Dataset(client.put(IMAGES), None, client)
     data[0].zero_()
     assert client.get(data._handle.id)[0].tolist() == IMAGES[0].tolist()
 
@@ -151,7 +151,7 @@ def total(data: Any, num_workers: int, **options: Any) -> float:
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_of_a_loader(client: Client, start: str) -> None:
-    data = Dataset(client.put(TABLE), NUMBERS, client)
+    data = vt.Dataset(client.put(TABLE), NUMBERS, client)
     expected = float(np.arange(N, dtype="f8").sum())
     workers = 2 if start == "fork" else 1  # which imports PyTorch
     assert total(data, workers, batch_size=500, multiprocessing_context=start) == expected
@@ -164,7 +164,7 @@ def test_workers_of_a_loader(client: Client, start: str) -> None:
 
 
 def test_a_pickle_is_the_id(daemon: Daemon, client: Client) -> None:
-    data = Dataset(client.put(TABLE, name="t"), ["x"], client)
+    data = vt.Dataset(client.put(TABLE, name="t"), ["x"], client)
     text = pickle.dumps(data)
     assert len(text) < 400
     again = pickle.loads(text)
@@ -188,7 +188,7 @@ def test_a_pickle_connects_over_tcp_as_its_client_did(folder: Path) -> None:
     served = serve(folder, "torch", "--memory-limit", "128MiB", token=True, tls=True)
     try:
         with served.connect() as far:
-            data = Dataset(far.put(TABLE), ["x"], far)
+            data = vt.Dataset(far.put(TABLE), ["x"], far)
             again = pickle.loads(pickle.dumps(data))
             assert again[3]["x"] == data[3]["x"] == 3
             del again, data
@@ -199,7 +199,7 @@ def test_a_pickle_connects_over_tcp_as_its_client_did(folder: Path) -> None:
 def test_no_samples(client: Client) -> None:
     for value in (TABLE.slice(0, 0), np.zeros((0, 3))):
         columns = NUMBERS if isinstance(value, pa.Table) else None
-        data = Dataset(client.put(value), columns, client)
+        data = vt.Dataset(client.put(value), columns, client)
         assert len(data) == 0
         assert addresses(data[:])
         assert list(torch.utils.data.DataLoader(data, 8)) == []
@@ -209,9 +209,9 @@ def test_no_samples(client: Client) -> None:
 
 def test_frames_are_tables(client: Client) -> None:
     for frame in (pd.DataFrame({"a": [1.0, 2.0]}), pl.DataFrame({"a": [1.0, 2.0]})):
-        assert Dataset(client.put(frame), None, client)[1]["a"].item() == 2.0
+        assert vt.Dataset(client.put(frame), None, client)[1]["a"].item() == 2.0
     with pytest.raises(InvalidObjectError, match="NaN of pandas"):
-        Dataset(client.put(pd.DataFrame({"a": [1.0, np.nan]})), None, client)
+        vt.Dataset(client.put(pd.DataFrame({"a": [1.0, np.nan]})), None, client)
 
 
 def test_bad_input(client: Client) -> None:
@@ -228,8 +228,8 @@ def test_bad_input(client: Client) -> None:
         (client.put((torch.ones(2), torch.ones(3))), None, "2 lengths"),
     ):
         with pytest.raises(InvalidObjectError, match=words):
-            Dataset(key, columns, client)
-    data = Dataset(table, ["x"], client)
+            vt.Dataset(key, columns, client)
+    data = vt.Dataset(table, ["x"], client)
     for index in (N, -N - 1, [0, N], [-N - 1]):
         with pytest.raises(IndexError, match="10000"):
             data[index]
@@ -237,4 +237,4 @@ def test_bad_input(client: Client) -> None:
         with pytest.raises(InvalidObjectError, match="not chosen by"):
             data[index]
     with pytest.raises(ObjectNotFoundError):
-        Dataset("nobody", None, client)
+        vt.Dataset("nobody", None, client)

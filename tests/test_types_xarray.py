@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from lazily import lazily
 from types_harness import check_in_other_process, place_of, roundtrip, typenames
 
 from vineyard_arrow.client import Client
 
-xr = pytest.importorskip("xarray")
+xr = lazily("xarray")
 
 N = 40_000
 
