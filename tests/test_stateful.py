@@ -152,16 +152,17 @@ class Store(RuleBasedStateMachine):
         who=st.integers(0, CLIENTS - 1),
         seed=st.integers(0, 1000),
         name=st.none() | st.sampled_from(NAMES),
+        overwrite=st.booleans(),
         strict=st.sampled_from([False] * 5 + [True]),
     )
-    def put(self, who: int, seed: int, name: str | None, strict: bool) -> None:
+    def put(self, who: int, seed: int, name: str | None, overwrite: bool, strict: bool) -> None:
         client = self.clients[who]
-        seal = "strict" if strict else "shared"
-        if name in self.names:
+        options: Any = {"name": name, "seal": "strict" if strict else "shared"}
+        if name in self.names and not overwrite:
             with pytest.raises(ObjectExistsError):
-                client.put(value_of(seed), name=name, seal=seal)  # type: ignore[arg-type]
+                client.put(value_of(seed), **options)
         else:
-            oid = client.put(value_of(seed), name=name, seal=seal)  # type: ignore[arg-type]
+            oid = client.put(value_of(seed), overwrite=overwrite, **options)
             self.added(oid, value_of(seed), name)
 
     @rule(who=st.integers(0, CLIENTS - 1), seeds=st.lists(st.integers(0, 1000), max_size=5))

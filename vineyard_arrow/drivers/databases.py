@@ -31,7 +31,7 @@ from ..errors import (
 from .pieces import pieces, waited
 from .registry import Request, driver, shown
 from .schemas import fitted, merged
-from .sql import MODES, Database, Parameters, TableName, database_errors
+from .sql import Database, Parameters, TableName, check_mode, database_errors
 from .writers import reader_of
 
 _T = TypeVar("_T")
@@ -152,8 +152,7 @@ def scan_database(
 @_register("write")
 def write_database(request: Request, *, table: _Table, mode: str = "fail") -> None:
     """Write a table to one of a database, in one transaction."""
-    if mode not in MODES:
-        raise ConfigError(f"mode={mode!r}", f"it is one of {', '.join(MODES)}")
+    check_mode(mode)
     url, name = _url_of(request), _name_of(table)
     with database_errors(url), _Session(url, writing=True) as session:
         session.write(reader_of(request), name, mode, request)

@@ -29,16 +29,18 @@ from .libraries import fits
 from .registry import shown
 
 __all__ = [
-    "MODES",
+    "THERE_HINT",
     "Database",
     "Parameters",
     "TableName",
+    "check_mode",
     "database_errors",
     "empty",
     "path_of",
 ]
 
-MODES = ("fail", "create", "append", "replace")
+THERE_HINT = "mode='append' adds to it, mode='replace' replaces it"
+_MODES = ("fail", "create", "append", "replace")
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 TableName = tuple[str, ...]  # (name,), (schema, name), ...
@@ -74,7 +76,7 @@ class Database(ABC):
 
     @abstractmethod
     def write(self, rows: pa.RecordBatchReader, table: TableName, mode: str) -> None:
-        """Write all, in one transaction; ``mode`` is one of `MODES`."""
+        """Write all, in one transaction; ``mode`` is one of fail, create, append or replace."""
 
     @abstractmethod
     def cancel(self) -> None:
@@ -96,6 +98,12 @@ class Database(ABC):
         """The query for a table."""
         what = "*" if columns is None else ", ".join(map(self.quote, columns))
         return f"SELECT {what} FROM {self.name_of(table)}"
+
+
+def check_mode(mode: str) -> None:
+    """Raise ConfigError unless this is a mode of writing."""
+    if mode not in _MODES:
+        raise ConfigError(f"there is no mode {mode!r}", f"mode= one of {', '.join(_MODES)}")
 
 
 def empty(schema: pa.Schema) -> pa.RecordBatch:
@@ -167,7 +175,7 @@ def _said(url: str, error: Exception) -> VineyardArrowError:
     if not state and _GONE.search(text):
         return DatabaseUnavailableError(text)
     if state == "42P07" or (not state and _THERE.search(text)):
-        return TableExistsError(text, "mode='append' adds to it, mode='replace' replaces it")
+        return TableExistsError(text, THERE_HINT)
     if isinstance(error, pa.ArrowException | OSError) and "ERROR:" not in str(error):
         return DatabaseError(text)
     return QueryFailedError(text)

@@ -30,6 +30,7 @@ from ..errors import (
     VineyardArrowError,
 )
 from .libraries import fits
+from .sql import THERE_HINT
 
 __all__ = [
     "Table",
@@ -313,7 +314,7 @@ def _said(place: TablePlace, error: Exception, writing: bool) -> VineyardArrowEr
     if _CONFLICT.search(told):
         return CommitConflictError(text, "nothing was written: write it again")
     if "already exists" in told:
-        return TableExistsError(text, "mode='append' adds to it, mode='replace' replaces it")
+        return TableExistsError(text, THERE_HINT)
     if _UNSUPPORTED.search(told):
         return FileError(text, f"a later release of the library may have it: {_library(error)}")
     missing = _MISSING.search(told) and not _DAMAGED.search(told)

@@ -23,7 +23,7 @@ from .datasets import chosen, picked
 from .pieces import ahead, packed, pieces, waited
 from .registry import Request, driver, path_of, shown
 from .schemas import expression_of, fitted, needed_for, rows_where
-from .sql import MODES
+from .sql import THERE_HINT, check_mode
 from .table_formats import Table, TablePlace, Writing, moment, stored_schema, table_errors
 from .writers import reader_of
 
@@ -105,8 +105,7 @@ def write_table(
     storage_options: _Options = None,
 ) -> None:
     """Write rows to a table of Delta Lake, Iceberg or Lance, by one commit."""
-    if mode not in MODES:
-        raise ConfigError(f"mode={mode!r}", f"it is one of {', '.join(MODES)}")
+    check_mode(mode)
     if schema not in ("strict", "unify"):
         raise ConfigError(f"schema={schema!r}", "'strict', or 'unify', which adds columns")
     by = [partition_by] if isinstance(partition_by, str) else list(partition_by)
@@ -117,10 +116,7 @@ def write_table(
     ):
         there = table.open()
         if there and mode in ("fail", "create"):
-            raise TableExistsError(
-                f"{place.name} already exists",
-                "mode='append' adds to it, mode='replace' replaces it",
-            )
+            raise TableExistsError(f"{place.name} already exists", THERE_HINT)
         wanted = _wanted(table, rows.schema, there, mode, schema == "unify")
         _check_partitions(table, by, wanted, there, mode)
         widened = there and any(n not in table.schema.names for n in wanted.names)
