@@ -174,6 +174,18 @@ def failing(batches: int) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(TABLE.schema, made())
 
 
+def test_a_name_is_that_of_one_column(client: Client, place: Place) -> None:
+    with pytest.raises(InvalidObjectError, match=r"the name 'a'.*rename"):
+        place.fill(client, pa.table([[1], [2]], names=["a", "a"]))
+
+
+@pytest.mark.parametrize("names", [["a", "A"], ["", "a"]])
+def test_duckdb_renames_nothing(client: Client, tmp_path: Path, names: list[str]) -> None:
+    url = f"duckdb:///{tmp_path}/a.duckdb"
+    with pytest.raises(InvalidObjectError, match="rename it"):
+        client.write(pa.table([[1], [2]], names=names), url, table="t")
+
+
 @pytest.mark.parametrize("mode", ["fail", "append", "replace"])
 def test_a_write_that_fails_changes_nothing(client: Client, place: Place, mode: str) -> None:
     if mode != "fail":

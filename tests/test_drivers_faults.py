@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +221,44 @@ def test_http(client: Client, tmp_path: Path) -> None:
         finally:
             server.shutdown()
             thread.join()
-    with pytest.raises(FileError):  # nobody listens there now
-        client.read(f"{url}/a.parquet", retries=0)
+    with pytest.raises(FileError, match="cannot be reached") as raised:  # nobody listens there now
+        client.read(f"{url}/a.parquet?token=secret", retries=0)
+    assert "secret" not in str(raised.value)
+
+
+class Saying(BaseHTTPRequestHandler):
+    """Answers with the number that is asked for."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path.strip("/").partition(".")[0]))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_what_servers_say(client: Client) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Saying) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            for status, kind in (
+                (404, PathNotFoundError),
+                (410, PathNotFoundError),
+                (401, AccessDeniedError),
+                (403, AccessDeniedError),
+                (500, FileError),
+            ):
+                with pytest.raises(kind) as raised:
+                    client.read(f"http://127.0.0.1:{server.server_port}/{status}.csv?key=secret")
+                assert type(raised.value) is kind
+                assert "secret" not in str(raised.value)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_errors_keep_secrets(client: Client) -> None:

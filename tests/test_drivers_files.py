@@ -408,6 +408,45 @@ def test_of_two_writers_one_is_refused(client: Client, tmp_path: Path, options: 
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "orc", "arrow", "arrows"])
+def test_names_of_columns_are_kept(client: Client, tmp_path: Path, ending: str) -> None:
+    table = pa.table([pa.array([1, 2])] * 4, names=["", "column_0", "a", "A"])
+    client.write(table, tmp_path / f"t.{ending}")
+    assert client.get(client.read(tmp_path / f"t.{ending}")) == table
+    twice = pa.table([pa.array([1, 2])] * 3, names=["a", "b", "a"])
+    with pytest.raises(InvalidObjectError, match=r"the name 'a'.*rename"):
+        client.write(twice, tmp_path / f"twice.{ending}")
+    with pytest.raises(InvalidObjectError, match=r"the name 'a'.*rename"):
+        client.write(twice, tmp_path / "d", file_rows=1)
+    assert [p.name for p in tmp_path.iterdir()] == [f"t.{ending}"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]),
+        pa.array([b"\xff"]),
+    ],
+)
+def test_what_lines_of_json_cannot_hold(client: Client, tmp_path: Path, column: Any) -> None:
+    with pytest.raises(InvalidObjectError, match="json file cannot hold"):
+        client.write(pa.table({"c": column}), tmp_path / "t.jsonl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_word_for_null_is_no_partition(client: Client, tmp_path: Path) -> None:
+    words = pa.array(["a", None, "__HIVE_DEFAULT_PARTITION__"])
+    for column in (words, words.cast(pa.large_string()), words.dictionary_encode()):
+        table = pa.table({"k": column, "v": [1, 2, 3]})
+        with pytest.raises(InvalidObjectError, match="stands for null"):
+            client.write(table, tmp_path / "d", partition_by="k")
+        assert list(tmp_path.iterdir()) == []
+    client.write(table.slice(0, 2), tmp_path / "d", partition_by="k")
+    client.write(table, tmp_path / "e", partition_by="v")
+    got = client.get(client.read(tmp_path / "d")).sort_by("v")
+    assert got["k"].to_pylist() == ["a", None]
+
+
 def test_an_orc_file_needs_a_column(client: Client, tmp_path: Path) -> None:
     with pytest.raises(InvalidObjectError, match="needs a column"):
         client.write(pa.table({"a": [1]}).select([]), tmp_path / "t.orc")

@@ -391,6 +391,19 @@ def test_following(client: Client, broker: Broker) -> None:
     # The thread ends as nobody reads: the fixture waits for it.
 
 
+def test_what_the_source_of_rows_raises(client: Client, broker: Broker) -> None:
+    error = OSError(5, "mine")
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield pa.record_batch({"a": [1]})
+        raise error
+
+    reader = pa.RecordBatchReader.from_batches(pa.schema([("a", pa.int64())]), batches())
+    with pytest.raises(OSError, match="mine") as raised:
+        client.write(reader, broker.topic(), format="json")
+    assert raised.value is error
+
+
 def test_following_as_a_group(client: Client, broker: Broker) -> None:
     url = broker.topic(2)
     broker.produce(url, objects(1, 2), 1)

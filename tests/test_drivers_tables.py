@@ -405,3 +405,12 @@ def test_environments_are_kept(client: Client, tmp_path: Path) -> None:
     before = dict(os.environ)
     client.write(TABLE.slice(0, 3), tmp_path / "d", format="delta")
     assert dict(os.environ) == before
+
+
+def test_a_name_is_that_of_one_column(client: Client, place: Place) -> None:
+    with pytest.raises(InvalidObjectError, match=r"the name 'a'.*rename"):
+        place.write(client, pa.table([[1], [2]], names=["a", "a"]))
+    if place.kind == "lance":  # could not read what has none
+        with pytest.raises(InvalidObjectError, match="rename"):
+            place.write(client, pa.table([[1], [2]], names=["a", ""]))
+    assert not place.files()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,7 @@ __all__ = [
     "WRITE_SCHEMES",
     "File",
     "Place",
+    "check_no_delta",
     "file_errors",
     "is_hidden",
     "list_files",
@@ -182,11 +183,8 @@ def list_files(where: Place) -> list[File]:
             raise PathNotFoundError(f"{where.name}: there is no such file or directory")
         inside = where.path[len(base) :].lstrip("/") if fits else "**"
         infos = listed(where, base, None if "**" in inside else inside.count("/"))
-        if fits is None and any(_below(i.path, base)[0] == "_delta_log" for i in infos):
-            raise ConfigError(
-                f"{where.name} is a Delta table",
-                "format='delta' takes it as one, a glob such as '*.parquet' all its files",
-            )
+        if fits is None:
+            check_no_delta(where, infos)
         found = [
             File(where.fs, i.path, i.size or 0, _keys(i.path, base), i.mtime_ns)
             for i in infos
@@ -198,6 +196,15 @@ def list_files(where: Place) -> list[File]:
         what = "matches nothing" if fits else "has no files"
         raise PathNotFoundError(f"{where.name} {what}", "hidden files are not looked at")
     return sorted(found, key=lambda file: file.path)
+
+
+def check_no_delta(where: Place, infos: Iterable[pafs.FileInfo]) -> None:
+    """Raise ConfigError if what is in a directory makes it a Delta table."""
+    if any(_below(info.path, where.path)[0] == "_delta_log" for info in infos):
+        raise ConfigError(
+            f"{where.name} is a Delta table",
+            "format='delta' takes it as one, a glob such as '*.parquet' all its files",
+        )
 
 
 def listed(where: Place, base: str, deep: int | None = None) -> list[pafs.FileInfo]:
@@ -308,7 +315,7 @@ def file_errors(what: str, hint: str | None = None) -> Iterator[None]:
             "choose columns, filter, or scan it: that holds little at a time",
         ) from error
     except FileNotFoundError as error:
-        raise _not_found(what, error) from error
+        raise _not_found(what, error) from None  # it may have secrets
     except PermissionError as error:
         raise AccessDeniedError(f"{what}: permission denied") from error
     except FileExistsError as error:

@@ -18,7 +18,16 @@ import pyarrow.compute as pc
 from pyarrow import fs as pafs
 
 from ..errors import ConfigError, InvalidObjectError, PathExistsError, PathNotFoundError
-from .filesystems import NULL, WRITE_SCHEMES, Place, file_errors, is_hidden, listed, place
+from .filesystems import (
+    NULL,
+    WRITE_SCHEMES,
+    Place,
+    check_no_delta,
+    file_errors,
+    is_hidden,
+    listed,
+    place,
+)
 from .formats import FORMATS, packing_of
 from .local_files import exchange, move_new, partial
 from .registry import Request, driver, format_of, shown
@@ -363,11 +372,13 @@ def _there_already(where: Place) -> PathExistsError:
 
 def _has_others(where: Place) -> bool:
     """Whether a directory has what `list_files` does not take for tables, hidden files too."""
+    infos = listed(where, where.path)
+    check_no_delta(where, infos)
     return any(
         info.type == pafs.FileType.Unknown
         or is_hidden(info.path, where.path)
         or format_of(info.path) is None
-        for info in listed(where, where.path)
+        for info in infos
         if info.type != pafs.FileType.Directory
     )
 
