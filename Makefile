@@ -33,6 +33,8 @@ demo-cluster: build
 demo-pipeline: build
 	$(PY) docs/examples/demo_pipeline.py
 
+# Hundreds of processes import the package: none is to compile it anew, whatever the environment says.
+test: export PYTHONDONTWRITEBYTECODE =
 test: build
 	$(PY) -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder \
 	-m 'not (stress or postgresql or browser)' --ignore-glob='*/test_managers_*' tests

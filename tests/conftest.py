@@ -273,6 +273,8 @@ def make_daemon(folder: Path) -> Iterator[Callable[..., Daemon]]:
 
 # So a single server elects itself at once, and gives leases of 1 s.
 QUICK_ETCD = ("--unsafe-no-fsync", "--heartbeat-interval=10", "--election-timeout=100")
+# The same, for one that mostly waits: each heartbeat takes time from the tests that run meanwhile.
+IDLE_ETCD = ("--unsafe-no-fsync", "--heartbeat-interval=100", "--election-timeout=500")
 
 
 @pytest.fixture(scope="session")
@@ -280,7 +282,7 @@ def etcd() -> Iterator[EtcdServers]:
     """One server for all tests that do it no harm."""
     from vineyard_arrow.metadata.etcd.server import EtcdServers
 
-    with EtcdServers(options=QUICK_ETCD) as servers:
+    with EtcdServers(options=IDLE_ETCD) as servers:
         yield servers
 
 

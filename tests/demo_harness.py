@@ -45,7 +45,7 @@ def left(folder: Path) -> list[str]:
     return names
 
 
-def check_early_end(folder: Path, demo: str, step: str, number: int | None) -> None:
+def check_early_end(folder: Path, demo: str, step: str, number: int | None, path: str = "") -> None:
     """That nothing is left of a demo that a signal, or else an error, ends at one of its steps."""
     stop = "raise OSError('no such luck')" if number is None else f"os.kill(os.getpid(), {number})"
     broken = (
@@ -55,7 +55,7 @@ def check_early_end(folder: Path, demo: str, step: str, number: int | None) -> N
         f"{demo}.{step} = fail\n"
         f"{demo}.main()\n"
     )
-    with start(folder, "-c", broken) as process:
+    with start(folder, "-c", broken, path=path) as process:
         _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode != 0
     assert ("no such luck" in err) == (number is None)

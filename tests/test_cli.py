@@ -44,8 +44,6 @@ class Cli:
         self.socket = socket
         kept = {k: v for k, v in os.environ.items() if not k.startswith("VINEYARD_ARROW_")}
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        kept.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling it anew costs 0.1 s each time
-        kept["PYTHONPYCACHEPREFIX"] = str(socket.parents[1] / "bytecode")
         self.env = kept | {"PYTHONPATH": paths, "XDG_CONFIG_HOME": str(socket.parent / "none")}
 
     def run(self, *args: str, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from pathlib import Path
 
 import pytest
 from demo_harness import DEMOS, TIMEOUT_S, check_early_end, left, start
@@ -12,11 +13,15 @@ from demo_harness import folder as folder
 DEMO = DEMOS / "demo_pipeline.py"
 
 
+def without_torch(folder: Path) -> str:
+    """A folder to be looked into first, where PyTorch fails to be imported."""
+    (folder / "torch.py").write_text("raise ImportError('not here')\n")
+    return str(folder)
+
+
 @pytest.mark.parametrize("torch", [True, False])
 def test_demo_tells_the_story(folder, tmp_path, torch):
-    if not torch:
-        (tmp_path / "torch.py").write_text("raise ImportError('not here')\n")
-    with start(folder, str(DEMO), path="" if torch else str(tmp_path)) as process:
+    with start(folder, str(DEMO), path="" if torch else without_torch(tmp_path)) as process:
         out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, err
     assert err == ""
@@ -55,5 +60,5 @@ def test_demo_tells_the_story(folder, tmp_path, torch):
 
 # An error unwinds what SIGTERM does, and is tried at the demo of a cluster.
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_demo_cleans_up_when_it_ends_early(folder, number):
-    check_early_end(folder, "demo_pipeline", "read_sources", number)
+def test_demo_cleans_up_when_it_ends_early(folder, tmp_path, number):
+    check_early_end(folder, "demo_pipeline", "read_sources", number, without_torch(tmp_path))

@@ -12,14 +12,16 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from multiprocessing import shared_memory as stdlib
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Daemon
+from conftest import Daemon, stopped
 
 import vineyard_arrow
 from vineyard_arrow import shared_memory as ours
@@ -449,6 +451,38 @@ def test_memory_is_free_again_without_a_further_request(
             block.unlink()
             block.close()
             client.delete(client.put(np.ones(50 * MIB, np.int8)))
+
+
+HOLDER = """
+import sys, numpy as np, vineyard_arrow
+client = vineyard_arrow.connect(sys.argv[1], autostart=False)
+client.delete(client.put(np.ones(50 << 20, np.int8)))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def test_memory_comes_from_a_process_that_has_no_turn(
+    make_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = make_daemon(
+        *("--memory-limit", "64MiB", "--pages", "small", "--idle-trim-s", "1000"),
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", HOLDER, str(daemon.socket)]
+    with (
+        daemon.connect() as client,
+        ThreadPoolExecutor(1) as pool,
+        subprocess.Popen(command, **pipes) as holder,
+    ):
+        holder.stdout.readline()
+        with stopped(holder.pid):
+            made = pool.submit(ours.SharedMemory, create=True, size=60 * MIB, client=client)
+            assert not wait([made], 0.5).done  # refused, unless it waits
+        block = made.result(60)
+        block.unlink()
+        block.close()
+        holder.stdin.close()
 
 
 def test_a_full_store(make_daemon: Callable[..., Daemon]) -> None:

@@ -296,6 +296,10 @@ class Memory:
             if writer.segment is not None:
                 writer.table.ask_trim()
 
+    def may_have(self, nbytes: int) -> bool:
+        """Whether there is room once all writers have given back what they don't use."""
+        return self.sealed + self.unsealed + self.reserved + nbytes <= self.limit
+
     @property
     def sealed(self) -> int:
         """Bytes of all sealed extents."""
