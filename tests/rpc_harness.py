@@ -85,6 +85,7 @@ def until(true: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + DEADLINE_S
     while not (found := true()):
         assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.002)
     return found
 
 

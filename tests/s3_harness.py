@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from vineyard_arrow.metadata.etcd.server import free_ports
+
 START_S = 60.0
 KEY, SECRET = "AKIDEXAMPLE", "hush/hush+hush"
 _buckets = iter(range(1000))
@@ -23,9 +24,7 @@ _buckets = iter(range(1000))
 @contextlib.contextmanager
 def serving(**settings: str) -> Iterator[str]:
     """The endpoint of a server that is a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1"]
     with subprocess.Popen(
         [*command, "-p", str(port)],

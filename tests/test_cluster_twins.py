@@ -17,6 +17,7 @@ from conftest import Daemon, run_daemon
 from net_harness import own_files, run_in
 
 from vineyard_arrow.errors import ConfigError, ConnectionLostError, ObjectNotFoundError
+from vineyard_arrow.metadata.etcd.server import free_ports
 from vineyard_arrow.objects import ObjectMeta
 
 
@@ -101,8 +102,7 @@ def test_one_socket_of_one_host_is_taken(run, place, options) -> None:
 
 def test_who_comes_after_is_not_who_was_there(run, place, options, etcd, connect_etcd) -> None:
     """Killed, and started again at its socket and address before its lease has ended."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     first = run(run_daemon, place, "s", *options, "60", "--rpc", address)
     with first.connect() as a:
         lost = a.put(TABLE, name="lost")

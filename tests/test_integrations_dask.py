@@ -171,8 +171,8 @@ def test_what_fails_leaves_nothing_behind(pair: tuple[Client, Client]) -> None:
 def test_without_workers(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     import dask.array as da
 
-    monkeypatch.setattr(vd, "_scheduler", lambda: None)
-    monkeypatch.setattr(vd, "default_client", lambda: client)
+    monkeypatch.setattr("vineyard_arrow.integrations.dask._scheduler", lambda: None)
+    monkeypatch.setattr("vineyard_arrow.integrations.dask.default_client", lambda: client)
     whole = da.arange(8, chunks=2)
     oid = vd.to_global(whole, client=client)
     with dask.config.set(scheduler="sync"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -219,6 +218,17 @@ def test_a_throwaway_server_is_for_one_member_without_kept_data(monkeypatch, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ports_are_those_that_nobody_is_given(monkeypatch, tmp_path) -> None:
+    given = tmp_path / "range"
+    monkeypatch.setattr(server_module, "_GIVEN_PORTS", given)
+    given.write_text("30000\t60999\n")
+    ports = server_module.free_ports(200)
+    assert len(set(ports)) == 200
+    assert max(ports) < 30_000
+    given.write_text("1024\t65535\n")  # the kernel gives all to anybody
+    assert len(set(server_module.free_ports(5))) == 5
+
+
 def test_a_server_dies_with_its_parent(tmp_path) -> None:
     code = (
         "import os\n"
@@ -234,7 +244,7 @@ def test_a_server_dies_with_its_parent(tmp_path) -> None:
     while Path(f"/proc/{pid}/stat").exists() and time.monotonic() < deadline:
         if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
             break
-        os.sched_yield()
+        time.sleep(0.002)
     else:
         assert not Path(f"/proc/{pid}").exists()
 

@@ -41,7 +41,7 @@ IDS_PER_LEASE = 1 << 16
 MAX_ID_LEASES = 1024  # so many ids a client may have taken and not used yet
 MAX_SEGMENTS = 200  # descriptors in one reply: the kernel passes 253
 TRIM_WAITS_S = (0.002, 0.01, 0.05, 0.2)
-BUSY_WAITS_S = (0.2,) * 25  # beyond those, while writers have the pages and no turn to give them
+BUSY_WAITS_S = (0.2,) * 25  # beyond those, while writers have what a block lacks, but no turn
 
 
 class Service:
@@ -369,20 +369,11 @@ class Service:
                 table.answer(False)  # it has pages of its own to give up, and will
                 return
             self.memory.ask_trim()
-        wait_s = self._trim_wait_s(writer.table.wanted - writer.table.credit, attempt)
-        if wait_s is not None:
+        if attempt < len(TRIM_WAITS_S):
             session.asking = True
-            self._call_later(wait_s, lambda: self._try_credit(session, attempt + 1))
+            self._call_later(TRIM_WAITS_S[attempt], lambda: self._try_credit(session, attempt + 1))
             return
         writer.table.answer(False)
-
-    def _trim_wait_s(self, nbytes: int, attempt: int) -> float | None:
-        """How long to wait until the next attempt at room for ``nbytes``; None if in vain."""
-        certain = len(TRIM_WAITS_S)
-        if attempt < certain:
-            return TRIM_WAITS_S[attempt]
-        waiting = attempt < certain + len(BUSY_WAITS_S) and self.memory.may_have(nbytes)
-        return BUSY_WAITS_S[attempt - certain] if waiting else None
 
     def _answer_all(self) -> None:
         for session in self.sessions:
@@ -417,11 +408,11 @@ class Service:
             reply, fds = self._opened(self.blocks.create(m.name, m.nbytes))
         except VineyardArrowError as error:
             hopeful = isinstance(error, StoreFullError) and m.nbytes <= self.memory.limit
-            wait_s = self._trim_wait_s(m.nbytes, attempt) if hopeful else None
-            if wait_s is not None:
+            waits_s = TRIM_WAITS_S + BUSY_WAITS_S * self.memory.may_have(m.nbytes)
+            if hopeful and attempt < len(waits_s):
                 self.memory.ask_trim()
                 again = partial(self._try_block, session, number, m, attempt + 1)
-                self._call_later(wait_s, again)
+                self._call_later(waits_s[attempt], again)
                 return
             reply, fds = p.failure(error), []
         session.send(number, reply, fds)

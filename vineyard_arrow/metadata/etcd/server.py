@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -30,6 +31,8 @@ from .client import EtcdAddress, EtcdClient
 
 START_S = 30.0
 _STOP_S = 10.0
+_GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")  # to who asks for any
+_FIRST_PORT = 10_000
 _TRIES = 3  # for ports: another process may take one before etcd does
 
 # The kernel kills the server when the thread that started it ends, however that happens.
@@ -213,7 +216,7 @@ class EtcdServers:
                     raise
 
     def _make(self, members: int) -> list[EtcdMember]:
-        ports = _free_ports(2 * members)
+        ports = free_ports(2 * members)
         scheme = "https" if self._certificates else "http"
         peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
         cluster = ",".join(f"m{i}={peer}" for i, peer in enumerate(peers))
@@ -288,10 +291,21 @@ class EtcdServers:
         self.stop()
 
 
-def _free_ports(number: int) -> list[int]:
-    """Ports of loopback that nobody uses now."""
+def free_ports(number: int) -> list[int]:
+    """Ports of loopback that nobody uses now, nor the kernel gives to others meanwhile.
+
+    So a member that is started again finds its own still free.
+    """
+    lowest = int(_GIVEN_PORTS.read_text().split()[0])
+    tried = range(_FIRST_PORT, lowest)
+    order = random.SystemRandom().sample(tried, len(tried))  # not as other processes, if seeded
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        ports: list[int] = []
+        for port in [*order, *[0] * number]:  # of those that the kernel gives, if all are taken
+            probe = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                ports.append(probe.getsockname()[1])
+            if len(ports) == number:
+                break
+        return ports
