@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pyarrow import fs as pafs
@@ -30,7 +30,11 @@ _NOREPLACE, _EXCHANGE = 1, 2
 # ---- what is there
 
 
-def below(base: str, deep: int | None = None) -> list[pafs.FileInfo]:
+def below(
+    base: str,
+    deep: int | None = None,
+    until: Callable[[pafs.FileInfo], bool] | None = None,
+) -> list[pafs.FileInfo]:
     """What is in a directory and in those below it, as of one time; nothing, if it is not there.
 
     Links are followed, as by ``find -L``: what several links lead to is there by each path, and a
@@ -43,6 +47,8 @@ def below(base: str, deep: int | None = None) -> list[pafs.FileInfo]:
         A path.
     deep : int, optional
         How many directories to go down; by default any number.
+    until : callable, optional
+        Of what it is true is the last to be looked at.
 
     Raises
     ------
@@ -52,7 +58,11 @@ def below(base: str, deep: int | None = None) -> list[pafs.FileInfo]:
     for _ in range(_LOOKS):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             before = _identity(base)
-            found = list(_walked(base, deep))
+            found = []
+            for info in _walked(base, deep):
+                found.append(info)
+                if until is not None and until(info):
+                    break
             if before == _identity(base):
                 return found
         if not os.path.isdir(base):

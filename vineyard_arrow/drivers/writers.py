@@ -181,9 +181,16 @@ def _open_writer(
 
         if not schema.names:  # pyarrow 26 crashes
             raise InvalidObjectError("an orc file needs a column", "arrow holds all that there is")
-        with orc.ORCWriter(sink, compression=compression or "uncompressed") as writer:
+        kept = _Kept(sink)
+        with orc.ORCWriter(kept, compression=compression or "uncompressed") as writer:
             writer.write(schema.empty_table())
-            yield writer.write
+
+            def write(table: pa.Table) -> None:
+                writer.write(table)
+                kept.check()
+
+            yield write
+        kept.check()
     else:
         # The file format has one dictionary a column, a table may have one a chunk.
         options = pa.ipc.IpcWriteOptions(
@@ -192,6 +199,36 @@ def _open_writer(
         opener = pa.ipc.new_file if name == "arrow" else pa.ipc.new_stream
         with opener(sink, schema, options=options) as ipc:
             yield ipc.write_table
+
+
+class _Kept:
+    """A sink that keeps to itself how it fails until it is asked: ORC's writer ends the process."""
+
+    closed = False
+
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+        self._error: Exception | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, or say so, once something has failed."""
+        if self._error is None:
+            try:
+                self._sink.write(data)
+            except Exception as error:
+                self._error = error
+        return len(data)
+
+    def check(self) -> None:
+        """Raise what has failed."""
+        if self._error is not None:
+            raise self._error
+
+    def flush(self) -> None:
+        """See `check`."""
+
+    def close(self) -> None:
+        """The sink is closed by who opened it."""
 
 
 def _write_lines(sink: Any, table: pa.Table) -> None:
@@ -372,15 +409,16 @@ def _there_already(where: Place) -> PathExistsError:
 
 def _has_others(where: Place) -> bool:
     """Whether a directory has what `list_files` does not take for tables, hidden files too."""
-    infos = listed(where, where.path)
+
+    def is_other(info: pafs.FileInfo) -> bool:
+        if info.type == pafs.FileType.Directory:
+            return False
+        hidden = info.type == pafs.FileType.Unknown or is_hidden(info.path, where.path)
+        return hidden or format_of(info.path) is None
+
+    infos = listed(where, where.path, until=is_other)
     check_no_delta(where, infos)
-    return any(
-        info.type == pafs.FileType.Unknown
-        or is_hidden(info.path, where.path)
-        or format_of(info.path) is None
-        for info in infos
-        if info.type != pafs.FileType.Directory
-    )
+    return any(map(is_other, infos))
 
 
 @contextlib.contextmanager
