@@ -28,11 +28,18 @@ from .filesystems import (
     listed,
     place,
 )
-from .formats import FORMATS, packing_of
+from .formats import FORMATS, PACKINGS, packing_of
 from .local_files import exchange, move_new, partial
 from .registry import Request, driver, format_of, shown
 
-_IN_DATASETS = {"parquet": "parquet", "csv": "csv", "arrow": "ipc", "orc": "orc"}
+_TEXT = ("csv", "tsv", "json")
+_COMPRESSIONS = {
+    "parquet": ("none", "snappy", "gzip", "brotli", "lz4", "lz4_raw", "zstd"),
+    "orc": ("uncompressed", "snappy", "zlib", "lz4", "zstd"),
+    "arrow": ("lz4", "zstd"),
+    "arrows": ("lz4", "zstd"),
+} | dict.fromkeys(_TEXT, tuple(PACKINGS.values()))
+_IN_DATASETS = {"parquet": "parquet", "csv": "csv", "arrow": "ipc"}
 
 
 @driver("write", scheme=WRITE_SCHEMES)
@@ -55,6 +62,10 @@ def write_files(
         raise ConfigError(f"{shown(request.url)}: {told}", f"format= one of {', '.join(FORMATS)}")
     if row_group_rows < 1 or (file_rows is not None and file_rows < 1):
         raise ConfigError("row_group_rows and file_rows are positive numbers")
+    if compression is not None and str(compression).lower() not in _COMPRESSIONS[name]:
+        raise ConfigError(
+            f"compression={compression!r}", f"{name} has {', '.join(_COMPRESSIONS[name])}"
+        )
     where = place(request.url.rstrip("/") or "/", filesystem)
     reader = reader_of(request)
     with file_errors(where.name):
@@ -114,9 +125,9 @@ def _write_file(
     rows: int,
 ) -> None:
     packing = packing_of(where.path)
-    if packing and format_of(where.path) not in ("csv", "tsv", "json"):
+    if packing and format_of(where.path) not in _TEXT:
         raise ConfigError(f"{where.name}: only text is packed whole", "compression= for the rest")
-    if name in ("csv", "tsv", "json") and compression is not None:
+    if name in _TEXT and compression is not None:
         packing, compression = compression, None
     where = _free(where, overwrite, pafs.FileType.File)
     written = 0
@@ -280,6 +291,10 @@ def _check_partitions(by: Sequence[str], schema: pa.Schema) -> None:
                 f"no directory can be called {column!r}=...",
                 "its name must have no '/', '=' or '%', and no '.' or '_' first",
             )
+    if len(set(by)) < len(by) or (by and len(by) >= len(schema.names)):
+        raise ConfigError(
+            f"partition_by={by}", "each column once, and not all: the files must have one, too"
+        )
 
 
 def _told(
@@ -324,9 +339,11 @@ def _write_directory(
         raise ConfigError(
             f"no directories are written of {name}", f"of {', '.join(_IN_DATASETS)} they are"
         )
+    if compression is not None and name in _TEXT:
+        raise ConfigError(f"{name} in directories is not packed", "leave compression out")
     where = _free(where, overwrite, pafs.FileType.Directory)
     format = ds._ensure_format(_IN_DATASETS[name])
-    options = {"compression": compression} if compression and name != "csv" else {}
+    options = {"compression": compression} if compression else {}
     keys = pa.schema([reader.schema.field(column) for column in by])
     with _beside(where, pafs.FileType.Directory) as beside:
         with _fits(name):
