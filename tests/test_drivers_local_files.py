@@ -278,3 +278,21 @@ def test_what_is_still_written_is_not_removed(client: Client, tmp_path: Path, op
     client.write(reader, tmp_path / "t", format="parquet", **options)
     assert rows(client, tmp_path / "t", format="parquet") == TABLE["a"].to_pylist()
     assert names(tmp_path) == ["other.parquet", "t"]
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_what_was_taken_for_left_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: bool
+) -> None:
+    lock, taken = local_files._locks, list[str]()
+
+    def late(descriptor: int) -> bool | None:
+        if not taken:
+            taken.extend(names(tmp_path))
+            local_files._remove(str(tmp_path / taken[0]))
+        return lock(descriptor)
+
+    monkeypatch.setattr(local_files, "_locks", late)
+    with local_files.partial(str(tmp_path / "t"), directory=directory) as path:
+        assert names(tmp_path) == [Path(path).name] != taken
+    assert names(tmp_path) == []

@@ -121,8 +121,10 @@ def partial(target: str, *, directory: bool) -> Iterator[str]:
     try:
         yield path
     finally:
-        _remove(path)
-        os.close(lock)
+        try:
+            _remove(path)
+        finally:
+            os.close(lock)
 
 
 def _made(parent: str, directory: bool) -> tuple[str, int]:
@@ -133,11 +135,11 @@ def _made(parent: str, directory: bool) -> tuple[str, int]:
             os.mkdir(path)
         else:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        with contextlib.suppress(FileNotFoundError):  # another took it for one that was left
+        with contextlib.suppress(FileNotFoundError):
             lock = os.open(path, os.O_RDONLY)
-            if _locks(lock) is not False:
+            if _locks(lock) is not False and os.path.exists(path):
                 return path, lock
-            os.close(lock)
+            os.close(lock)  # another took it for one that was left
 
 
 def _locks(descriptor: int) -> bool | None:
@@ -159,7 +161,10 @@ def _boot() -> str:
 def _remove_left(parent: str) -> None:
     """Remove what writers have left that were killed; of those that live it is locked."""
     ours = re.compile(rf"\.{_boot()}-[0-9a-f]{{16}}\.partial")
-    for name in filter(ours.fullmatch, os.listdir(parent)):
+    names: list[str] = []
+    with contextlib.suppress(PermissionError):  # a directory may be written to, but not listed
+        names = os.listdir(parent)
+    for name in filter(ours.fullmatch, names):
         path = os.path.join(parent, name)
         with contextlib.suppress(OSError):  # another's, or gone
             lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

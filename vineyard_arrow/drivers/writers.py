@@ -371,11 +371,14 @@ def _take_place(where: Place, beside: str, overwrite: bool) -> None:
         try:
             move_new(beside, where.path)
             return
-        except FileExistsError:  # maybe since it was looked for
-            _check_replaceable(where, overwrite, pafs.FileType.Directory)
+        except FileExistsError:
+            if not overwrite:
+                raise _there_already(where) from None
+        _check_replaceable(where, overwrite, pafs.FileType.Directory)  # as it is by now
         with contextlib.suppress(FileNotFoundError, FileExistsError):  # another was faster
             exchange(beside, where.path)
             return
+        os.stat(beside)  # it is still there
 
 
 def _move_each(where: Place, beside: str) -> None:
