@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -295,4 +296,24 @@ def test_what_was_taken_for_left_is_made_anew(
     monkeypatch.setattr(local_files, "_locks", late)
     with local_files.partial(str(tmp_path / "t"), directory=directory) as path:
         assert names(tmp_path) == [Path(path).name] != taken
+    assert names(tmp_path) == []
+
+
+PROTECTED = """
+import os, sys
+from vineyard_arrow.drivers import local_files
+with local_files.partial(sys.argv[1], directory=True) as path:
+    os.mkdir(f"{path}/inner")
+    os.mkdir(f"{path}/inner/most")
+    os.chmod(f"{path}/inner", 0o555)
+"""
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="nothing here takes rights from root")
+def test_what_is_protected_is_removed_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROTECTED, str(tmp_path / "t")]
+    if os.geteuid() == 0:
+        rights = "--bounding-set=-dac_override,-dac_read_search"
+        command = ["setpriv", rights, "--inh-caps=-all", *command]
+    subprocess.run(command, check=True)
     assert names(tmp_path) == []

@@ -23,6 +23,7 @@ __all__ = ["below", "exchange", "move_new", "partial"]
 
 _NO_RENAMEAT2 = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _LOOKS = 10  # at a directory that is replaced all the while
+_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2
 
@@ -133,10 +134,8 @@ def _made(parent: str, directory: bool) -> tuple[str, int]:
         path = os.path.join(parent, f".{_boot()}-{secrets.token_hex(8)}.partial")
         if directory:
             os.mkdir(path)
-        else:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         with contextlib.suppress(FileNotFoundError):
-            lock = os.open(path, os.O_RDONLY)
+            lock = os.open(path, os.O_RDONLY if directory else _NEW, 0o666)
             if _locks(lock) is not False and os.path.exists(path):
                 return path, lock
             os.close(lock)  # another took it for one that was left
@@ -177,11 +176,16 @@ def _remove_left(parent: str) -> None:
 
 def _remove(path: str) -> None:
     """Remove a file or a directory, as far as that can be done; what links lead to stays."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    if os.path.islink(path) or not os.path.isdir(path):
         with contextlib.suppress(OSError):
             os.unlink(path)
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.isdir(path):  # some of it was not to be written to
+        for folder, _, _ in os.walk(path):
+            with contextlib.suppress(OSError):
+                os.chmod(folder, 0o700)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 # ---- what takes its place
