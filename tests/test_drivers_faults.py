@@ -24,6 +24,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from vineyard_arrow.client import Client
 from vineyard_arrow.errors import (
     AccessDeniedError,
+    ConfigError,
     DamagedFileError,
     DriverNotFoundError,
     FileError,
@@ -305,6 +306,41 @@ def test_a_full_disk(client: Client, tmp_path: Path) -> None:
 
     with pytest.raises(FileError, match="No space left"):
         client.write(TABLE, str(tmp_path / "a.parquet"), filesystem=Full())
+    assert not list(tmp_path.iterdir())
+
+
+class Small(MemoryFileSystem):
+    """On which the first bytes of a file find room alone."""
+
+    protocol = "small"
+    cachable = False
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        file = super()._open(path, mode, **options)
+        write = file.write
+
+        def written(data: Any) -> int:
+            if file.tell() + len(data) > 1000:
+                raise OSError(28, "No space left on device")
+            return write(data)
+
+        file.write = written
+        return file
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "orc", "arrow", "arrows"])
+def test_a_disk_that_is_full_while_it_is_written(client: Client, ending: str) -> None:
+    small = Small()
+    with pytest.raises(FileError, match="No space left"):
+        client.write(TABLE, f"/small.{ending}", filesystem=small)
+    assert small.find("/") == []
+
+
+@pytest.mark.parametrize("name", ["a\0b.parquet", "a\udcffb.parquet"])
+def test_names_that_arrow_has_not(client: Client, tmp_path: Path, name: str) -> None:
+    for do in (client.read, lambda url: client.write(TABLE, url)):
+        with pytest.raises(ConfigError):
+            do(str(tmp_path / name))
     assert not list(tmp_path.iterdir())
 
 

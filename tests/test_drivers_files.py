@@ -356,12 +356,30 @@ def test_partitioned_directories(client: Client, tmp_path: Path) -> None:
     for options, message in (
         ({"partition_by": "q"}, "no column 'q'"),
         ({"partition_by": "k", "format": "json"}, "no directories are written of json"),
+        ({"file_rows": 9, "format": "orc"}, "no directories are written of orc"),
         ({"file_rows": 0}, "positive"),
     ):
         with pytest.raises(ConfigError, match=message):
             client.write(table, tmp_path / "e", **options)
     with pytest.raises(ConfigError, match="tells no format"):
         client.write(table, tmp_path / "e")
+
+
+@pytest.mark.parametrize("by", [["k", "k"], ["k", "v"], ["k", "missing"]])
+def test_columns_that_make_no_partitions(client: Client, tmp_path: Path, by: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"partition_by=|no column .missing"):
+        client.write(pa.table({"k": [1, 2], "v": [1, 2]}), tmp_path / "d", partition_by=by)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "orc", "arrow", "arrows"])
+def test_compressions_that_there_are_not(client: Client, tmp_path: Path, ending: str) -> None:
+    for compression in ("best", 3):
+        with pytest.raises(ConfigError, match="compression="):
+            client.write(TABLE, tmp_path / f"t.{ending}", compression=compression)
+    with pytest.raises(ConfigError, match="not packed"):
+        client.write(TABLE, tmp_path / "d", format="csv", file_rows=9, compression="zstd")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_columns_are_named_once(client: Client, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,3 +279,41 @@ def test_what_is_still_written_is_not_removed(client: Client, tmp_path: Path, op
     client.write(reader, tmp_path / "t", format="parquet", **options)
     assert rows(client, tmp_path / "t", format="parquet") == TABLE["a"].to_pylist()
     assert names(tmp_path) == ["other.parquet", "t"]
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_what_was_taken_for_left_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: bool
+) -> None:
+    lock, taken = local_files._locks, list[str]()
+
+    def late(descriptor: int) -> bool | None:
+        if not taken:
+            taken.extend(names(tmp_path))
+            local_files._remove(str(tmp_path / taken[0]))
+        return lock(descriptor)
+
+    monkeypatch.setattr(local_files, "_locks", late)
+    with local_files.partial(str(tmp_path / "t"), directory=directory) as path:
+        assert names(tmp_path) == [Path(path).name] != taken
+    assert names(tmp_path) == []
+
+
+PROTECTED = """
+import os, sys
+from vineyard_arrow.drivers import local_files
+with local_files.partial(sys.argv[1], directory=True) as path:
+    os.mkdir(f"{path}/inner")
+    os.mkdir(f"{path}/inner/most")
+    os.chmod(f"{path}/inner", 0o555)
+"""
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="nothing here takes rights from root")
+def test_what_is_protected_is_removed_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROTECTED, str(tmp_path / "t")]
+    if os.geteuid() == 0:
+        rights = "--bounding-set=-dac_override,-dac_read_search"
+        command = ["setpriv", rights, "--inh-caps=-all", *command]
+    subprocess.run(command, check=True)
+    assert names(tmp_path) == []

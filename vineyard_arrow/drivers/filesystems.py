@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +98,7 @@ def place(url: str, filesystem: Any = None) -> Place:
     LibraryNotFoundError
         If a library for its scheme is not installed.
     """
+    _check_text(url)
     if isinstance(filesystem, pafs.LocalFileSystem):
         return Place(filesystem, os.path.abspath(url), url)
     if filesystem is not None:
@@ -118,6 +119,16 @@ def place(url: str, filesystem: Any = None) -> Place:
                 raise ConfigError(f"{name}: {error}") from None
         found, path = _by_fsspec(url, scheme)
         return Place(found, path, name)
+
+
+def _check_text(url: str) -> None:
+    """Raise ConfigError if Arrow takes no such path."""
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{url!r} is no UTF-8", "rename the file, or open it yourself") from None
+    if "\0" in url:
+        raise ConfigError(f"{url!r} has a NUL, which no path has")
 
 
 def _escaped(url: str) -> str:
@@ -207,13 +218,19 @@ def check_no_delta(where: Place, infos: Iterable[pafs.FileInfo]) -> None:
         )
 
 
-def listed(where: Place, base: str, deep: int | None = None) -> list[pafs.FileInfo]:
+def listed(
+    where: Place,
+    base: str,
+    deep: int | None = None,
+    until: Callable[[pafs.FileInfo], bool] | None = None,
+) -> list[pafs.FileInfo]:
     """What is in a directory of a place and in those below it, ``deep`` of them down at most.
 
-    On this machine hidden names are of an unknown type, see `local_files.below`.
+    On this machine hidden names are of an unknown type, and what ``until`` is true of may be the
+    last: see `local_files.below`.
     """
     if where.is_local:
-        return below(base, deep)
+        return below(base, deep, until)
     selector = pafs.FileSelector(base, recursive=deep != 0, allow_not_found=True)
     return list(where.fs.get_file_info(selector))
 

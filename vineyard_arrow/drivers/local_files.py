@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pyarrow import fs as pafs
@@ -23,6 +23,7 @@ __all__ = ["below", "exchange", "move_new", "partial"]
 
 _NO_RENAMEAT2 = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _LOOKS = 10  # at a directory that is replaced all the while
+_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2
 
@@ -30,7 +31,11 @@ _NOREPLACE, _EXCHANGE = 1, 2
 # ---- what is there
 
 
-def below(base: str, deep: int | None = None) -> list[pafs.FileInfo]:
+def below(
+    base: str,
+    deep: int | None = None,
+    until: Callable[[pafs.FileInfo], bool] | None = None,
+) -> list[pafs.FileInfo]:
     """What is in a directory and in those below it, as of one time; nothing, if it is not there.
 
     Links are followed, as by ``find -L``: what several links lead to is there by each path, and a
@@ -43,6 +48,8 @@ def below(base: str, deep: int | None = None) -> list[pafs.FileInfo]:
         A path.
     deep : int, optional
         How many directories to go down; by default any number.
+    until : callable, optional
+        Of what it is true is the last to be looked at.
 
     Raises
     ------
@@ -52,7 +59,11 @@ def below(base: str, deep: int | None = None) -> list[pafs.FileInfo]:
     for _ in range(_LOOKS):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             before = _identity(base)
-            found = list(_walked(base, deep))
+            found = []
+            for info in _walked(base, deep):
+                found.append(info)
+                if until is not None and until(info):
+                    break
             if before == _identity(base):
                 return found
         if not os.path.isdir(base):
@@ -111,8 +122,10 @@ def partial(target: str, *, directory: bool) -> Iterator[str]:
     try:
         yield path
     finally:
-        _remove(path)
-        os.close(lock)
+        try:
+            _remove(path)
+        finally:
+            os.close(lock)
 
 
 def _made(parent: str, directory: bool) -> tuple[str, int]:
@@ -121,13 +134,11 @@ def _made(parent: str, directory: bool) -> tuple[str, int]:
         path = os.path.join(parent, f".{_boot()}-{secrets.token_hex(8)}.partial")
         if directory:
             os.mkdir(path)
-        else:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        with contextlib.suppress(FileNotFoundError):  # another took it for one that was left
-            lock = os.open(path, os.O_RDONLY)
-            if _locks(lock) is not False:
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDONLY if directory else _NEW, 0o666)
+            if _locks(lock) is not False and os.path.exists(path):
                 return path, lock
-            os.close(lock)
+            os.close(lock)  # another took it for one that was left
 
 
 def _locks(descriptor: int) -> bool | None:
@@ -149,7 +160,10 @@ def _boot() -> str:
 def _remove_left(parent: str) -> None:
     """Remove what writers have left that were killed; of those that live it is locked."""
     ours = re.compile(rf"\.{_boot()}-[0-9a-f]{{16}}\.partial")
-    for name in filter(ours.fullmatch, os.listdir(parent)):
+    names: list[str] = []
+    with contextlib.suppress(PermissionError):  # a directory may be written to, but not listed
+        names = os.listdir(parent)
+    for name in filter(ours.fullmatch, names):
         path = os.path.join(parent, name)
         with contextlib.suppress(OSError):  # another's, or gone
             lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -162,11 +176,16 @@ def _remove_left(parent: str) -> None:
 
 def _remove(path: str) -> None:
     """Remove a file or a directory, as far as that can be done; what links lead to stays."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    if os.path.islink(path) or not os.path.isdir(path):
         with contextlib.suppress(OSError):
             os.unlink(path)
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.isdir(path):  # some of it was not to be written to
+        for folder, _, _ in os.walk(path):
+            with contextlib.suppress(OSError):
+                os.chmod(folder, 0o700)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 # ---- what takes its place

@@ -28,11 +28,18 @@ from .filesystems import (
     listed,
     place,
 )
-from .formats import FORMATS, packing_of
+from .formats import FORMATS, PACKINGS, packing_of
 from .local_files import exchange, move_new, partial
 from .registry import Request, driver, format_of, shown
 
-_IN_DATASETS = {"parquet": "parquet", "csv": "csv", "arrow": "ipc", "orc": "orc"}
+_TEXT = ("csv", "tsv", "json")
+_COMPRESSIONS = {
+    "parquet": ("none", "snappy", "gzip", "brotli", "lz4", "lz4_raw", "zstd"),
+    "orc": ("uncompressed", "snappy", "zlib", "lz4", "zstd"),
+    "arrow": ("lz4", "zstd"),
+    "arrows": ("lz4", "zstd"),
+} | dict.fromkeys(_TEXT, tuple(PACKINGS.values()))
+_IN_DATASETS = {"parquet": "parquet", "csv": "csv", "arrow": "ipc"}
 
 
 @driver("write", scheme=WRITE_SCHEMES)
@@ -55,6 +62,10 @@ def write_files(
         raise ConfigError(f"{shown(request.url)}: {told}", f"format= one of {', '.join(FORMATS)}")
     if row_group_rows < 1 or (file_rows is not None and file_rows < 1):
         raise ConfigError("row_group_rows and file_rows are positive numbers")
+    if compression is not None and str(compression).lower() not in _COMPRESSIONS[name]:
+        raise ConfigError(
+            f"compression={compression!r}", f"{name} has {', '.join(_COMPRESSIONS[name])}"
+        )
     where = place(request.url.rstrip("/") or "/", filesystem)
     reader = reader_of(request)
     with file_errors(where.name):
@@ -114,9 +125,9 @@ def _write_file(
     rows: int,
 ) -> None:
     packing = packing_of(where.path)
-    if packing and format_of(where.path) not in ("csv", "tsv", "json"):
+    if packing and format_of(where.path) not in _TEXT:
         raise ConfigError(f"{where.name}: only text is packed whole", "compression= for the rest")
-    if name in ("csv", "tsv", "json") and compression is not None:
+    if name in _TEXT and compression is not None:
         packing, compression = compression, None
     where = _free(where, overwrite, pafs.FileType.File)
     written = 0
@@ -181,9 +192,16 @@ def _open_writer(
 
         if not schema.names:  # pyarrow 26 crashes
             raise InvalidObjectError("an orc file needs a column", "arrow holds all that there is")
-        with orc.ORCWriter(sink, compression=compression or "uncompressed") as writer:
+        kept = _Kept(sink)
+        with orc.ORCWriter(kept, compression=compression or "uncompressed") as writer:
             writer.write(schema.empty_table())
-            yield writer.write
+
+            def write(table: pa.Table) -> None:
+                writer.write(table)
+                kept.check()
+
+            yield write
+        kept.check()
     else:
         # The file format has one dictionary a column, a table may have one a chunk.
         options = pa.ipc.IpcWriteOptions(
@@ -192,6 +210,36 @@ def _open_writer(
         opener = pa.ipc.new_file if name == "arrow" else pa.ipc.new_stream
         with opener(sink, schema, options=options) as ipc:
             yield lambda table: ipc.write_table(table, max_chunksize=rows)
+
+
+class _Kept:
+    """A sink that keeps to itself how it fails until it is asked: ORC's writer ends the process."""
+
+    closed = False
+
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+        self._error: Exception | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, or say so, once something has failed."""
+        if self._error is None:
+            try:
+                self._sink.write(data)
+            except Exception as error:
+                self._error = error
+        return len(data)
+
+    def check(self) -> None:
+        """Raise what has failed."""
+        if self._error is not None:
+            raise self._error
+
+    def flush(self) -> None:
+        """See `check`."""
+
+    def close(self) -> None:
+        """The sink is closed by who opened it."""
 
 
 def _write_lines(sink: Any, table: pa.Table) -> None:
@@ -243,6 +291,10 @@ def _check_partitions(by: Sequence[str], schema: pa.Schema) -> None:
                 f"no directory can be called {column!r}=...",
                 "its name must have no '/', '=' or '%', and no '.' or '_' first",
             )
+    if len(set(by)) < len(by) or (by and len(by) >= len(schema.names)):
+        raise ConfigError(
+            f"partition_by={by}", "each column once, and not all: the files must have one, too"
+        )
 
 
 def _told(
@@ -287,9 +339,11 @@ def _write_directory(
         raise ConfigError(
             f"no directories are written of {name}", f"of {', '.join(_IN_DATASETS)} they are"
         )
+    if compression is not None and name in _TEXT:
+        raise ConfigError(f"{name} in directories is not packed", "leave compression out")
     where = _free(where, overwrite, pafs.FileType.Directory)
     format = ds._ensure_format(_IN_DATASETS[name])
-    options = {"compression": compression} if compression and name != "csv" else {}
+    options = {"compression": compression} if compression else {}
     keys = pa.schema([reader.schema.field(column) for column in by])
     with _beside(where, pafs.FileType.Directory) as beside:
         with _fits(name):
@@ -317,11 +371,14 @@ def _take_place(where: Place, beside: str, overwrite: bool) -> None:
         try:
             move_new(beside, where.path)
             return
-        except FileExistsError:  # maybe since it was looked for
-            _check_replaceable(where, overwrite, pafs.FileType.Directory)
+        except FileExistsError:
+            if not overwrite:
+                raise _there_already(where) from None
+        _check_replaceable(where, overwrite, pafs.FileType.Directory)  # as it is by now
         with contextlib.suppress(FileNotFoundError, FileExistsError):  # another was faster
             exchange(beside, where.path)
             return
+        os.stat(beside)  # it is still there
 
 
 def _move_each(where: Place, beside: str) -> None:
@@ -372,15 +429,16 @@ def _there_already(where: Place) -> PathExistsError:
 
 def _has_others(where: Place) -> bool:
     """Whether a directory has what `list_files` does not take for tables, hidden files too."""
-    infos = listed(where, where.path)
+
+    def is_other(info: pafs.FileInfo) -> bool:
+        if info.type == pafs.FileType.Directory:
+            return False
+        hidden = info.type == pafs.FileType.Unknown or is_hidden(info.path, where.path)
+        return hidden or format_of(info.path) is None
+
+    infos = listed(where, where.path, until=is_other)
     check_no_delta(where, infos)
-    return any(
-        info.type == pafs.FileType.Unknown
-        or is_hidden(info.path, where.path)
-        or format_of(info.path) is None
-        for info in infos
-        if info.type != pafs.FileType.Directory
-    )
+    return any(map(is_other, infos))
 
 
 @contextlib.contextmanager
