@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -126,6 +126,10 @@ def _query_of(
 ) -> str:
     if (query is None) == (table is None):
         raise ConfigError("it is a table or a query that is read", "query= or table=")
+    if isinstance(parameters, str | bytes) or not isinstance(parameters, Sequence | Mapping | None):
+        raise ConfigError(
+            f"parameters= is a {type(parameters).__name__}", "a list of values, or a dict by name"
+        )
     if table is not None:
         if parameters:
             raise ConfigError("a table has no parameters", "query= with parameters=")
