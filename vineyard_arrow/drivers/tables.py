@@ -18,7 +18,13 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from ..errors import ConfigError, PathNotFoundError, SchemaMismatchError, TableExistsError
+from ..errors import (
+    CommitConflictError,
+    ConfigError,
+    PathNotFoundError,
+    SchemaMismatchError,
+    TableExistsError,
+)
 from .datasets import chosen, picked
 from .pieces import ahead, packed, pieces, waited
 from .registry import Request, driver, path_of, shown
@@ -114,6 +120,7 @@ def write_table(
     place = _place(request, storage_options)
     try:
         with (
+            _made_meanwhile(mode),
             table_errors(place, writing=True),
             contextlib.closing(_table(request, place)) as table,
         ):
@@ -133,6 +140,17 @@ def write_table(
         if failed:  # what the source of rows raises is raised as it is
             raise failed.pop() from None
         raise
+
+
+@contextlib.contextmanager
+def _made_meanwhile(mode: str) -> Iterator[None]:
+    """Say that others made the table, to who would have added to it or replaced it."""
+    try:
+        yield
+    except TableExistsError as error:
+        if mode not in ("append", "replace"):
+            raise
+        raise CommitConflictError(error.message, "nothing was written: write it again") from None
 
 
 # ---- where
@@ -192,6 +210,8 @@ def _opened(request: Request, options: _Options) -> Iterator[Table]:
 def _travel(table: Table, version: int | str | None, timestamp: datetime | str | None) -> None:
     if version is not None and timestamp is not None:
         raise ConfigError("a version is told by its name or by a time", "leave one of them out")
+    if isinstance(version, bool) or not isinstance(version, int | str | None):
+        raise ConfigError(f"version={version!r}", "a number, or the name of a tag or a branch")
     if version is not None or timestamp is not None:
         table.travel(version, moment(timestamp))
 
