@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -388,6 +389,19 @@ def test_a_commit_that_fails_loses_nothing(client: Client, mock: MockBroker) -> 
     with pytest.raises(AccessDeniedError, match="is stored, but the group 'g' was not told"):
         client.read(url, group="g", name="kept")
     assert ids_of(client.get("kept")) == [1]
+    assert ids_of(got(client, url, group="g")) == [1]
+
+
+def test_a_commit_waits_for_brokers_no_longer_than_asked(client: Client, mock: MockBroker) -> None:
+    url = mock.topic()
+    mock.produce(url, objects(1))
+    begun = time.monotonic()
+    try:
+        with pytest.raises(BrokerUnavailableError, match="the group 'g' was not told"):
+            client.read(url, group="g", timeout_s=1, progress=lambda *done: mock.down())
+    finally:
+        mock.up()
+    assert time.monotonic() - begun < 40  # the library's own is 45
     assert ids_of(got(client, url, group="g")) == [1]
 
 
