@@ -6,6 +6,7 @@ import datetime
 import decimal
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from vineyard_arrow.errors import (
     StoreFullError,
     StreamFailedError,
     TableExistsError,
+    VineyardArrowError,
 )
 
 ROWS = 100_000
@@ -119,6 +121,15 @@ def test_parameters_are_bound(client: Client, place: Place) -> None:
         assert found["id"].to_pylist() == ids
         with client.scan(place.url, query=query, parameters=[text, limit]) as reader:
             assert reader.read_all()["id"].to_pylist() == ids
+
+
+def test_parameters_that_databases_lack(client: Client, place: Place) -> None:
+    place.fill(client, TABLE.slice(0, 1))
+    query = f'SELECT id FROM "{place.table}" WHERE id = {place.marks(1)}'
+    with pytest.raises(VineyardArrowError):
+        client.read(place.url, query=query, parameters=[object()])
+    with suppress(VineyardArrowError):  # some have integers of any size
+        assert not got(client, place.url, query=query, parameters=[1 << 70])
 
 
 def test_parameters_by_name(client: Client, place: Place) -> None:
@@ -258,6 +269,8 @@ def test_what_makes_no_sense(client: Client, place: Place) -> None:
         ({"query": " "}, "it is SQL"),
         ({"query": "SELECT 1", "columns": ["a"]}, "names its columns itself"),
         ({"table": "t", "parameters": [1]}, "a table has no parameters"),
+        ({"query": "SELECT 1", "parameters": 5}, "parameters= is a int"),
+        ({"query": "SELECT 1", "parameters": "text"}, "parameters= is a str"),
         ({"table": ()}, "a name"),
         ({"table": "a\0b"}, "NUL"),
     ):

@@ -269,6 +269,14 @@ def test_schemas_that_drift(client: Client, tmp_path: Path, ending: str) -> None
     assert got.to_pydict() == {"b": ["x", "y", "z"]}
 
 
+def test_what_arrow_casts_wrongly_is_not_cast(client: Client, tmp_path: Path) -> None:
+    views = pa.table({"a": pa.array([[1], [2, 3]], pa.list_view(pa.int64()))})
+    write_ipc(views, tmp_path / "a.arrow")
+    assert client.get(client.read(tmp_path / "a.arrow")).equals(views)
+    with pytest.raises(SchemaMismatchError, match="list views"):
+        client.read(tmp_path / "a.arrow", schema=pa.schema([("a", pa.large_list(pa.int64()))]))
+
+
 def test_unknown_columns(client: Client, files: dict[str, Path]) -> None:
     with pytest.raises(SchemaMismatchError, match=r"no column 'y'.*there are id, x, s"):
         client.read(files["parquet"], columns=["y"])

@@ -10,6 +10,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,13 @@ def test_types_that_change(client: Client, broker: Broker) -> None:
     assert ids_of(got(client, arrow, format="arrow", schema="unify")) == [1.0, 2.5]
 
 
-MALFORMED = [b'{"id": 1', b"null", b"[1]", b"", b"{}{}", b"\xff", b'{"id": 1}{']
+MALFORMED = [
+    *(b'{"id": 1', b"null", b"[1]", b"", b"{}{}", b"\xff", b'{"id": 1}{'),
+    *(b'{"id": 1, "id": 2}', b'{"id": 1e999}', rb'{"id": 1, "x": "\ud800"}'),  # to Arrow alone
+    pytest.param(b'{"x": ' * 61 + b"1" + b"}" * 61, id="deep"),
+    pytest.param(b'{"x":' + b"[" * 1500 + b"]" * 1500 + b"}", id="deep for Python"),
+    pytest.param(b'{"x":' * 100_000 + b"1" + b"}" * 100_000, id="deep for Arrow"),
+]
 
 
 @pytest.mark.parametrize("bad", MALFORMED)
@@ -246,6 +253,16 @@ def test_malformed_objects(client: Client, broker: Broker, bad: bytes) -> None:
     assert client.get(oid)["_offset"].to_pylist() == [0, 2]
     assert client.get_meta(oid).labels["kafka.skipped"] == "1"
     assert ids_of(scanned(client, url, malformed="skip")) == [1, 2]
+
+
+def test_brackets_that_make_nothing_deep(client: Client, broker: Broker) -> None:
+    url = broker.topic()
+    texts = ["{[" * 90 + '"]}\\', "]}" * 90]
+    flat = [{"id": n, "x": [{"y": [n]}] * 90, "s": text} for n, text in enumerate(texts)]
+    broker.produce(url, [json.dumps(each).encode() for each in flat])
+    assert got(client, url).to_pylist() == flat
+    broker.produce(url, [b'{"id": 2, "z": ' + b"[" * 90 + b"]" * 90 + b"}"])
+    assert got(client, url, schema=pa.schema({"id": pa.int8()}))["id"].to_pylist() == [0, 1, 2]
 
 
 def test_messages_that_do_not_fit_a_schema(client: Client, broker: Broker) -> None:
@@ -372,6 +389,19 @@ def test_a_commit_that_fails_loses_nothing(client: Client, mock: MockBroker) -> 
     with pytest.raises(AccessDeniedError, match="is stored, but the group 'g' was not told"):
         client.read(url, group="g", name="kept")
     assert ids_of(client.get("kept")) == [1]
+    assert ids_of(got(client, url, group="g")) == [1]
+
+
+def test_a_commit_waits_for_brokers_no_longer_than_asked(client: Client, mock: MockBroker) -> None:
+    url = mock.topic()
+    mock.produce(url, objects(1))
+    begun = time.monotonic()
+    try:
+        with pytest.raises(BrokerUnavailableError, match="the group 'g' was not told"):
+            client.read(url, group="g", timeout_s=1, progress=lambda *done: mock.down())
+    finally:
+        mock.up()
+    assert time.monotonic() - begun < 40  # the library's own is 45
     assert ids_of(got(client, url, group="g")) == [1]
 
 

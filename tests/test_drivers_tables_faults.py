@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,19 @@ def test_what_others_commit_meanwhile(client: Client, place: Place) -> None:
     assert read(client, place).num_rows == 3
     place.write(client, rows("append"), mode="append")  # these do not get in each other's way
     assert read(client, place).num_rows == 3 + 3 + 7
+
+
+@pytest.mark.parametrize("mode", ["append", "replace"])
+def test_a_table_that_others_make_meanwhile(client: Client, place: Place, mode: str) -> None:
+    def made() -> Iterator[pa.RecordBatch]:
+        place.write(client, TABLE.slice(0, 3))
+        yield from TABLE.slice(0, 7).to_batches()
+
+    with suppress(CommitConflictError):  # or it comes after
+        place.write(client, pa.RecordBatchReader.from_batches(TABLE.schema, made()), mode=mode)
+        assert read(client, place).num_rows in (7, 10)
+        return
+    assert read(client, place).num_rows == 3
 
 
 def test_a_read_that_is_broken_off_leaves_nothing(client: Client, place: Place) -> None:

@@ -191,6 +191,7 @@ def test_manifests_that_are_none(there: Client, out: Path) -> None:
         b"{}": "cannot be read",
         b"[1]": "cannot be read",
         b"\xff": "cannot be read",
+        b'{"version": ' + b"[" * 100_000: "cannot be read",
         text[:-9]: "cannot be read",
         text.replace(b'"version":1', b'"version":2'): "version 2",
         text.replace(b'"vineyard-arrow"', b'"other"'): "version 1",
@@ -242,7 +243,8 @@ def replace_file(folder: Path, typename: str, data: bytes) -> None:
 def test_files_of_something_else(there: Client, out: Path) -> None:
     replace_file(out, "vineyard.table", b"no Arrow at all")
     refused(out, there, "is no Arrow file")
-    for metadata in ({}, {"vineyard.type": "vineyard.table", "vineyard.params": "["}):
+    for params in (None, "[", '{"a":' * 5_000 + "1" + "}" * 5_000):
+        metadata = params and {"vineyard.type": "vineyard.table", "vineyard.params": params}
         sink = pa.BufferOutputStream()
         table = pa.table({"a": [1]}).replace_schema_metadata(metadata)
         with pa.ipc.new_file(sink, table.schema) as writer:

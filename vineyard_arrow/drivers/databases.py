@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -169,6 +169,10 @@ def _query_of(
         raise ConfigError(
             "of a database one table is read, or what one query finds",
             "table= names it, or query= says it in SQL",
+        )
+    if isinstance(parameters, str | bytes) or not isinstance(parameters, Sequence | Mapping | None):
+        raise ConfigError(
+            f"parameters= is a {type(parameters).__name__}", "a list of values, or a dict by name"
         )
     if table is not None:
         if parameters:

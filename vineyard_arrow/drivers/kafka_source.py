@@ -108,6 +108,8 @@ class Source(Link):
         defaults = {"queued.max.messages.kbytes": 16 << 10, "isolation.level": "read_committed"}
         if not follow:  # an end that is reached is not waited at
             defaults["fetch.wait.max.ms"] = 10
+            # So long a commit waits for the group's coordinator; here nobody is a member.
+            defaults["session.timeout.ms"] = min(45_000, max(1, round(timeout_s * 1000)))
         ours = {
             "group.id": group or "vineyard-arrow",
             "enable.auto.commit": False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,9 @@ _COLUMNS: dict[str, tuple[pa.DataType, Callable[[Any], Any]]] = {
     "headers": (_HEADERS, lambda m: m.headers()),
 }
 _OPEN, _CLOSE = b"{}"
+_MAX_DEPTH = 60  # of objects and lists: Arrow IPC has types of up to 64 levels
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HINT = "schema=pa.schema(...) says what the columns are to be"
 _PIECE_ROWS = 1 << 16
 _PIECE_NBYTES = 1 << 19  # of an Arrow message; brokers take 1 MiB by default
@@ -165,7 +169,7 @@ class Decoder:
 
     def _of_json(self, messages: Sequence[Any]) -> tuple[pa.Table, list[Any]]:
         values = [m.value() for m in messages]
-        if all(v and v[0] == _OPEN and v[-1] == _CLOSE for v in values):
+        if all(v and v[0] == _OPEN and v[-1] == _CLOSE and not self._is_deep(v) for v in values):
             try:
                 return self._parsed(values), list(messages)
             except pa.ArrowInvalid:
@@ -174,11 +178,13 @@ class Decoder:
         good = [(m, text) for m, text in held if self._is_json(m, text)]
         try:
             return self._parsed([text for _, text in good]), [m for m, _ in good]
-        except pa.ArrowInvalid as error:
-            if self._said is None:
-                raise self._conflict(good, error) from None
+        except pa.ArrowInvalid:
+            pass
         fit = [(m, text) for m, text in good if self._fits(m, text)]
-        return self._parsed([text for _, text in fit]), [m for m, _ in fit]
+        try:
+            return self._parsed([text for _, text in fit]), [m for m, _ in fit]
+        except pa.ArrowInvalid as error:
+            raise self._conflict(fit, error) from None
 
     def _parsed(self, objects: Sequence[bytes | None], **changes: Any) -> pa.Table:
         """A row for each object. As each begins and ends with a brace, none runs into another."""
@@ -205,20 +211,30 @@ class Decoder:
 
     def _is_json(self, message: Any, text: bytes | None) -> bool:
         try:
-            if text is None or not isinstance(json.loads(text), dict):
-                raise ValueError("it is no object")
-        except ValueError as error:
+            if text is None or self._is_deep(text) or not isinstance(json.loads(text), dict):
+                raise ValueError("it is no object, or one too deep")
+        except (ValueError, RecursionError) as error:
             self._bad(message, error)
             return False
         return True
 
+    def _is_deep(self, text: bytes) -> bool:
+        """Whether a type would be made of it that nobody can store; Arrow crashes in the end."""
+        if self._said is not None or text.count(b"[") + text.count(b"{") <= _MAX_DEPTH:
+            return False
+        marks = np.frombuffer(_STRING.sub(b"", text).translate(None, _NO_BRACKETS), np.uint8)
+        steps = np.where((marks == ord("[")) | (marks == _OPEN), 1, -1)
+        return int(steps.cumsum().max(initial=0)) > _MAX_DEPTH
+
     def _fits(self, message: Any, text: bytes | None) -> bool:
+        """Whether it can be read by itself."""
+        unexpected = "infer" if self._said is None else "ignore"
         try:
-            self._parsed([text], unexpected_field_behavior="ignore")
+            self._parsed([text], unexpected_field_behavior=unexpected)
         except pa.ArrowInvalid as error:
             self._bad(message, error)
             return False
-        if self._strict:
+        if self._strict and self._said is not None:
             try:
                 self._parsed([text])
             except pa.ArrowInvalid:

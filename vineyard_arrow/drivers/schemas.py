@@ -89,6 +89,7 @@ def fitted(
         column = table.column(index)
         if column.type != field.type:
             try:
+                _check_cast(column.type)
                 column = pc.cast(column, field.type, memory_pool=pool)
             except pa.ArrowException as error:
                 if isinstance(error, MemoryError):
@@ -102,6 +103,14 @@ def fitted(
     if not columns:
         return table.select([])
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _check_cast(type: pa.DataType) -> None:
+    """Refuse what Arrow 26 casts to other values than there are, without a word."""
+    if pa.types.is_list_view(type) or pa.types.is_large_list_view(type):
+        raise pa.ArrowNotImplementedError("Arrow casts no list views")
+    for n in range(type.num_fields):
+        _check_cast(type.field(n).type)
 
 
 def _repeated(value: pa.Scalar, table: pa.Table, pool: pa.MemoryPool) -> list[pa.Array]:

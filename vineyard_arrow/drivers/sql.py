@@ -155,7 +155,7 @@ def _is_of_database(error: Exception) -> bool:
     names = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
     return not names.isdisjoint(
         {"adbc_driver_manager", "_duckdb", "duckdb", "sqlalchemy", "pyarrow"}
-    ) or isinstance(error, OSError)
+    ) or isinstance(error, OSError | OverflowError)  # the latter of a parameter
 
 
 def _said(url: str, error: Exception) -> VineyardArrowError:

@@ -223,7 +223,8 @@ def nested(
         key, value = nested(type.key_type, leaf), nested(type.item_type, leaf)
         return None if key is None or value is None else pa.map_(key, value)
     if pa.types.is_nested(type):
-        if not hasattr(type, "value_field"):  # unions
+        views = pa.types.is_list_view(type) or pa.types.is_large_list_view(type)
+        if views or not hasattr(type, "value_field"):  # unions; Arrow 26 casts views wrongly
             return None
         found = nested(type.value_type, leaf)
         return None if found is None else pa.list_(type.value_field.with_type(found))

@@ -18,7 +18,13 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from ..errors import ConfigError, PathNotFoundError, SchemaMismatchError, TableExistsError
+from ..errors import (
+    CommitConflictError,
+    ConfigError,
+    PathNotFoundError,
+    SchemaMismatchError,
+    TableExistsError,
+)
 from .datasets import chosen, picked
 from .pieces import ahead, packed, pieces, waited
 from .registry import Request, driver, path_of, shown
@@ -111,6 +117,7 @@ def write_table(
     by = [partition_by] if isinstance(partition_by, str) else list(partition_by)
     rows, place = reader_of(request), _place(request, storage_options)
     with (
+        _made_meanwhile(mode),
         table_errors(place, writing=True),
         contextlib.closing(_table(request, place)) as table,
     ):
@@ -123,6 +130,17 @@ def write_table(
         _Written(rows, wanted, request, place.name).by(
             lambda given: table.write(Writing(given, mode, by, widened))
         )
+
+
+@contextlib.contextmanager
+def _made_meanwhile(mode: str) -> Iterator[None]:
+    """Say that others made the table, to who would have added to it or replaced it."""
+    try:
+        yield
+    except TableExistsError as error:
+        if mode not in ("append", "replace"):
+            raise
+        raise CommitConflictError(error.message, "nothing was written: write it again") from None
 
 
 # ---- where
@@ -182,6 +200,8 @@ def _opened(request: Request, options: _Options) -> Iterator[Table]:
 def _travel(table: Table, version: int | str | None, timestamp: datetime | str | None) -> None:
     if version is not None and timestamp is not None:
         raise ConfigError("a version is told by its name or by a time", "leave one of them out")
+    if isinstance(version, bool) or not isinstance(version, int | str | None):
+        raise ConfigError(f"version={version!r}", "a number, or the name of a tag or a branch")
     if version is not None or timestamp is not None:
         table.travel(version, moment(timestamp))
 

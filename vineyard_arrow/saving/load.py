@@ -214,7 +214,7 @@ def _unnamed(file: m.File, schema: pa.Schema, batches: list[pa.RecordBatch]) -> 
     try:
         typename = metadata.pop(TYPE).decode()
         params = msgspec.json.decode(metadata.pop(PARAMS), type=dict[str, Any])
-    except (KeyError, UnicodeDecodeError, msgspec.DecodeError) as error:
+    except (KeyError, UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
         raise InvalidObjectError(
             f"the file {file.name} of the export does not say what it is of: {error!r}"
         ) from None

@@ -96,7 +96,7 @@ def decode(text: bytes) -> Content:
         loose: Any = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         version = msgspec.json.decode(loose["version"], type=int)
         known = msgspec.json.decode(loose["format"], type=str) == FORMAT
-    except (msgspec.DecodeError, KeyError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, KeyError, UnicodeDecodeError, RecursionError) as error:
         raise _wrong(f"it cannot be read: {error!r}") from None
     if not known or version != VERSION:
         raise InvalidObjectError(
@@ -108,7 +108,7 @@ def decode(text: bytes) -> Content:
         if head.checksum != checksum(xxhash.xxh3_64_intdigest(bytes(head.content))):
             raise _wrong("its checksum is another: it was damaged or changed")
         content = msgspec.json.decode(head.content, type=Content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _wrong(f"it cannot be read: {error}") from None
     _check_files(content.objects)
     return Content(content.roots, _in_order(content))
