@@ -89,7 +89,8 @@ def scan_database(
 
     def batches() -> Iterator[pa.RecordBatch]:
         done = 0
-        with database_errors(request.url), _Session(request.url) as session:
+        errors = database_errors(request.url)
+        with request.raising(), errors, _Session(request.url) as session:
             sql = _query_of(session.database, query, table, columns, parameters)
             for batch in session.batches(sql, parameters):
                 yield batch
