@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from vineyard_arrow.client import Client
+from vineyard_arrow.drivers.filesystems import file_errors
 from vineyard_arrow.errors import (
     AccessDeniedError,
     ConfigError,
@@ -225,6 +226,14 @@ def test_http(client: Client, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="cannot be reached") as raised:  # nobody listens there now
         client.read(f"{url}/a.parquet?token=secret", retries=0)
     assert "secret" not in str(raised.value)
+
+
+def test_what_is_missing_elsewhere_is_missing() -> None:
+    class ClientError(Exception):
+        __module__ = "botocore.exceptions"
+
+    with pytest.raises(PathNotFoundError), file_errors("s3://bucket/key"):
+        raise FileNotFoundError("key") from ClientError("NoSuchKey")
 
 
 class Saying(BaseHTTPRequestHandler):

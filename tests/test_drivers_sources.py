@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from drivers_harness import end_scans
 from drivers_harness import nothing_left as nothing_left
 
 from vineyard_arrow.client import Client
+from vineyard_arrow.errors import StreamFailedError
 
 TABLE = pa.table({"a": [1, 2, 3]})
 FILES: dict[str, dict[str, Any]] = {
@@ -104,6 +106,15 @@ def test_progress_of_reads(client: Client, url: str, error: BaseException) -> No
     client.write(TABLE, url, **options)
     told(lambda: client.read(url, progress=telling(error), **options), error)
     assert client.status().objects == 0
+    name = type(error).__name__
+    with (
+        client.scan(url, progress=telling(error), **options) as reader,
+        pytest.raises(StreamFailedError, match=f": {name}: ") as raised,
+    ):
+        reader.read_all()
+    assert url.rpartition("/")[2] not in str(raised.value)
+    end_scans()
+    error.__traceback__ = error.__context__ = None
 
 
 def test_what_says_itself_in_c_is_told_too(client: Client, tmp_path: Path) -> None:

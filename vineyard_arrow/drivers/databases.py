@@ -131,7 +131,7 @@ def scan_database(
 
     def batches() -> Iterator[pa.RecordBatch]:
         done = 0
-        with database_errors(url), _Session(url) as session:
+        with request.raising(), database_errors(url), _Session(url) as session:
             sql = _query_of(session.database, query, table, columns, parameters)
             for batch in session.batches(sql, parameters):
                 yield batch

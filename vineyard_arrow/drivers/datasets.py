@@ -35,7 +35,7 @@ _THREADS = min(8, os.cpu_count() or 1)
 _RETRY_S = 0.1  # before the second attempt; twice as long before each further one
 _SMALL_BYTES = 64 << 10  # what is smaller, a put copies anyway
 _JOINED_BYTES = 1 << 20
-_NUMBER = re.compile(r"-?\d{1,18}")
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _TYPES_HINT = "schema=pa.schema(...) says what the columns are; or it is damaged"
 
 

@@ -350,9 +350,10 @@ def _is_remote(error: BaseException | None) -> bool:
 
 
 def _not_found(what: str, error: FileNotFoundError) -> VineyardArrowError:
-    """Nothing is there, or nobody could be asked: fsspec says the same of both."""
+    """Nothing is there, or nobody could be asked: of the web, fsspec says the same of both."""
     why = error.__cause__
-    if _is_remote(why) and getattr(why, "status", None) not in (404, 410):
+    of_web = type(why).__module__.partition(".")[0] == "aiohttp"
+    if of_web and getattr(why, "status", None) not in (404, 410):
         return _of_server(what, why)
     return PathNotFoundError(f"{what}: there is no such file or directory")
 

@@ -119,6 +119,16 @@ class Request:
                 self._raised.append(error)
             raise
 
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Raise what `as_raised` has seen in place of what the block makes of it."""
+        try:
+            yield
+        except Exception:
+            if not self._raised:
+                raise
+            raise self._raised.pop()  # noqa: B904 - not because of the other
+
     def watched(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
         """A reader of the same batches; the caller gets what the source raises as it is."""
 

@@ -94,7 +94,7 @@ def scan_table(
         kept = found.pop_all()
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with kept, table_errors(table.place):
+        with request.raising(), kept, table_errors(table.place):
             for each in rows.tables():
                 yield from each.to_batches()
 
