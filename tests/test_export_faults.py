@@ -319,6 +319,12 @@ def test_values_that_would_crash_readers(there: Client, out: Path, what: str) ->
     refused(out, there, "of the export makes no sense")
 
 
+def test_names_of_columns_that_are_no_text(there: Client, out: Path) -> None:
+    data = ipc_file(pa.table({"a name": [1]}))
+    replace_file(out, "vineyard.table", data.replace(b"a name", b"a n\x80me"))
+    refused(out, there, "of the export makes no sense")
+
+
 def test_sound_values_of_another_writer(there: Client, out: Path) -> None:
     table = pa.table(
         {

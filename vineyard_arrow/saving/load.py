@@ -201,7 +201,7 @@ def _check(file: m.File, batches: list[pa.RecordBatch], trusted: bool) -> None:
             batch.validate()
             for column in () if trusted else batch.columns:
                 check(column)
-    except (pa.ArrowInvalid, IndexError) as error:
+    except (ValueError, IndexError) as error:  # the former of names that are no UTF-8, too
         raise InvalidObjectError(
             f"the file {file.name} of the export makes no sense: {error}",
             "export it anew; trusted=True looks no closer than at lengths",
