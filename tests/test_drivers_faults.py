@@ -81,6 +81,22 @@ def test_files_that_are_cut_off(client: Client, tmp_path: Path, ending: str) -> 
         client.read(tmp_path / f"?.{ending}", schema="first")
 
 
+@pytest.mark.parametrize("depth", [100, 500, 5_000, 200_000])
+def test_json_that_nests_too_deep(client: Client, tmp_path: Path, depth: int) -> None:
+    """Arrow's reader would end the process at the last of these."""
+    path = tmp_path / "a.jsonl"
+    fine = '{"a": "[[[", "b": 1}\n' * 2_000
+    path.write_text(fine + '{"a": ' + "[" * depth + "]" * depth + "}\n" + fine)
+    refusals = (DamagedFileError, InvalidObjectError, StreamFailedError)
+    for way in (client.read, lambda path: client.scan(path).read_all()):
+        with pytest.raises(refusals):
+            way(path)
+    path.write_text(fine)
+    oid = client.read(path)
+    assert client.get(oid).num_rows == 2_000
+    client.delete(oid)
+
+
 def test_the_row_group_that_is_damaged_is_named(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(TABLE, path, row_group_size=20_000, use_dictionary=False)

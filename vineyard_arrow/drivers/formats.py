@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 
 from ..errors import DamagedFileError
 from .filesystems import File, file_errors
+from .nesting import depth_of, is_deep
 from .registry import shown
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
 _ALL_ROWS = 1 << 30  # a batch: as many as there are
 _ORC_ROWS = 1 << 17  # ORC's reader takes memory for a whole batch before it has any
 _HEAD_NBYTES = 64 << 10  # of text, to find the names of columns in
+_DEPTH = 1000  # of JSON; Arrow's reader takes ten times that
 _SPILL_NBYTES = 32 << 20  # that CSV's reader may have beside a full pool, whatever it has there
 
 
@@ -159,6 +161,28 @@ def _stream(file: File) -> Any:
 
 
 @contextlib.contextmanager
+def _guarded(stream: Any, refused: Callable[[pa.Buffer], Exception | None]) -> Iterator[Any]:
+    """A stream that ends at the first block that is refused; then that is raised.
+
+    Raised while Arrow reads, it would leave tasks behind that wait for ever.
+    """
+    why: Exception | None = None
+
+    def passed(block: pa.Buffer) -> pa.Buffer:
+        nonlocal why
+        why = why or refused(block)
+        return block.slice(0, 0) if why else block
+
+    try:
+        yield pa.TransformInputStream(stream, passed)
+    except pa.ArrowInvalid:  # maybe for the row that it ends in
+        if why is None:
+            raise
+    if why is not None:
+        raise why
+
+
+@contextlib.contextmanager
 def _spilling(stream: Any, pool: Any) -> Iterator[tuple[Any, Any]]:
     """A stream and a pool for Arrow's CSV reader, which aborts when it is refused memory.
 
@@ -170,21 +194,14 @@ def _spilling(stream: Any, pool: Any) -> Iterator[tuple[Any, Any]]:
         yield stream, pool
         return
     spilling = pool.spilling()
-    is_full = False
 
-    def guarded(block: pa.Buffer) -> pa.Buffer:
-        nonlocal is_full
+    def refused(_: pa.Buffer) -> MemoryError | None:
         spilled = spilling.spilled
-        is_full = is_full or spilled > _SPILL_NBYTES + 2 * (spilling.bytes_allocated() - spilled)
-        return block.slice(0, 0) if is_full else block
+        is_full = spilled > _SPILL_NBYTES + 2 * (spilling.bytes_allocated() - spilled)
+        return MemoryError("the store has no room for all columns") if is_full else None
 
-    try:
-        yield pa.TransformInputStream(stream, guarded), spilling
-    except pa.ArrowInvalid:  # maybe for the row that it ends in
-        if not is_full:
-            raise
-    if is_full:
-        raise MemoryError("the store has no room for all columns")
+    with _guarded(stream, refused) as guarded:
+        yield guarded, spilling
 
 
 class _Csv(_Whole):
@@ -266,7 +283,7 @@ class _Json(_Whole):
         import pyarrow.json
 
         try:
-            with _stream(file) as stream, pyarrow.json.open_json(stream) as reader:
+            with _lines(file) as stream, pyarrow.json.open_json(stream) as reader:
                 return reader.schema
         except pa.ArrowInvalid:
             if self._others == "error" or not _is_blank(file):  # nobody says what there should be
@@ -278,7 +295,7 @@ class _Json(_Whole):
 
         options = self._options(schema, names)
         try:
-            with _stream(unit.file) as stream:
+            with _lines(unit.file) as stream:
                 table = pyarrow.json.read_json(stream, memory_pool=pool, **options)
         except pa.ArrowInvalid:
             if schema is None or not _is_blank(unit.file):
@@ -295,11 +312,25 @@ class _Json(_Whole):
         if _is_blank(unit.file):
             return
         with (
-            _stream(unit.file) as stream,
+            _lines(unit.file) as stream,
             pyarrow.json.open_json(stream, memory_pool=pool, **options) as reader,
         ):
             for batch in reader:
                 yield batch if names is None else batch.select(list(names))
+
+
+@contextlib.contextmanager
+def _lines(file: File) -> Iterator[Any]:
+    """The stream of a file, without lines that nest so deep that Arrow's reader crashes."""
+
+    def refused(block: pa.Buffer) -> Exception | None:
+        text = block.to_pybytes()
+        if depth_of(text) <= _DEPTH or not any(is_deep(line, _DEPTH) for line in text.split(b"\n")):
+            return None
+        return pa.ArrowInvalid(f"a line nests more than {_DEPTH} levels deep")
+
+    with _stream(file) as stream, _guarded(stream, refused) as guarded:
+        yield guarded
 
 
 def _is_blank(file: File) -> bool:

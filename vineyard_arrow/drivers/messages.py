@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import ConfigError, DamagedMessageError, InvalidObjectError, SchemaMismatchError
+from .nesting import is_deep
 from .schemas import Policy, fitted, merged
 
 __all__ = ["FORMATS", "Decoder", "Outgoing", "encoder"]
@@ -33,9 +33,6 @@ _COLUMNS: dict[str, tuple[pa.DataType, Callable[[Any], Any]]] = {
     "headers": (_HEADERS, lambda m: m.headers()),
 }
 _OPEN, _CLOSE = b"{}"
-_MAX_DEPTH = 60  # of objects and lists: Arrow IPC has types of up to 64 levels
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HINT = "schema=pa.schema(...) says what the columns are to be"
 _PIECE_ROWS = 1 << 16
 _PIECE_NBYTES = 1 << 19  # of an Arrow message; brokers take 1 MiB by default
@@ -220,11 +217,7 @@ class Decoder:
 
     def _is_deep(self, text: bytes) -> bool:
         """Whether a type would be made of it that nobody can store; Arrow crashes in the end."""
-        if self._said is not None or text.count(b"[") + text.count(b"{") <= _MAX_DEPTH:
-            return False
-        marks = np.frombuffer(_STRING.sub(b"", text).translate(None, _NO_BRACKETS), np.uint8)
-        steps = np.where((marks == ord("[")) | (marks == _OPEN), 1, -1)
-        return int(steps.cumsum().max(initial=0)) > _MAX_DEPTH
+        return self._said is None and is_deep(text)
 
     def _fits(self, message: Any, text: bytes | None) -> bool:
         """Whether it can be read by itself."""

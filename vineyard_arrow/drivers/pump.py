@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..errors import DeadlineExceededError, StreamFailedError, VineyardArrowError
+from ..errors import (
+    DeadlineExceededError,
+    ObjectNotFoundError,
+    StreamFailedError,
+    VineyardArrowError,
+)
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -45,7 +50,8 @@ def pumped(
         reader = client.open_stream(writer.id)
     except BaseException:
         writer.fail("nobody could read it")
-        client.drop_stream(writer.id)
+        with contextlib.suppress(ObjectNotFoundError):  # it has ended, and so went
+            client.drop_stream(writer.id)
         raise
     pump = _Pump(client, writer, batches, weakref.ref(reader._source))
     thread = threading.Thread(target=pump.run, name="vineyard-arrow-scan", daemon=True)

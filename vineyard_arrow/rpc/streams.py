@@ -16,7 +16,7 @@ from ..objects import ObjectID
 from ..streams.info import id_and_name
 from ..streams.line import Line, Steps
 from ..streams.reader import BatchSource, StreamReader
-from ..streams.writer import StreamWriter, as_schema, check_bounds
+from ..streams.writer import StreamWriter, as_schema, check_bounds, schema_bytes
 from . import messages as m
 from .remote import Remote, typed, typed_schema
 from .transit import Chunk, batches_in, stream_of, tables_of
@@ -99,7 +99,7 @@ class RemoteWriter(StreamWriter):
         self._let_go = line.end_with(self, _nothing)
         message = m.NewStream(
             name,
-            self.schema.serialize().to_pybytes(),
+            schema_bytes(self.schema),
             None if keep else max_batches,
             None if keep else max_bytes,
             keep,

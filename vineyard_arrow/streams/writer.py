@@ -59,7 +59,7 @@ class StreamWriter:
             attached.number,
             words,
             name,
-            self.schema.serialize().to_pybytes(),
+            schema_bytes(self.schema),
             None if keep else max_batches,
             None if keep else max_bytes,
             keep,
@@ -247,6 +247,18 @@ def as_schema(schema: Any) -> pa.Schema:
             f"this {type(schema).__name__} makes no schema: {error}",
             "a stream has a pyarrow.Schema, such as that of a table: table.schema",
         ) from None
+
+
+def schema_bytes(schema: pa.Schema) -> bytes:
+    """A schema as Arrow writes it; InvalidObjectError if that could not be read."""
+    try:
+        written = schema.serialize()
+        pa.ipc.read_schema(written)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidObjectError(
+            f"Arrow cannot write this schema: {error}", "it nests too deep, maybe"
+        ) from None
+    return written.to_pybytes()
 
 
 def check_bounds(max_bytes: int | None, max_batches: int | None, keep: bool) -> None:
