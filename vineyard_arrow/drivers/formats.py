@@ -327,7 +327,8 @@ def _lines(file: File) -> Iterator[Any]:
         text = block.to_pybytes()
         if depth_of(text) <= _DEPTH or not any(is_deep(line, _DEPTH) for line in text.split(b"\n")):
             return None
-        return pa.ArrowInvalid(f"a line nests more than {_DEPTH} levels deep")
+        why: Exception = pa.ArrowInvalid(f"a line nests more than {_DEPTH} levels deep")
+        return why
 
     with _stream(file) as stream, _guarded(stream, refused) as guarded:
         yield guarded

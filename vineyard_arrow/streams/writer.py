@@ -258,7 +258,7 @@ def schema_bytes(schema: pa.Schema) -> bytes:
         raise InvalidObjectError(
             f"Arrow cannot write this schema: {error}", "it nests too deep, maybe"
         ) from None
-    return written.to_pybytes()
+    return bytes(written)
 
 
 def check_bounds(max_bytes: int | None, max_batches: int | None, keep: bool) -> None:
