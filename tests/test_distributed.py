@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -29,7 +30,7 @@ from vineyard_arrow.errors import (
 from vineyard_arrow.graph import GlobalGraph, Graph, algorithms, bsp_algorithms
 from vineyard_arrow.graph.partition import partition
 from vineyard_arrow.metadata.etcd.server import EtcdServers
-from vineyard_arrow.objects import ObjectMeta
+from vineyard_arrow.objects import InstanceInfo, ObjectMeta
 from vineyard_arrow.rpc.remote import Remote
 
 SMALL = ("--memory-limit", "128MiB", "--pages", "small")
@@ -80,7 +81,7 @@ def test_over_tcp_alone(
     meta = ("--meta", a.status().meta)
     with make_daemon(*SMALL, *meta, "--rpc", "127.0.0.1:0").connect() as far:
         oid = far.put(rows(3, 5))
-        infos = [replace_socket(info) for info in a.instances()]
+        infos = over_tcp(a)
         monkeypatch.setattr(Client, "instances", lambda self: infos)
         assert a.get(oid, fetch=True) == rows(3, 5)
         assert address(a.get(oid, fetch=True)) == address(a.get(oid, fetch=True))
@@ -102,7 +103,7 @@ def test_partitions_elsewhere_are_not_read(
     )
     meta = ("--meta", a.status().meta)
     with make_daemon(*SMALL, *meta, "--rpc", "127.0.0.1:0").connect() as far:
-        infos = [replace_socket(info) for info in a.instances()]
+        infos = over_tcp(a)
         monkeypatch.setattr(Client, "instances", lambda self: infos)
         graph = Graph.from_edges({"src": [0, 1, 2], "dst": [1, 2, 0]}, client=a)
         halves = partition(graph, 2, client=a)
@@ -230,10 +231,10 @@ def test_dask_names_what_is_gone(bereft: tuple[Client, ObjectMeta]) -> None:
     assert caught.value.hint
 
 
-def replace_socket(info):
-    from dataclasses import replace
-
-    return replace(info, socket="/nowhere/at/all")
+def over_tcp(client: Client) -> list[InstanceInfo]:
+    """The instances, once one is known to be reached over TCP, and as if by that alone."""
+    until(lambda: any(info.rpc for info in client.instances()))
+    return [replace(info, socket="/nowhere/at/all") for info in client.instances()]
 
 
 def test_the_whole_on_the_other_instance(pair: tuple[Client, Client]) -> None:
