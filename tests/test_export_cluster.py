@@ -134,7 +134,7 @@ def test_as_they_were(three: Clients, out: Path) -> None:
         assert three[i].get(oid) == table
         assert three[i].get_meta(oid).copied == 0
     assert counts(three) == [2, 2, 1, 1]  # nothing by the way
-    whole = three[2].get("whole")
+    whole = three[2].get("whole", timeout_s=60)
     assert pa.concat_tables(p.get(fetch=True) for p in whole.partitions) == pa.concat_tables(TABLES)
 
 
@@ -143,7 +143,9 @@ def test_fewer_instances(two: Clients, out: Path) -> None:
     found = places(two, "whole")
     assert sorted(found) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
     assert (found[0], found[2]) == (found[1], found[4])  # what was together is
-    for oid, table, i in zip(two[0].get("whole").object_ids, TABLES, found, strict=True):
+    for oid, table, i in zip(
+        two[0].get("whole", timeout_s=60).object_ids, TABLES, found, strict=True
+    ):
         assert two[i].get(oid) == table
 
 
@@ -336,7 +338,7 @@ def test_over_tcp_alone(
         there = [replace(i, socket="/nowhere") if i.number == number else i for i in real]
         monkeypatch.setattr(Client, "instances", lambda self: there)
         deserialize(out, client=two[0], over=number)
-        ids = two[0].get("whole").object_ids
+        ids = two[0].get("whole", timeout_s=60).object_ids
         assert {oid.instance for oid in ids} == {number}
         assert [c.get(oid) == table for oid, table in zip(ids, TABLES, strict=True)] == [True] * 5
         assert two[0].status().memory_used == 0

@@ -19,6 +19,7 @@ __all__ = ["Sink"]
 
 _SHOWN = 10  # rows that are named in an error
 _EVERY = 1024  # messages between looks at what was delivered
+_GRACE_S = 5.0  # beyond the time in which each should fail by itself: librdkafka forgets some
 
 
 class Sink(Link):
@@ -74,10 +75,19 @@ class Sink(Link):
             if self._failed:
                 rest = message.row + message.rows
                 break
-        while self._producer.flush(LOOK_S):  # each message fails by itself in time
-            pass
+        if not self._flushed(self.timeout_s + _GRACE_S):
+            self._producer.purge()  # each fails now
+            self._flushed(_GRACE_S)
         if self._failed:
             raise self._undelivered(rest)
+
+    def _flushed(self, timeout_s: float) -> bool:
+        """Whether it is known of all messages what became of them."""
+        deadline = time.monotonic() + timeout_s
+        while self._producer.flush(LOOK_S):
+            if time.monotonic() > deadline:
+                return False
+        return True
 
     def _produce(self, message: Outgoing) -> None:
         from confluent_kafka import KafkaException
