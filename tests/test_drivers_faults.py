@@ -154,7 +154,7 @@ def test_formats_that_do_not_fit(
     big = pa.table({"x": np.random.default_rng(1).random(3_000_000)})
     path = tmp_path / f"a.{ending}"
     with make_daemon("--memory-limit", "16MiB").connect() as own:
-        own.write(big, path)
+        own.write(big, path, row_group_rows=1 << 20)
         pool = own.memory_pool.spilling()
         with pytest.raises(StoreFullError):
             own.read(path)

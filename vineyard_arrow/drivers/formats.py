@@ -160,26 +160,38 @@ def _stream(file: File) -> Any:
     return file.fs.open_input_stream(file.path, compression=packing_of(shown(file.path)))
 
 
+class _Guarded:
+    """A stream that ends at the first block that is refused; blocks are passed on uncopied."""
+
+    closed = False
+    why: Exception | None = None
+
+    def __init__(self, stream: Any, refused: Callable[[pa.Buffer], Exception | None]) -> None:
+        self._stream, self._refused = stream, refused
+
+    def read_buffer(self, nbytes: int | None = None) -> pa.Buffer:
+        block = self._stream.read_buffer(nbytes)
+        self.why = self.why or self._refused(block)
+        return block.slice(0, 0) if self.why else block
+
+    def close(self) -> None:
+        self.closed = True
+
+
 @contextlib.contextmanager
 def _guarded(stream: Any, refused: Callable[[pa.Buffer], Exception | None]) -> Iterator[Any]:
     """A stream that ends at the first block that is refused; then that is raised.
 
     Raised while Arrow reads, it would leave tasks behind that wait for ever.
     """
-    why: Exception | None = None
-
-    def passed(block: pa.Buffer) -> pa.Buffer:
-        nonlocal why
-        why = why or refused(block)
-        return block.slice(0, 0) if why else block
-
+    guard = _Guarded(stream, refused)
     try:
-        yield pa.TransformInputStream(stream, passed)
+        yield pa.PythonFile(guard, "r")
     except pa.ArrowInvalid:  # maybe for the row that it ends in
-        if why is None:
+        if guard.why is None:
             raise
-    if why is not None:
-        raise why
+    if guard.why is not None:
+        raise guard.why
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ _COMPRESSIONS = {
     "arrow": ("lz4", "zstd"),
     "arrows": ("lz4", "zstd"),
 } | dict.fromkeys(_TEXT, tuple(PACKINGS.values()))
+_ROWS = 1 << 20  # of a row group, unless it is said
 _IN_DATASETS = {"parquet": "parquet", "csv": "csv", "arrow": "ipc"}
 
 
@@ -49,7 +50,7 @@ def write_files(
     *,
     overwrite: bool = False,
     compression: str | None = None,
-    row_group_rows: int = 1 << 20,
+    row_group_rows: int | None = None,
     partition_by: Sequence[str] = (),
     file_rows: int | None = None,
     filesystem: Any = None,
@@ -60,7 +61,7 @@ def write_files(
     if name not in FORMATS:
         told = "tells no format" if name is None else f"{name!r} is no format of files"
         raise ConfigError(f"{shown(request.url)}: {told}", f"format= one of {', '.join(FORMATS)}")
-    if row_group_rows < 1 or (file_rows is not None and file_rows < 1):
+    if any(rows is not None and rows < 1 for rows in (row_group_rows, file_rows)):
         raise ConfigError("row_group_rows and file_rows are positive numbers")
     if compression is not None and str(compression).lower() not in _COMPRESSIONS[name]:
         raise ConfigError(
@@ -76,7 +77,7 @@ def write_files(
             _check_partitions(by, reader.schema)
             told = pa.RecordBatchReader.from_batches(reader.schema, _told(reader, by, request))
             _write_directory(
-                where, told, name, overwrite, compression, row_group_rows, by, file_rows
+                where, told, name, overwrite, compression, row_group_rows or _ROWS, by, file_rows
             )
 
 
@@ -122,7 +123,7 @@ def _write_file(
     name: str,
     overwrite: bool,
     compression: str | None,
-    rows: int,
+    rows: int | None,
 ) -> None:
     packing = packing_of(where.path)
     if packing and format_of(where.path) not in _TEXT:
@@ -137,7 +138,7 @@ def _write_file(
             _fits(name),
             _open_writer(name, sink, reader.schema, compression, rows) as write,
         ):
-            for table in _pieces(reader, rows):
+            for table in _pieces(reader, rows or _ROWS):
                 write(table)
                 written += table.nbytes
                 request.done(written, written)
@@ -171,14 +172,14 @@ def _cannot_hold(name: str, error: BaseException) -> InvalidObjectError:
 
 @contextlib.contextmanager
 def _open_writer(
-    name: str, sink: Any, schema: pa.Schema, compression: str | None, rows: int
+    name: str, sink: Any, schema: pa.Schema, compression: str | None, rows: int | None
 ) -> Iterator[Any]:
     """What writes tables of ``schema`` to ``sink``, one after the other."""
     if name == "parquet":
         import pyarrow.parquet as pq
 
         with pq.ParquetWriter(sink, schema, compression=compression or "snappy") as parquet:
-            yield lambda table: parquet.write_table(table, row_group_size=rows)
+            yield lambda table: parquet.write_table(table, row_group_size=rows or _ROWS)
     elif name in ("csv", "tsv"):
         import pyarrow.csv
 
