@@ -81,7 +81,7 @@ def test_over_tcp_alone(
     meta = ("--meta", a.status().meta)
     with make_daemon(*SMALL, *meta, "--rpc", "127.0.0.1:0").connect() as far:
         oid = far.put(rows(3, 5))
-        infos = over_tcp(a)
+        infos = over_tcp(a, far)
         monkeypatch.setattr(Client, "instances", lambda self: infos)
         assert a.get(oid, fetch=True) == rows(3, 5)
         assert address(a.get(oid, fetch=True)) == address(a.get(oid, fetch=True))
@@ -103,7 +103,7 @@ def test_partitions_elsewhere_are_not_read(
     )
     meta = ("--meta", a.status().meta)
     with make_daemon(*SMALL, *meta, "--rpc", "127.0.0.1:0").connect() as far:
-        infos = over_tcp(a)
+        infos = over_tcp(a, far)
         monkeypatch.setattr(Client, "instances", lambda self: infos)
         graph = Graph.from_edges({"src": [0, 1, 2], "dst": [1, 2, 0]}, client=a)
         halves = partition(graph, 2, client=a)
@@ -231,9 +231,10 @@ def test_dask_names_what_is_gone(bereft: tuple[Client, ObjectMeta]) -> None:
     assert caught.value.hint
 
 
-def over_tcp(client: Client) -> list[InstanceInfo]:
-    """The instances, once one is known to be reached over TCP, and as if by that alone."""
-    until(lambda: any(info.rpc for info in client.instances()))
+def over_tcp(client: Client, far: Client) -> list[InstanceInfo]:
+    """The instances, once it is heard where that of ``far`` serves, as if over TCP alone."""
+    number = far.status().instance
+    until(lambda: any(info.rpc for info in client.instances() if info.number == number))
     return [replace(info, socket="/nowhere/at/all") for info in client.instances()]
 
 
