@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,6 @@ import pyarrow.dataset as ds
 
 from ..errors import DamagedFileError
 from .filesystems import File, file_errors
-from .nesting import depth_of, is_deep
 from .registry import shown
 
 __all__ = [
@@ -33,8 +32,6 @@ __all__ = [
 _ALL_ROWS = 1 << 30  # a batch: as many as there are
 _ORC_ROWS = 1 << 17  # ORC's reader takes memory for a whole batch before it has any
 _HEAD_NBYTES = 64 << 10  # of text, to find the names of columns in
-_DEPTH = 1000  # of JSON; Arrow's reader takes ten times that
-_SPILL_NBYTES = 32 << 20  # that CSV's reader may have beside a full pool, whatever it has there
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,60 +157,14 @@ def _stream(file: File) -> Any:
     return file.fs.open_input_stream(file.path, compression=packing_of(shown(file.path)))
 
 
-class _Guarded:
-    """A stream that ends at the first block that is refused; blocks are passed on uncopied."""
-
-    closed = False
-    why: Exception | None = None
-
-    def __init__(self, stream: Any, refused: Callable[[pa.Buffer], Exception | None]) -> None:
-        self._stream, self._refused = stream, refused
-
-    def read_buffer(self, nbytes: int | None = None) -> pa.Buffer:
-        block = self._stream.read_buffer(nbytes)
-        self.why = self.why or self._refused(block)
-        return block.slice(0, 0) if self.why else block
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@contextlib.contextmanager
-def _guarded(stream: Any, refused: Callable[[pa.Buffer], Exception | None]) -> Iterator[Any]:
-    """A stream that ends at the first block that is refused; then that is raised.
-
-    Raised while Arrow reads, it would leave tasks behind that wait for ever.
-    """
-    guard = _Guarded(stream, refused)
-    try:
-        yield pa.PythonFile(guard, "r")
-    except pa.ArrowInvalid:  # maybe for the row that it ends in
-        if guard.why is None:
-            raise
-    if guard.why is not None:
-        raise guard.why
-
-
-@contextlib.contextmanager
-def _spilling(stream: Any, pool: Any) -> Iterator[tuple[Any, Any]]:
-    """A stream and a pool for Arrow's CSV reader, which aborts when it is refused memory.
+def _spilling(pool: Any) -> Any:
+    """A pool for Arrow's CSV reader, which aborts when it is refused memory.
 
     So it is refused none: what the store has no room for is private, and a put that finds room
     copies it. While types are guessed the reader holds all text that it has parsed, which may be
-    more than comes out of it. Beyond that the stream ends, and a MemoryError is raised.
+    more than comes out of it.
     """
-    if not hasattr(pool, "spilling"):  # private anyway
-        yield stream, pool
-        return
-    spilling = pool.spilling()
-
-    def refused(_: pa.Buffer) -> MemoryError | None:
-        spilled = spilling.spilled
-        is_full = spilled > _SPILL_NBYTES + 2 * (spilling.bytes_allocated() - spilled)
-        return MemoryError("the store has no room for all columns") if is_full else None
-
-    with _guarded(stream, refused) as guarded:
-        yield guarded, spilling
+    return pool.spilling() if hasattr(pool, "spilling") else pool  # else it is private anyway
 
 
 class _Csv(_Whole):
@@ -257,8 +208,8 @@ class _Csv(_Whole):
 
     def read(self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any) -> pa.Table:
         options = self._options(schema, names)
-        with _stream(unit.file) as stream, _spilling(stream, pool) as (guarded, spilling):
-            return self._csv.read_csv(guarded, memory_pool=spilling, **options)
+        with _stream(unit.file) as stream:
+            return self._csv.read_csv(stream, memory_pool=_spilling(pool), **options)
 
     def batches(
         self, unit: Unit, schema: pa.Schema | None, names: Any, pool: Any
@@ -266,8 +217,7 @@ class _Csv(_Whole):
         options = self._options(schema, names)
         with (
             _stream(unit.file) as stream,
-            _spilling(stream, pool) as (guarded, spilling),
-            self._csv.open_csv(guarded, memory_pool=spilling, **options) as reader,
+            self._csv.open_csv(stream, memory_pool=_spilling(pool), **options) as reader,
         ):
             yield from reader
 
@@ -295,7 +245,7 @@ class _Json(_Whole):
         import pyarrow.json
 
         try:
-            with _lines(file) as stream, pyarrow.json.open_json(stream) as reader:
+            with _stream(file) as stream, pyarrow.json.open_json(stream) as reader:
                 return reader.schema
         except pa.ArrowInvalid:
             if self._others == "error" or not _is_blank(file):  # nobody says what there should be
@@ -307,7 +257,7 @@ class _Json(_Whole):
 
         options = self._options(schema, names)
         try:
-            with _lines(unit.file) as stream:
+            with _stream(unit.file) as stream:
                 table = pyarrow.json.read_json(stream, memory_pool=pool, **options)
         except pa.ArrowInvalid:
             if schema is None or not _is_blank(unit.file):
@@ -324,26 +274,11 @@ class _Json(_Whole):
         if _is_blank(unit.file):
             return
         with (
-            _lines(unit.file) as stream,
+            _stream(unit.file) as stream,
             pyarrow.json.open_json(stream, memory_pool=pool, **options) as reader,
         ):
             for batch in reader:
                 yield batch if names is None else batch.select(list(names))
-
-
-@contextlib.contextmanager
-def _lines(file: File) -> Iterator[Any]:
-    """The stream of a file, without lines that nest so deep that Arrow's reader crashes."""
-
-    def refused(block: pa.Buffer) -> Exception | None:
-        text = block.to_pybytes()
-        if depth_of(text) <= _DEPTH or not any(is_deep(line, _DEPTH) for line in text.split(b"\n")):
-            return None
-        why: Exception = pa.ArrowInvalid(f"a line nests more than {_DEPTH} levels deep")
-        return why
-
-    with _stream(file) as stream, _guarded(stream, refused) as guarded:
-        yield guarded
 
 
 def _is_blank(file: File) -> bool:
